@@ -1,0 +1,1 @@
+"""Rota's database: migrations, functions, their deployment and an embedded server."""

@@ -1,0 +1,191 @@
+"""What every test can ask for: a server, a fresh database with Rota on it, connections, a clock.
+
+``ROTA_PG`` chooses the PostgreSQL version (18 unless told otherwise), ``TEST_DATABASE_URL`` a
+server that runs already; its role must be allowed to create databases.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+import psycopg
+import pytest
+from psycopg import Connection, sql
+
+from db.deploy import deploy
+from db.embedded import Cluster
+
+TEST_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_connections": "300",
+    "shared_buffers": "256MB",
+    "max_wal_size": "4GB",
+    "log_lock_waits": "on",
+}
+
+# Follows the real time, ahead of it or behind it by as much as a test says.
+TEST_CLOCK = """
+    create schema rota_test;
+
+    create table rota_test.clock (ahead interval not null);
+
+    insert into rota_test.clock values ('0');
+
+    create or replace function rota._now()
+        returns timestamptz
+        language sql
+        volatile
+    as $$
+        select clock_timestamp() + (select c.ahead from rota_test.clock as c)
+    $$;
+
+    grant usage on schema rota_test to public;
+
+    grant select on rota_test.clock to public;
+"""
+
+
+class Server(Protocol):
+    """Where the databases of the tests are made."""
+
+    def url(self, dbname: str = "postgres") -> str:
+        """Return the connection string of one of its databases."""
+
+
+class RunningServer:
+    """A server that somebody else runs."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def url(self, dbname: str = "postgres") -> str:
+        return urlsplit(self._url)._replace(path=f"/{quote(dbname)}").geturl()
+
+
+class Clock:
+    """The clock by which one database decides; it runs on, from where it is set."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+
+    def advance(self, step: timedelta) -> None:
+        """Put the clock forward, or back by a negative step."""
+        self._conn.execute("update rota_test.clock set ahead = ahead + %s", [step])
+
+    def set(self, instant: datetime) -> None:
+        """Put the clock to an instant."""
+        self._conn.execute("update rota_test.clock set ahead = %s - clock_timestamp()", [instant])
+
+    def reset(self) -> None:
+        """Put the clock back to the real time."""
+        self._conn.execute("update rota_test.clock set ahead = '0'")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Server]:
+    """The server: one of our own, without durability, or the one of TEST_DATABASE_URL."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield RunningServer(url)
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="rota-test-") as folder,
+        Cluster(Path(folder) / "pg", int(os.environ.get("ROTA_PG", "18")), TEST_SETTINGS) as server,
+    ):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def administrate(cluster: Server) -> Iterator[Callable[..., Any]]:
+    """Run a statement, with identifiers in its braces, outside the databases under test."""
+    maintenance = os.environ.get("TEST_DATABASE_URL") or cluster.url()
+    with psycopg.connect(maintenance, autocommit=True) as conn:
+        yield lambda statement, *names: conn.execute(
+            sql.SQL(statement).format(*map(sql.Identifier, names))
+        )
+
+
+@pytest.fixture(scope="session")
+def new_name() -> Callable[[], str]:
+    """Give names of databases that nobody else uses."""
+    numbers = count(1)
+    return lambda: f"rota_test_{os.getpid()}_{next(numbers)}"
+
+
+@pytest.fixture(scope="session")
+def template(
+    cluster: Server, administrate: Callable[..., Any], new_name: Callable[[], str]
+) -> Iterator[str]:
+    """The name of a database that is deployed, with the test clock; every test gets a copy."""
+    name = new_name()
+    administrate("create database {}", name)
+    deploy(cluster.url(name))
+    with psycopg.connect(cluster.url(name)) as conn:
+        conn.execute(TEST_CLOCK)
+    yield name
+    administrate("drop database {} with (force)", name)
+
+
+@pytest.fixture
+def empty_db(
+    cluster: Server, administrate: Callable[..., Any], new_name: Callable[[], str]
+) -> Iterator[str]:
+    """The URL of a new database without Rota."""
+    name = new_name()
+    administrate("create database {}", name)
+    yield cluster.url(name)
+    administrate("drop database {} with (force)", name)
+
+
+@pytest.fixture
+def db(
+    cluster: Server, administrate: Callable[..., Any], new_name: Callable[[], str], template: str
+) -> Iterator[str]:
+    """The URL of a fresh database with Rota; it must be in order when the test has ended."""
+    name = new_name()
+    administrate("create database {} template {}", name, template)
+    yield cluster.url(name)
+    with psycopg.connect(cluster.url(name)) as conn:
+        broken = conn.execute("select * from rota.check_invariants()").fetchall()
+    administrate("drop database {} with (force)", name)
+    assert broken == []
+
+
+@pytest.fixture
+def connect(db: str) -> Iterator[Callable[..., Connection]]:
+    """Open more connections to the test's database; all are closed at its end.
+
+    ``connect(role="rota_worker")`` acts as that role; what else is named goes to psycopg.
+    """
+    opened: list[Connection] = []
+
+    def open_connection(role: str | None = None, **options: Any) -> Connection:
+        conn = psycopg.connect(db, **{"autocommit": True, **options})
+        opened.append(conn)
+        conn.execute('set search_path = "$user", public, rota')
+        if role:
+            conn.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+        if not conn.autocommit:
+            conn.commit()
+        return conn
+
+    yield open_connection
+    for conn in opened:
+        conn.close()
+
+
+@pytest.fixture
+def conn(connect: Callable[..., Connection]) -> Connection:
+    """One autocommit connection to the test's database."""
+    return connect()
+
+
+@pytest.fixture
+def clock(connect: Callable[..., Connection]) -> Clock:
+    """The clock of the test's database."""
+    return Clock(connect())
