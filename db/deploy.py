@@ -219,6 +219,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
         )
         for path in _function_files(folder):
             _run_file(conn, path)
+        _run_file(conn, grants)
         return _check_functions(conn, folder)
 
 

@@ -1,0 +1,16 @@
+create or replace function rota._check_delay(parameter text, delay interval)
+    returns void
+    language plpgsql
+    stable
+    set search_path = ''
+as $$
+begin
+    if delay not between interval '0' and interval '1 year' then
+        raise exception '% must be from 0 to 1 year, not %', parameter, delay
+            using errcode = 'RTV01';
+    end if;
+end;
+$$;
+
+comment on function rota._check_delay is
+    'Refuse a delay that is negative or would never end.';

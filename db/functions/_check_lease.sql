@@ -1,0 +1,17 @@
+create or replace function rota._check_lease(lease interval)
+    returns void
+    language plpgsql
+    stable
+    set search_path = ''
+as $$
+begin
+    if lease is null or lease <= interval '0' or lease > interval '30 days' then
+        raise exception 'lease must be more than 0 and at most 30 days, not %',
+            coalesce(lease::text, 'null')
+            using errcode = 'RTV01';
+    end if;
+end;
+$$;
+
+comment on function rota._check_lease is
+    'Refuse a lease that is born expired or would hide a dead worker for ever.';

@@ -1,0 +1,31 @@
+-- See claim_next_job for what the cursor is. The setting's name is a hash of the lane, so the
+-- value names the lane too, and another lane's is not used. A clock that was put back makes the
+-- cursor void, else it would outlive its time. An empty setting is what a session keeps of one
+-- whose transaction rolled back.
+create or replace function rota._lane_cursor(
+    queue text,
+    priority integer,
+    at timestamptz
+)
+    returns rota.lane_cursor
+    language plpgsql
+    stable
+    set search_path = ''
+as $$
+declare
+    v_cursor rota.lane_cursor := nullif(
+        current_setting('rota.cursor_' || to_hex(hashtextextended(queue, priority)), true), ''
+    )::rota.lane_cursor;
+begin
+    if v_cursor.queue = queue and v_cursor.priority = priority
+        and at >= v_cursor.made_at and at < v_cursor.expires_at
+    then
+        return v_cursor;
+    end if;
+
+    return row(queue, priority, '-infinity', 0, null, null)::rota.lane_cursor;
+end;
+$$;
+
+comment on function rota._lane_cursor is
+    'Say where this session starts to look for the jobs of a lane: its start, or a cursor.';

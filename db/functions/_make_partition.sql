@@ -1,0 +1,40 @@
+-- The week's table is filled from the default partition before it is attached, since attaching
+-- fails while the default holds rows of that week. A finish that inserts such a row meanwhile
+-- waits for our lock on the default partition, and then goes to the new one.
+create or replace function rota._make_partition(parent text, at timestamptz)
+    returns void
+    language plpgsql
+    volatile
+    set search_path = ''
+as $$
+declare
+    v_from timestamptz := date_trunc('week', at, 'UTC');
+    v_to timestamptz := date_trunc('week', at, 'UTC') + interval '7 days';
+    v_name text := format('%s_%s', parent, to_char(v_from at time zone 'UTC', 'YYYYMMDD'));
+begin
+    if to_regclass('rota.' || quote_ident(v_name)) is not null then
+        return;
+    end if;
+
+    execute format(
+        'create table rota.%I (like rota.%I including defaults including constraints)',
+        v_name, parent
+    );
+    execute format('lock table rota.%I in access exclusive mode', parent || '_default');
+    execute format(
+        'with moved as (delete from rota.%I where finished_at >= %L and finished_at < %L returning *)
+        insert into rota.%I select * from moved',
+        parent || '_default', v_from, v_to, v_name
+    );
+    execute format(
+        'alter table rota.%I attach partition rota.%I for values from (%L) to (%L)',
+        parent, v_name, v_from, v_to
+    );
+exception
+    when lock_not_available then
+        raise notice 'partition % could not be made now; the next maintain tries again', v_name;
+end;
+$$;
+
+comment on function rota._make_partition is
+    'Give a partitioned table the week that holds this time.';

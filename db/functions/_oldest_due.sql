@@ -1,0 +1,30 @@
+-- A look without a lock: it decides only which lane of equal priority is asked first.
+create or replace function rota._oldest_due(
+    queue text,
+    priority integer,
+    at timestamptz
+)
+    returns timestamptz
+    language plpgsql
+    stable
+    set search_path = ''
+as $$
+declare
+    v_cursor rota.lane_cursor := rota._lane_cursor(queue, priority, at);
+begin
+    return (
+        select j.run_at
+        from rota.live_jobs as j
+        where j.queue = _oldest_due.queue
+            and j.priority = _oldest_due.priority
+            and (j.run_at, j.id) >= (v_cursor.run_at, v_cursor.id)
+            and j.run_at <= at
+            and j.state = 'SCHEDULED'
+        order by j.run_at, j.id
+        limit 1
+    );
+end;
+$$;
+
+comment on function rota._oldest_due is
+    'Say since when the oldest due job of a lane waits; null when none is due.';

@@ -1,0 +1,35 @@
+-- One row, locked by the upsert; nobody else writes it but dismiss_worker of the same process.
+create or replace function rota.announce_worker(
+    worker text,
+    host text,
+    pid integer,
+    queues text[],
+    concurrency integer,
+    version text
+)
+    returns void
+    language plpgsql
+    volatile
+    security definer
+    set search_path = ''
+as $$
+declare
+    v_now timestamptz := rota._now();
+begin
+    if worker is null or length(worker) not between 1 and 200 or queues is null then
+        raise exception 'worker must have 1 to 200 characters, and queues must not be null'
+            using errcode = 'RTV01';
+    end if;
+
+    insert into rota.workers as w (
+        worker, host, pid, queues, concurrency, version, started_at, last_seen_at
+    )
+    values (worker, host, pid, queues, concurrency, version, v_now, v_now)
+    on conflict ((w.worker)) do update
+    set last_seen_at = v_now,
+        stopped_at = null;
+end;
+$$;
+
+comment on function rota.announce_worker is
+    'Show a worker process to operators; called at its start and now and then while it lives.';

@@ -1,0 +1,133 @@
+-- Lanes, (queue, priority) pairs, are walked highest priority first; of lanes with one priority
+-- the one whose oldest due job is oldest comes first, so no queue of a call starves. Inside a lane
+-- jobs go by (run_at, id), each lane one index range with an equality prefix.
+--
+-- Why it is safe. The rows are picked and locked once, into an array, by "for no key update skip
+-- locked": two claims never get the same row, a row with an open foreign-key insert against it is
+-- not hidden, and no plan can lock more than the limit. The lock re-checks state and run_at on the
+-- newest version of the row. The update then takes exactly the locked row versions; it is a
+-- statement of its own, so its snapshot sees a version that was committed just before the lock.
+-- If this process dies on any line, the transaction rolls back and the jobs are SCHEDULED still.
+-- Nothing is locked after the job rows, and nobody waits for a row here: no deadlock.
+--
+-- The token is random, never the attempt's number: after a crash that loses a claim (asynchronous
+-- commit, asynchronous standby) the attempt rewinds, and a zombie's number would match again.
+--
+-- The cursor. While an old snapshot pins finished jobs, a scan of a lane steps over all of them.
+-- A session whose scan was slow remembers where the lane's first job was, for about 100 times as
+-- long as the scan took, and starts there until then. What was committed late behind that place,
+-- or came back to it, is found when the cursor expires: being wrong only delays a job, and the
+-- slow scans take at most about 1 % of a session's time. The setting belongs to the transaction,
+-- so a claim that rolls back takes its cursor back with it.
+--
+-- Sequential scans are switched off because a plan that was cached while the tables were empty
+-- must not survive their growth.
+create or replace function rota.claim_next_job(
+    queues text[] default '{default}',
+    worker text default null,
+    lease interval default '60 seconds',
+    max_jobs integer default 1
+)
+    returns setof rota.claimed_job
+    language plpgsql
+    volatile
+    security definer
+    set search_path = ''
+    set enable_seqscan = off
+as $$
+declare
+    v_now timestamptz := rota._now();
+    v_token uuid;
+    v_lane record;
+    v_cursor rota.lane_cursor;
+    v_began timestamptz;
+    v_took interval;
+    v_found tid[];
+    v_room integer := max_jobs;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'jobs can be claimed at READ COMMITTED only, not at %',
+            upper(current_setting('transaction_isolation'))
+            using errcode = 'RTC04',
+                  hint = 'At a higher level a claim that meets another fails instead of passing it.';
+    end if;
+
+    if queues is null then
+        raise exception 'queues must not be null'
+            using errcode = 'RTV01';
+    end if;
+
+    if max_jobs is null or max_jobs not between 1 and 10000 then
+        raise exception 'max_jobs must be from 1 to 10000, not %', coalesce(max_jobs::text, 'null')
+            using errcode = 'RTV01';
+    end if;
+
+    perform rota._check_lease(lease);
+
+    for v_lane in
+        select l.queue, l.priority
+        from rota.lanes as l
+        left join rota.queues as q on q.name = l.queue
+        where l.queue = any(claim_next_job.queues)
+            and q.paused_at is null
+        group by l.queue, l.priority
+        order by
+            l.priority desc,
+            case when cardinality(claim_next_job.queues) > 1
+                then rota._oldest_due(l.queue, l.priority, v_now)
+            end
+    loop
+        v_cursor := rota._lane_cursor(v_lane.queue, v_lane.priority, v_now);
+        v_began := clock_timestamp();
+        v_found := array(
+            select j.ctid
+            from rota.live_jobs as j
+            where j.queue = v_lane.queue
+                and j.priority = v_lane.priority
+                and (j.run_at, j.id) >= (v_cursor.run_at, v_cursor.id)
+                and j.run_at <= v_now
+                and j.state = 'SCHEDULED'
+            order by j.run_at, j.id
+            limit v_room
+            for no key update skip locked
+        );
+        v_took := clock_timestamp() - v_began;
+
+        if v_cursor.expires_at is not null
+            or v_took > interval '3 ms' + cardinality(v_found) * interval '20 us'
+        then
+            perform rota._move_lane_cursor(v_cursor, v_found[1], v_now, v_took);
+        end if;
+
+        continue when v_found = '{}';
+
+        v_token := coalesce(v_token, gen_random_uuid());
+
+        return query
+            with claimed as (
+                update rota.live_jobs as j
+                set state = 'RUNNING',
+                    token = v_token,
+                    worker = coalesce(
+                        claim_next_job.worker, format('%s, pid %s', session_user, pg_backend_pid())
+                    ),
+                    lease_until = v_now + lease,
+                    attempt = j.attempt + 1,
+                    started_at = v_now
+                where j.ctid = any(v_found)
+                returning j.*
+            )
+            select
+                c.id, c.token, c.task, c.payload, c.queue, c.priority, c.attempt, c.max_retries,
+                c.scheduled_for, c.lease_until, c.timeout
+            from claimed as c
+            order by c.run_at, c.id;
+
+        v_room := v_room - cardinality(v_found);
+        exit when v_room = 0;
+    end loop;
+end;
+$$;
+
+comment on function rota.claim_next_job is
+    'Lease the next due jobs of these queues to a worker; no rows when there are none.';

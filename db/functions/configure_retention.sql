@@ -1,0 +1,21 @@
+create or replace function rota.configure_retention(retention interval)
+    returns void
+    language plpgsql
+    volatile
+    security definer
+    set search_path = ''
+as $$
+begin
+    if retention is null or retention not between interval '7 days' and interval '100 years' then
+        raise exception 'retention must be from 7 days to 100 years, not %',
+            coalesce(retention::text, 'null')
+            using errcode = 'RTV01';
+    end if;
+
+    update rota.settings as s
+    set retention = configure_retention.retention;
+end;
+$$;
+
+comment on function rota.configure_retention is
+    'Say how long finished jobs and executions are kept; whole weeks are dropped by maintain.';

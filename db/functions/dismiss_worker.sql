@@ -1,0 +1,18 @@
+-- One row lock. Jobs that the worker still holds are not touched: their leases decide.
+create or replace function rota.dismiss_worker(worker text)
+    returns void
+    language plpgsql
+    volatile
+    security definer
+    set search_path = ''
+as $$
+begin
+    update rota.workers as w
+    set last_seen_at = rota._now(),
+        stopped_at = rota._now()
+    where w.worker = dismiss_worker.worker;
+end;
+$$;
+
+comment on function rota.dismiss_worker is
+    'Show operators that a worker process stopped by itself.';

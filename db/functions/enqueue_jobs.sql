@@ -1,0 +1,150 @@
+-- All or nothing: every job is checked before the first is written, and one statement writes all
+-- that have no unique_key. Those that have one go through enqueue_job in the order of their keys,
+-- so that two bulks which share keys wait for each other and never deadlock. The text is read
+-- under an exception block that writes nothing, so it costs no transaction id; only when a value
+-- does not convert is the offending job looked for, one by one.
+create or replace function rota.enqueue_jobs(jobs jsonb)
+    returns setof rota.enqueued_job
+    language plpgsql
+    volatile
+    security definer
+    set search_path = ''
+as $$
+declare
+    v_now timestamptz := rota._now();
+    v_complaint text;
+    v_ids bigint[];
+    v_created boolean[];
+    v_keyed record;
+    v_job rota.enqueued_job;
+begin
+    if jobs is null or jsonb_typeof(jobs) <> 'array' then
+        raise exception 'jobs must be a JSON array of objects'
+            using errcode = 'RTV01';
+    end if;
+
+    begin
+        select format('jobs[%s]: %s', i.place - 1, i.complaint) into v_complaint
+        from (
+            select
+                t.place,
+                coalesce(
+                    rota._bad_keys(t.job),
+                    rota._bad_job(
+                        t.task,
+                        coalesce(t.payload, '{}'),
+                        coalesce(t.queue, 'default'),
+                        t.run_at,
+                        coalesce(t.priority, 0),
+                        t.max_retries,
+                        t.timeout,
+                        t.unique_key
+                    )
+                ) as complaint
+            from rows from (
+                jsonb_array_elements(jobs),
+                jsonb_to_recordset(jobs) as (
+                    task text, payload jsonb, queue text, run_at timestamptz, priority integer,
+                    max_retries integer, timeout interval, unique_key text
+                )
+            ) with ordinality as t(
+                job, task, payload, queue, run_at, priority, max_retries, timeout, unique_key,
+                place
+            )
+        ) as i
+        where i.complaint is not null
+        order by i.place
+        limit 1;
+    exception
+        when data_exception then
+            v_complaint := rota._unreadable_job(jobs);
+    end;
+
+    if v_complaint is not null then
+        raise exception '%', v_complaint
+            using errcode = 'RTV01';
+    end if;
+
+    perform rota._use_lane(l.queue, l.priority)
+    from (
+        select distinct coalesce(t.queue, 'default') as queue, coalesce(t.priority, 0) as priority
+        from jsonb_to_recordset(jobs) as t(queue text, priority integer)
+    ) as l;
+
+    with item as materialized (
+        select nextval('rota.job_ids') as id, t.*
+        from rows from (
+            jsonb_to_recordset(jobs) as (
+                task text, payload jsonb, queue text, run_at timestamptz, priority integer,
+                max_retries integer, timeout interval, unique_key text
+            )
+        ) with ordinality as t(
+            task, payload, queue, run_at, priority, max_retries, timeout, unique_key, place
+        )
+    ), unkeyed as (
+        insert into rota.live_jobs (
+            id, task, payload, queue, priority, run_at, scheduled_for,
+            max_retries, timeout, created_at
+        )
+        select
+            i.id,
+            i.task,
+            coalesce(i.payload, '{}'),
+            coalesce(i.queue, 'default'),
+            coalesce(i.priority, 0),
+            coalesce(i.run_at, v_now),
+            coalesce(i.run_at, v_now),
+            coalesce(i.max_retries, q.max_retries, 3),
+            coalesce(i.timeout, q.timeout),
+            v_now
+        from item as i
+        left join rota.queues as q on q.name = coalesce(i.queue, 'default')
+        where i.unique_key is null
+        order by i.place
+    )
+    select
+        array_agg(i.id order by i.place),
+        array_agg(i.unique_key is null order by i.place)
+    into v_ids, v_created
+    from item as i;
+
+    for v_keyed in
+        select o.place, t.*
+        from jsonb_array_elements(jobs) with ordinality as o(job, place)
+        cross join lateral jsonb_to_record(o.job) as t(
+            task text, payload jsonb, queue text, run_at timestamptz, priority integer,
+            max_retries integer, timeout interval, unique_key text
+        )
+        where t.unique_key is not null
+        order by t.unique_key, o.place
+    loop
+        v_job := rota.enqueue_job(
+            task => v_keyed.task,
+            payload => coalesce(v_keyed.payload, '{}'),
+            queue => coalesce(v_keyed.queue, 'default'),
+            run_at => v_keyed.run_at,
+            priority => coalesce(v_keyed.priority, 0),
+            max_retries => v_keyed.max_retries,
+            timeout => v_keyed.timeout,
+            unique_key => v_keyed.unique_key
+        );
+        v_ids[v_keyed.place] := v_job.job_id;
+        v_created[v_keyed.place] := v_job.created;
+    end loop;
+
+    perform rota._wake(d.queue)
+    from (
+        select distinct coalesce(t.queue, 'default') as queue
+        from jsonb_to_recordset(jobs) as t(queue text, run_at timestamptz, unique_key text)
+        where coalesce(t.run_at, v_now) <= v_now and t.unique_key is null
+    ) as d;
+
+    return query
+        select u.job_id, u.created
+        from unnest(v_ids, v_created) with ordinality as u(job_id, created, place)
+        order by u.place;
+end;
+$$;
+
+comment on function rota.enqueue_jobs is
+    'Add an array of jobs, objects with the keys of enqueue_job, all or nothing; rows come in order.';

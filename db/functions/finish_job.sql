@@ -1,0 +1,54 @@
+-- The fence is in _end_attempts: only the (job, token) pair of a live lease ends an attempt, and a
+-- holder whose lease has run out but was not taken back may still finish, for nobody else ran the
+-- job. A pair that holds nothing changes nothing: either this very call was made before, and gets
+-- the answer that the first one got, or it is late, and is told so.
+create or replace function rota.finish_job(
+    job_id bigint,
+    token uuid,
+    error text default null,
+    result jsonb default null,
+    retry_in interval default null,
+    retry boolean default true
+)
+    returns rota.job_outcome
+    language plpgsql
+    volatile
+    security definer
+    set search_path = ''
+as $$
+declare
+    v_outcome rota.job_outcome;
+    v_past rota.job_executions;
+begin
+    perform rota._check_delay('retry_in', retry_in);
+
+    select e.job_id, e.state, e.run_at into v_outcome
+    from rota._end_attempts(
+        array[job_id], array[token], array[error], array[result],
+        retry_in => retry_in, retry => coalesce(retry, true)
+    ) as e;
+
+    if found then
+        return v_outcome;
+    end if;
+
+    v_past := rota._past_ending(job_id, token);
+
+    if v_past.job_id is null or v_past.outcome in ('LOST', 'RELEASED') then
+        perform rota._refuse_lost_lease(job_id);
+    end if;
+
+    if v_past.error is distinct from left(error, 10000)
+        or v_past.result is distinct from result
+    then
+        raise exception 'job % was finished under this token before, with another outcome', job_id
+            using errcode = 'RTC03',
+                  detail = format('The attempt ended as %s.', v_past.outcome);
+    end if;
+
+    return row(v_past.job_id, v_past.job_state, v_past.next_run_at)::rota.job_outcome;
+end;
+$$;
+
+comment on function rota.finish_job is
+    'End a running attempt, with an error or without, and say what becomes of the job.';

@@ -1,0 +1,49 @@
+-- One session at a time; another returns at once. Partitions are made and dropped under a short
+-- lock timeout: a week that cannot be had now, because somebody reads, is had at the next call, and
+-- finishes are never queued behind a waiting lock for longer than that. Until a week exists, the
+-- default partition takes its rows. Only finished jobs and executions are ever dropped.
+create or replace function rota.maintain()
+    returns void
+    language plpgsql
+    volatile
+    security definer
+    set search_path = ''
+    set lock_timeout = '200ms'
+as $$
+declare
+    v_now timestamptz := rota._now();
+    v_retention interval;
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended('rota.maintain', 0)) then
+        return;
+    end if;
+
+    select s.retention into v_retention
+    from rota.settings as s;
+
+    for v_weeks_ahead in 0..4 loop
+        perform rota._make_partition('job_executions', v_now + v_weeks_ahead * interval '7 days');
+        perform rota._make_partition('finished_jobs', v_now + v_weeks_ahead * interval '7 days');
+    end loop;
+
+    perform rota._drop_partitions('job_executions', v_now - v_retention);
+    perform rota._drop_partitions('finished_jobs', v_now - v_retention);
+
+    -- Copies of a lane, which concurrent first jobs left; the one that came first stays, so a
+    -- producer that saw a lane is always right.
+    delete from rota.lanes as l
+    using rota.lanes as earlier
+    where earlier.queue = l.queue
+        and earlier.priority = l.priority
+        and earlier.ctid < l.ctid;
+
+    delete from rota.workers as w
+    where w.last_seen_at < v_now - interval '1 day';
+
+    delete from rota.schedules as s
+    where not exists (select from rota.jobs as j where j.id = s.job_id);
+end;
+$$;
+
+comment on function rota.maintain is
+    'Prepare the coming weeks, drop what is older than the retention, and tidy up.';

@@ -1,0 +1,41 @@
+-- Fenced and locked as in finish_job. A repeat after a lost reply gets the first answer.
+create or replace function rota.release_job(
+    job_id bigint,
+    token uuid,
+    delay interval default '0',
+    reason text default null
+)
+    returns rota.job_outcome
+    language plpgsql
+    volatile
+    security definer
+    set search_path = ''
+as $$
+declare
+    v_outcome rota.job_outcome;
+    v_past rota.job_executions;
+begin
+    perform rota._check_delay('delay', delay);
+
+    select e.job_id, e.state, e.run_at into v_outcome
+    from rota._end_attempts(
+        array[job_id], array[token], array[reason],
+        ending => 'RELEASED', retry_in => coalesce(delay, interval '0')
+    ) as e;
+
+    if found then
+        return v_outcome;
+    end if;
+
+    v_past := rota._past_ending(job_id, token);
+
+    if v_past.outcome is distinct from 'RELEASED' then
+        perform rota._refuse_lost_lease(job_id);
+    end if;
+
+    return row(v_past.job_id, v_past.job_state, v_past.next_run_at)::rota.job_outcome;
+end;
+$$;
+
+comment on function rota.release_job is
+    'Hand a running job back unfinished; the attempt is not charged.';

@@ -1,0 +1,21 @@
+-- One row lock. A queue that was never paused is left as it is.
+create or replace function rota.resume_queue(queue text)
+    returns void
+    language plpgsql
+    volatile
+    security definer
+    set search_path = ''
+as $$
+begin
+    perform rota._check_queue(queue);
+
+    update rota.queues as q
+    set paused_at = null
+    where q.name = queue and q.paused_at is not null;
+
+    perform rota._wake(queue);
+end;
+$$;
+
+comment on function rota.resume_queue is
+    'Let claims take jobs from a paused queue again.';

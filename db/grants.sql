@@ -1,0 +1,79 @@
+-- Who may do what: all of it. Nothing is executable by PUBLIC, no table is writable but by the
+-- owner through the functions, and a role has exactly what stands here: rights granted by hand are
+-- taken back at every deploy. A role that could not be created is passed by (db/deploy.py says so).
+--
+--   rota_producer   adds jobs and schedules
+--   rota_worker     runs jobs
+--   rota_operator   looks at everything and steers
+--   rota_reader     looks at everything
+
+do $$
+declare
+    v_role text;
+    v_right record;
+begin
+    revoke all on all functions in schema rota from public;
+    revoke all on all tables in schema rota from public;
+    revoke all on all sequences in schema rota from public;
+
+    for v_role in
+        select r.rolname
+        from pg_catalog.pg_roles as r
+        where r.rolname in ('rota_producer', 'rota_worker', 'rota_operator', 'rota_reader')
+    loop
+        execute format('revoke all on all functions in schema rota from %I', v_role);
+        execute format('revoke all on all tables in schema rota from %I', v_role);
+        execute format('revoke all on all sequences in schema rota from %I', v_role);
+        execute format('grant usage on schema rota to %I', v_role);
+    end loop;
+
+    for v_right in
+        select a.kind, a.object, r.rolname as role
+        from (
+            values
+                ('function', 'enqueue_job',         '{rota_producer}'::text[]),
+                ('function', 'enqueue_jobs',        '{rota_producer}'),
+                ('function', 'schedule_job',        '{rota_producer, rota_operator}'),
+                ('function', 'next_run',            '{rota_producer, rota_operator, rota_reader}'),
+
+                ('function', 'claim_next_job',      '{rota_worker}'),
+                ('function', 'finish_job',          '{rota_worker}'),
+                ('function', 'finish_jobs',         '{rota_worker}'),
+                ('function', 'heartbeat_job',       '{rota_worker}'),
+                ('function', 'heartbeat_jobs',      '{rota_worker}'),
+                ('function', 'release_job',         '{rota_worker}'),
+                ('function', 'hold_lease',          '{rota_worker}'),
+                ('function', 'begin_sleep',         '{rota_worker}'),
+                ('function', 'end_sleep',           '{rota_worker}'),
+                ('function', 'announce_worker',     '{rota_worker}'),
+                ('function', 'dismiss_worker',      '{rota_worker}'),
+                ('function', 'recover_jobs',        '{rota_worker, rota_operator}'),
+                ('function', 'maintain',            '{rota_worker, rota_operator}'),
+
+                ('function', 'cancel_job',          '{rota_operator}'),
+                ('function', 'retry_job',           '{rota_operator}'),
+                ('function', 'pause_queue',         '{rota_operator}'),
+                ('function', 'resume_queue',        '{rota_operator}'),
+                ('function', 'configure_queue',     '{rota_operator}'),
+                ('function', 'configure_retention', '{rota_operator}'),
+                ('function', 'check_invariants',    '{rota_operator}'),
+
+                ('function', 'version',
+                    '{rota_producer, rota_worker, rota_operator, rota_reader}'),
+
+                ('table',    'jobs',                '{rota_operator, rota_reader}'),
+                ('table',    'executions',          '{rota_operator, rota_reader}'),
+                ('table',    'job_executions',      '{rota_operator, rota_reader}'),
+                ('table',    'queue_status',        '{rota_operator, rota_reader}'),
+                ('table',    'worker_status',       '{rota_operator, rota_reader}')
+        ) as a(kind, object, roles)
+        join pg_catalog.pg_roles as r on r.rolname = any(a.roles)
+    loop
+        if v_right.kind = 'function' then
+            execute format('grant execute on function rota.%I to %I', v_right.object, v_right.role);
+        else
+            execute format('grant select on rota.%I to %I', v_right.object, v_right.role);
+        end if;
+    end loop;
+end;
+$$;

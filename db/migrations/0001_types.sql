@@ -1,0 +1,99 @@
+-- The words of Rota: its states, its outcomes, and the shapes of rows that functions return.
+-- States are domains over text, so that a label can be added or removed in a transaction and an
+-- expression that yields one needs no cast. "create type" knows no "if not exists"; a file may be
+-- run twice (see db/deploy.py), hence the guards.
+
+do $$
+begin
+    if to_regtype('rota.job_state') is null then
+        create domain rota.job_state as text
+            constraint known_state
+            check (value in ('SCHEDULED', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED'));
+    end if;
+
+    if to_regtype('rota.schedule_type') is null then
+        create domain rota.schedule_type as text
+            constraint known_schedule_type
+            check (value in ('ONE_TIME', 'INTERVAL', 'CRON'));
+    end if;
+
+    if to_regtype('rota.execution_outcome') is null then
+        create domain rota.execution_outcome as text
+            constraint known_outcome
+            check (value in (
+                'SUCCEEDED',  -- the handler returned
+                'FAILED',     -- the handler reported an error
+                'TIMED_OUT',  -- the same, after the job's timeout had passed
+                'LOST',       -- the lease ran out and another session took the job back
+                'CANCELLED',  -- it ended, in whatever way, after a cancel was asked for
+                'RELEASED',   -- handed back unfinished; the attempt was not charged
+                'SKIPPED'     -- slots of a schedule that were given up without running
+            ));
+    end if;
+
+    if to_regtype('rota.enqueued_job') is null then
+        create type rota.enqueued_job as (job_id bigint, created boolean);
+    end if;
+
+    if to_regtype('rota.claimed_job') is null then
+        create type rota.claimed_job as (
+            id bigint,
+            token uuid,
+            task text,
+            payload jsonb,
+            queue text,
+            priority integer,
+            attempt integer,
+            max_retries integer,
+            scheduled_for timestamptz,
+            lease_until timestamptz,
+            timeout interval
+        );
+    end if;
+
+    if to_regtype('rota.job_outcome') is null then
+        create type rota.job_outcome as (job_id bigint, state text, run_at timestamptz);
+    end if;
+
+    if to_regtype('rota.ended_attempt') is null then
+        create type rota.ended_attempt as (
+            job_id bigint,
+            token uuid,
+            state text,
+            run_at timestamptz
+        );
+    end if;
+
+    if to_regtype('rota.finish_outcome') is null then
+        create type rota.finish_outcome as (job_id bigint, outcome text);
+    end if;
+
+    if to_regtype('rota.lease') is null then
+        create type rota.lease as (lease_until timestamptz, cancel_requested boolean);
+    end if;
+
+    if to_regtype('rota.job_lease') is null then
+        create type rota.job_lease as (
+            job_id bigint,
+            lease_until timestamptz,
+            cancel_requested boolean
+        );
+    end if;
+
+    if to_regtype('rota.broken_invariant') is null then
+        create type rota.broken_invariant as (invariant text, job_id bigint, detail text);
+    end if;
+
+    -- A position in one lane of waiting jobs, kept in a setting of a session (claim_next_job).
+    if to_regtype('rota.lane_cursor') is null then
+        create type rota.lane_cursor as (
+            queue text,
+            priority integer,
+            run_at timestamptz,
+            id bigint,
+            made_at timestamptz,
+            expires_at timestamptz
+        );
+    end if;
+end;
+$$;

@@ -1,0 +1,145 @@
+-- depends: 0002_tables
+
+-- What people read. A view runs with its owner's rights, so a reader needs none on the tables.
+
+create or replace view rota.jobs as
+select
+    j.id,
+    j.task,
+    j.state,
+    j.schedule_type,
+    j.queue,
+    j.priority,
+    nullif(j.run_at, 'infinity') as run_at,
+    j.attempt,
+    j.max_retries,
+    j.payload,
+    null::jsonb as result,
+    j.last_error,
+    j.unique_key,
+    j.name,
+    j.worker,
+    j.lease_until,
+    j.created_at,
+    j.started_at,
+    null::timestamptz as finished_at,
+    j.scheduled_for,
+    j.run,
+    j.timeout,
+    j.progress,
+    j.cancel_requested_at,
+    j.cancel_reason
+from rota.live_jobs as j
+union all
+select
+    f.id,
+    f.task,
+    f.state,
+    f.schedule_type,
+    f.queue,
+    f.priority,
+    nullif(f.run_at, 'infinity'),
+    f.attempt,
+    f.max_retries,
+    f.payload,
+    f.result,
+    f.last_error,
+    f.unique_key,
+    f.name,
+    f.worker,
+    null,
+    f.created_at,
+    f.started_at,
+    f.finished_at,
+    f.scheduled_for,
+    f.run,
+    f.timeout,
+    f.progress,
+    f.cancel_requested_at,
+    f.cancel_reason
+from rota.finished_jobs as f;
+
+comment on view rota.jobs is
+    'Every job that is live or still kept.';
+
+-- Attempts that ended, and those under way, which are read from the live job.
+create or replace view rota.executions as
+select
+    e.job_id,
+    e.run,
+    e.attempt,
+    e.outcome::text as outcome,
+    e.worker,
+    e.started_at,
+    e.finished_at,
+    e.error,
+    e.result
+from rota.job_executions as e
+union all
+select
+    j.id,
+    j.run,
+    j.attempt,
+    'RUNNING',
+    j.worker,
+    j.started_at,
+    null,
+    null,
+    null
+from rota.live_jobs as j
+where j.state = 'RUNNING';
+
+comment on view rota.executions is
+    'Every attempt, ended or RUNNING.';
+
+create or replace view rota.queue_status as
+select
+    coalesce(q.name, n.queue) as queue,
+    q.paused_at,
+    q.max_retries,
+    q.backoff_base,
+    q.backoff_cap,
+    q.timeout,
+    coalesce(n.scheduled, 0) as scheduled,
+    coalesce(n.due, 0) as due,
+    coalesce(n.running, 0) as running,
+    n.oldest_due_at
+from rota.queues as q
+full join (
+    select
+        names.queue,
+        count(j.id) filter (where j.state = 'SCHEDULED') as scheduled,
+        count(j.id) filter (
+            where j.state = 'SCHEDULED' and j.run_at <= clock_timestamp()
+        ) as due,
+        count(j.id) filter (where j.state = 'RUNNING') as running,
+        min(j.run_at) filter (
+            where j.state = 'SCHEDULED' and j.run_at <= clock_timestamp()
+        ) as oldest_due_at
+    from (select distinct l.queue from rota.lanes as l) as names
+    left join rota.live_jobs as j on j.queue = names.queue
+    group by names.queue
+) as n on n.queue = q.name;
+
+comment on view rota.queue_status is
+    'Every queue that has had a job or a setting, with what waits and runs in it now.';
+
+create or replace view rota.worker_status as
+select
+    w.worker,
+    w.host,
+    w.pid,
+    w.queues,
+    w.concurrency,
+    w.version,
+    w.started_at,
+    w.last_seen_at,
+    w.stopped_at,
+    (
+        select count(*) from rota.live_jobs as j
+        where j.worker = w.worker and j.state = 'RUNNING'
+    ) as running
+from rota.workers as w;
+
+comment on view rota.worker_status is
+    'Worker processes that announced themselves, with the number of jobs each runs now.';
