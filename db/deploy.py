@@ -199,6 +199,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
     right is gone.
     """
     with conn.transaction():
+        *functions, grants = _function_files(folder)
         conn.execute("set local search_path = ''")
         conn.execute(
             sql.SQL(
@@ -217,8 +218,10 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
                 """
             ).format(version=checkout_version(folder))
         )
-        for path in _function_files(folder):
-            _run_file(conn, path)
+        for check in ("off", "on"):  # a body can only be checked when all that it calls is there
+            conn.execute("select set_config('check_function_bodies', %s, true)", [check])
+            for path in functions:
+                _run_file(conn, path)
         _run_file(conn, grants)
         return _check_functions(conn, folder)
 
