@@ -108,6 +108,10 @@ class Cluster:
         host = quote(str(self._socket_dir), safe="/")
         return f"postgresql://{quote(user)}@/{quote(dbname)}?host={host}"
 
+    def poll(self) -> int | None:
+        """Return the exit code of a server that ended by itself, None while it runs."""
+        return self._server.poll() if self._server else None
+
     def start(self) -> None:
         """Start the server and wait until it answers.
 

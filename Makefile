@@ -1,0 +1,49 @@
+# `make run` and `make test` need Python 3.11 or later with venv, and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The PostgreSQL versions to test on. All tests run on the first, those that depend on the server
+# on the others. A version that is not installed is left out.
+VERSIONS ?= 18 16 15
+SERVER_TESTS := tests/functions tests/concurrency tests/schedules tests/test_deploy.py \
+	tests/test_house_rules.py
+
+.PHONY: run demo test lint clean help
+
+help:
+	@echo "make run    run Rota here: database, API and one worker; Ctrl-C stops it"
+	@echo "make demo   enqueue a hundred jobs in a running Rota and watch them"
+	@echo "make test   run the tests on every PostgreSQL at hand, or on TEST_DATABASE_URL"
+	@echo "make lint   check the style of Python and SQL"
+	@echo "make clean  remove the virtual environment and the embedded database with its data"
+
+run: $(VENV)/run
+	@exec $(BIN)/python run.py
+
+demo: $(VENV)/run
+	@exec $(BIN)/python -m worker.demo
+
+test: $(VENV)/dev
+	@exec $(BIN)/python -m tests.all $(VERSIONS) -- $(SERVER_TESTS)
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/squawk db/migrations/*.sql
+
+clean:
+	rm -rf $(VENV) .rota
+
+# Each stamp is the list of requirements that was installed; pip runs again when it changes.
+$(VENV)/run: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed; say which with PYTHON=… make …" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@cp requirements.txt $@
+
+$(VENV)/dev: requirements-dev.txt $(VENV)/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@cp requirements-dev.txt $@
