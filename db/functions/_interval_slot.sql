@@ -1,4 +1,4 @@
--- Pure arithmetic, total for every finite argument: it returns null where the next slot would come
+-- Pure arithmetic, total for every argument: it returns null where the next slot would come
 -- after the year 9999 or the interval does not move forward, and never overflows, because periods
 -- beyond 10,000 years are sorted out before anything is multiplied.
 --
@@ -18,27 +18,35 @@ create or replace function rota._interval_slot(
     set search_path = ''
 as $$
 declare
-    v_months constant integer := extract(year from every) * 12 + extract(month from every);
-    v_days constant integer := extract(day from every);
-    v_seconds constant numeric := extract(hour from every) * 3600
-        + extract(minute from every) * 60 + extract(second from every);
-    -- 2,629,746 seconds are a 4,800th of the 400 years in which the calendar repeats
-    v_period constant numeric := v_months * 2629746.0 + v_days * 86400.0 + v_seconds;
-    v_elapsed constant numeric := extract(epoch from after) - extract(epoch from starts_at);
+    v_months integer;
+    v_days integer;
+    v_seconds numeric;
+    v_period numeric;
+    v_elapsed numeric;
     v_local timestamp;
     v_n bigint;
     v_slot timestamptz;
 begin
-    if v_elapsed < 0 then
+    if after < starts_at then
         return starts_at;
     end if;
+    if not (isfinite(starts_at) and isfinite(every)) or after >= '9999-12-31 00:00:00+00' then
+        return null;
+    end if;
+
+    v_months := extract(year from every) * 12 + extract(month from every);
+    v_days := extract(day from every);
+    v_seconds := extract(hour from every) * 3600
+        + extract(minute from every) * 60 + extract(second from every);
+    -- 2,629,746 seconds are a 4,800th of the 400 years in which the calendar repeats
+    v_period := v_months * 2629746.0 + v_days * 86400.0 + v_seconds;
     if v_months < 0 or v_days < 0 or v_seconds < 0
         or v_period not between 0.000001 and 10000 * 31556952.0
-        or after > '9999-12-31 00:00:00+00'
     then
         return null;
     end if;
 
+    v_elapsed := extract(epoch from after) - extract(epoch from starts_at);
     if v_months = 0 and v_days = 0 then
         v_slot := after
             + make_interval(secs => (v_period - mod(v_elapsed, v_period))::double precision);

@@ -20,8 +20,7 @@
 -- slow scans take at most about 1 % of a session's time. The setting belongs to the transaction,
 -- so a claim that rolls back takes its cursor back with it.
 --
--- Sequential scans are switched off because a plan that was cached while the tables were empty
--- must not survive their growth.
+-- For the planner settings see _end_attempts.
 create or replace function rota.claim_next_job(
     queues text[] default '{default}',
     worker text default null,
@@ -33,6 +32,8 @@ create or replace function rota.claim_next_job(
     volatile
     security definer
     set search_path = ''
+    set plan_cache_mode = force_generic_plan
+    set jit = off
     set enable_seqscan = off
 as $$
 declare
@@ -94,7 +95,7 @@ begin
         v_took := clock_timestamp() - v_began;
 
         if v_cursor.expires_at is not null
-            or v_took > interval '3 ms' + cardinality(v_found) * interval '20 us'
+            or v_took > interval '1 ms' + cardinality(v_found) * interval '20 us'
         then
             perform rota._move_lane_cursor(v_cursor, v_found[1], v_now, v_took);
         end if;

@@ -18,7 +18,6 @@ create or replace function rota.finish_job(
 as $$
 declare
     v_outcome rota.job_outcome;
-    v_past rota.job_executions;
 begin
     perform rota._check_delay('retry_in', retry_in);
 
@@ -32,21 +31,18 @@ begin
         return v_outcome;
     end if;
 
-    v_past := rota._past_ending(job_id, token);
+    v_outcome := rota._past_outcome(job_id, token, error, result);
 
-    if v_past.job_id is null or v_past.outcome in ('LOST', 'RELEASED') then
+    if v_outcome.state = 'LEASE_LOST' then
         perform rota._refuse_lost_lease(job_id);
     end if;
 
-    if v_past.error is distinct from left(error, 10000)
-        or v_past.result is distinct from result
-    then
+    if v_outcome.state = 'CONFLICT' then
         raise exception 'job % was finished under this token before, with another outcome', job_id
-            using errcode = 'RTC03',
-                  detail = format('The attempt ended as %s.', v_past.outcome);
+            using errcode = 'RTC03';
     end if;
 
-    return row(v_past.job_id, v_past.job_state, v_past.next_run_at)::rota.job_outcome;
+    return v_outcome;
 end;
 $$;
 

@@ -11,6 +11,8 @@ create or replace function rota.finish_jobs(
     volatile
     security definer
     set search_path = ''
+    set plan_cache_mode = force_generic_plan
+    set jit = off
     set enable_nestloop = off
 as $$
 declare
@@ -31,19 +33,10 @@ begin
     return query
         select
             i.job_id,
-            case
-                when n.job_id is not null then n.state
-                when p.job_id is null or p.outcome in ('LOST', 'RELEASED') then 'LEASE_LOST'
-                when p.error is distinct from left(i.error, 10000)
-                    or p.result is distinct from i.result then 'CONFLICT'
-                else p.job_state
-            end
+            coalesce(n.state, (rota._past_outcome(i.job_id, i.token, i.error, i.result)).state)
         from unnest(job_ids, tokens, errors, results)
             with ordinality as i(job_id, token, error, result, place)
         left join unnest(v_ended) as n on n.job_id = i.job_id and n.token = i.token
-        left join lateral (
-            select e.* from rota._past_ending(i.job_id, i.token) as e where n.job_id is null
-        ) as p on true
         order by i.place;
 end;
 $$;

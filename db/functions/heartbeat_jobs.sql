@@ -10,6 +10,8 @@ create or replace function rota.heartbeat_jobs(
     volatile
     security definer
     set search_path = ''
+    set plan_cache_mode = force_generic_plan
+    set jit = off
     set enable_seqscan = off
     set enable_nestloop = off
 as $$

@@ -64,7 +64,7 @@ create table if not exists rota.live_jobs (
     ),
     constraint only_a_schedule_is_named check (name is null or schedule_type <> 'ONE_TIME')
 ) with (
-    fillfactor = 50,
+    fillfactor = 40,
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_cost_delay = 0,
