@@ -200,7 +200,9 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
     """
     with conn.transaction():
         *functions, grants = _function_files(folder)
+        names = {path.stem for path in functions} | {"version"}
         conn.execute("set local search_path = ''")
+        _refuse_strays(conn, names)
         conn.execute(
             sql.SQL(
                 """
@@ -223,7 +225,16 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
             for path in functions:
                 _run_file(conn, path)
         _run_file(conn, grants)
-        return _check_functions(conn, folder)
+        _refuse_strays(conn, names)
+        created = {
+            name
+            for (name,) in conn.execute(
+                "select proname from pg_proc where pronamespace = 'rota'::regnamespace"
+            )
+        }
+        if missing := sorted(names - created):
+            raise DeployError(f"db/functions/{missing[0]}.sql does not create rota.{missing[0]}")
+        return len(names)
 
 
 def _run_file(conn: Connection, path: Path) -> None:
@@ -238,44 +249,31 @@ def _run_file(conn: Connection, path: Path) -> None:
         raise
 
 
-def _check_functions(conn: Connection, folder: Path) -> int:
-    """Compare the schema's functions with the files, one to one; return their number."""
-    found = conn.execute(
+def _refuse_strays(conn: Connection, names: set[str]) -> None:
+    """Refuse a function that no file creates, or a second one of a name: it might be called."""
+    strays = conn.execute(
         """
         select p.proname, p.oid::regprocedure::text
         from pg_proc as p
         where p.pronamespace = 'rota'::regnamespace
-            and not exists (
-                select
-                from pg_depend as d
-                where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
+            and (
+                p.proname <> all(%s)
+                or exists (
+                    select
+                    from pg_proc as q
+                    where q.pronamespace = p.pronamespace and q.proname = p.proname
+                        and q.oid <> p.oid
+                )
             )
         order by 2
-        """
+        """,
+        [list(names)],
     ).fetchall()
-    names = [name for name, _ in found]
-    expected = {path.stem for path in (folder / "functions").glob("*.sql")} | {"version"}
-    strays = [function for name, function in found if name not in expected]
-    overloads = [function for name, function in found if names.count(name) > 1]
-    empty = sorted(expected.difference(names))
     if strays:
         raise DeployError(
-            "functions in schema rota without a file in db/functions: "
-            + ", ".join(strays)
-            + "; drop them, or give each its file"
+            "drop these functions, or give each a file in db/functions; there may be only one of a"
+            f" name: {', '.join(function for _, function in strays)}"
         )
-    if overloads:
-        raise DeployError(
-            "overloaded functions in schema rota: "
-            + ", ".join(overloads)
-            + "; drop all but the one that its file creates"
-        )
-    if empty:
-        raise DeployError(
-            "files in db/functions that do not create the function they are named for: "
-            + ", ".join(f"{name}.sql" for name in empty)
-        )
-    return len(found)
 
 
 def _extend_search_path(conn: Connection, report: Callable[[str], None]) -> None:
