@@ -1,0 +1,62 @@
+"""Answers that the database has written.
+
+Rows are read as JSON text, which is passed on as it is: numbers of any size and times of any year
+arrive as they are stored, whoever stored them.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from flask import Response
+from psycopg import sql
+
+
+def read_rows(
+    conn: psycopg.Connection, query: sql.Composable, arguments: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Return each row of a query as the text of a JSON object, its keys named for the columns."""
+    rows_as_json = sql.SQL("select row_to_json(r)::text from ({}) as r").format(query)
+    return [text for (text,) in conn.execute(rows_as_json, arguments or {})]
+
+
+def read_page(
+    conn: psycopg.Connection,
+    query: sql.Composable,
+    arguments: Mapping[str, Any],
+    limit: int,
+    position: sql.Composable,
+) -> tuple[list[str], Any]:
+    """Return the first rows of an ordered query, and where the next page starts.
+
+    Args:
+        conn: an open connection.
+        query: the query, without a limit.
+        arguments: its parameters.
+        limit: how many rows to return at most.
+        position: an expression over a row ``r`` of the query that tells its place in the order.
+
+    Returns:
+        The rows as JSON texts, and the last one's position, or None when no more follow.
+    """
+    page = sql.SQL("select row_to_json(r)::text, {} from ({} limit %(rows)s) as r").format(
+        position, query
+    )
+    rows = conn.execute(page, {**arguments, "rows": limit + 1}).fetchall()
+    return [text for text, _ in rows[:limit]], rows[limit - 1][1] if len(rows) > limit else None
+
+
+def answer(**members: str | list[str]) -> Response:
+    """Answer with an object whose members are given as JSON texts, or lists of them."""
+    texts = {
+        name: value if isinstance(value, str) else f"[{','.join(value)}]"
+        for name, value in members.items()
+    }
+    body = ",".join(f"{json.dumps(name)}:{value}" for name, value in texts.items())
+    return Response(f"{{{body}}}\n", mimetype="application/json")
+
+
+def answer_page(name: str, rows: list[str], next_url: str | None) -> Response:
+    """Answer with one page of rows and the link to the next one, null after the last."""
+    return answer(**{name: rows, "next": json.dumps(next_url)})

@@ -1,0 +1,239 @@
+"""What a request may hold: JSON that is JSON, known fields, right types.
+
+Types are settled here, so that a call always finds its function; ranges and meaning are the
+database's to judge.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flask import request
+from psycopg.types.json import Jsonb
+from werkzeug.routing import BaseConverter, ValidationError
+
+from app.errors import RequestError, invalid
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_DEPTH = 100
+MAX_INTEGER = 2**31 - 1
+MAX_ID = 2**63 - 1
+
+
+class IdConverter(BaseConverter):
+    """A bigint in a path; what cannot be one is not found."""
+
+    regex = "[0-9]{1,19}"
+
+    def to_python(self, value: str) -> int:
+        """Return the number, or let the path match nothing."""
+        if int(value) > MAX_ID:
+            raise ValidationError
+        return int(value)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a body or a query.
+
+    Args:
+        parse: turns its value into the argument; a ``ValueError`` says what it must be.
+        argument: the argument's name, where it differs from the field's.
+        required: whether it must be there.
+    """
+
+    parse: Callable[[Any], Any]
+    argument: str | None = None
+    required: bool = False
+
+
+def text(value: Any) -> str:
+    """Take text that the database can store."""
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    _check_text(value)
+    return value
+
+
+def integer(value: Any) -> int:
+    """Take a whole number that fits an ``integer``."""
+    if type(value) is not int:  # a boolean is an int to Python
+        raise ValueError("must be an integer")
+    if abs(value) > MAX_INTEGER:
+        raise ValueError("is out of range")
+    return value
+
+
+def seconds(value: Any) -> timedelta:
+    """Take a duration, given as a number of seconds."""
+    if type(value) not in (int, float):
+        raise ValueError("must be a number of seconds")
+    if value <= 0:
+        raise ValueError("must be more than 0")
+    try:
+        return timedelta(seconds=value)
+    except OverflowError:
+        raise ValueError("is out of range") from None
+
+
+def instant(value: Any) -> datetime:
+    """Take a point in time, given in ISO 8601 with an offset."""
+    try:
+        moment = datetime.fromisoformat(text(value))
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is out of range") from None
+    except ValueError:
+        raise ValueError("must be a time in ISO 8601, such as 2030-01-31T09:00:00Z") from None
+    raise ValueError("has no offset from UTC: write 2030-01-31T09:00:00Z, or +01:00 at its end")
+
+
+def json_value(value: Any) -> Jsonb:
+    """Take any JSON that a ``jsonb`` can store.
+
+    NUL and lone surrogates pass Python's parser, but are no text to PostgreSQL.
+    """
+    waiting = [(value, 1)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"must not be nested deeper than {MAX_DEPTH} levels")
+        if isinstance(item, str):
+            _check_text(item)
+        elif isinstance(item, list):
+            waiting.extend((child, depth + 1) for child in item)
+        elif isinstance(item, dict):
+            waiting.extend((key, depth) for key in item)
+            waiting.extend((child, depth + 1) for child in item.values())
+    return Jsonb(value)
+
+
+def one_of(*allowed: str) -> Callable[[Any], str]:
+    """Return a parser that takes one of these words."""
+
+    def parse(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return value
+
+    return parse
+
+
+def rows_up_to(most: int) -> Callable[[Any], int]:
+    """Return a parser for the size of a page, in a query."""
+
+    def parse(value: Any) -> int:
+        if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= most:
+            raise ValueError(f"must be a whole number from 1 to {most}")
+        return int(value)
+
+    return parse
+
+
+def row_id(value: Any) -> int:
+    """Take a bigint, in a query."""
+    if not value.isdecimal() or len(value) > 19 or int(value) > MAX_ID:
+        raise ValueError("must be the id of a job")
+    return int(value)
+
+
+def read_body() -> dict[str, Any]:
+    """Return the request's body, a JSON object; no body at all is an empty one.
+
+    Raises:
+        RequestError: 415 for another content type, 400 for what is no JSON object.
+        RequestEntityTooLarge: the body is over ``MAX_BODY_BYTES``.
+    """
+    data = request.get_data()
+    if not data:
+        return {}
+    if not request.is_json:
+        raise RequestError(415, "the body must be sent as Content-Type: application/json")
+    try:
+        body = json.loads(
+            data.decode(), parse_constant=_refuse_constant, parse_float=_finite_number
+        )
+    except RecursionError:
+        raise RequestError(
+            400, "the body is not usable JSON", detail="it is nested too deeply"
+        ) from None
+    except ValueError as error:
+        raise RequestError(400, "the body is not usable JSON", detail=str(error)) from None
+    if not isinstance(body, dict):
+        raise RequestError(400, "the body must be a JSON object")
+    return body
+
+
+def parse_fields(
+    values: Mapping[str, Any],
+    fields: Mapping[str, Field],
+    what: str = "this request",
+    within: str = "",
+) -> dict[str, Any]:
+    """Check values against the fields that are allowed and return them as arguments.
+
+    A null is a field left out, except where a field takes any JSON.
+
+    Args:
+        values: the values by their fields' names.
+        fields: the fields that are allowed.
+        what: what the fields belong to, for the caller to read.
+        within: where the values stand, such as ``jobs[2].``, for the caller to read.
+
+    Raises:
+        RequestError: 422, naming the first field that is unknown, missing or wrong.
+    """
+    for name in values:
+        if name not in fields:
+            raise invalid(
+                within + name[:80],
+                f"is not a field of {what}",
+                hint=f"Its fields are {', '.join(fields)}." if fields else None,
+            )
+    arguments = {}
+    for name, field in fields.items():
+        if name in values and (values[name] is not None or field.parse is json_value):
+            try:
+                arguments[field.argument or name] = field.parse(values[name])
+            except ValueError as error:
+                raise invalid(within + name, str(error)) from None
+        elif field.required:
+            raise invalid(within + name, "is required")
+    return arguments
+
+
+def read_query(fields: Mapping[str, Field]) -> dict[str, Any]:
+    """Check the query string against the fields that are allowed.
+
+    Raises:
+        RequestError: 422, naming the first field that is unknown, repeated or wrong.
+    """
+    for name, values in request.args.lists():
+        if len(values) > 1:
+            raise invalid(name[:80], "is given more than once")
+    return parse_fields(request.args.to_dict(), fields, "this query")
+
+
+def _check_text(value: str) -> None:
+    if "\0" in value:
+        raise ValueError("must not contain the character NUL")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("must not contain half of a surrogate pair") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite_number(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"the number {digits[:20]} is out of range")
+    return number

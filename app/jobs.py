@@ -1,0 +1,402 @@
+"""Jobs: add, list, look at, cancel, retry."""
+
+import json
+import re
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from flask import Blueprint, Response, request, url_for
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from app.answers import answer_page, read_page, read_rows
+from app.database import transaction
+from app.errors import RequestError, invalid
+from app.inputs import (
+    Field,
+    instant,
+    integer,
+    json_value,
+    one_of,
+    parse_fields,
+    read_body,
+    read_query,
+    row_id,
+    rows_up_to,
+    seconds,
+    text,
+)
+from db.gateway import call
+
+blueprint = Blueprint("jobs", __name__)
+
+COMMON = {
+    "task": Field(text, required=True),
+    "payload": Field(json_value),
+    "queue": Field(text),
+    "priority": Field(integer),
+    "max_retries": Field(integer),
+    "timeout_seconds": Field(seconds, argument="timeout"),
+}
+ONE_TIME = COMMON | {"run_at": Field(instant), "unique_key": Field(text)}
+INTERVAL = COMMON | {
+    "run_at": Field(instant, argument="starts_at"),
+    "interval_seconds": Field(seconds, argument="every", required=True),
+    "name": Field(text),
+}
+KINDS = {"ONE_TIME": ("enqueue_job", ONE_TIME), "INTERVAL": ("schedule_job", INTERVAL)}
+
+FILTERS = {
+    "state": Field(one_of("SCHEDULED", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")),
+    "queue": Field(text),
+    "task": Field(text),
+    "schedule_type": Field(one_of("ONE_TIME", "INTERVAL", "CRON")),
+}
+LIMIT = {"limit": Field(rows_up_to(200))}
+PAGE_SIZE = 50
+
+SUMMARY = sql.SQL(
+    """
+    id, task, state, schedule_type, queue, priority, run_at, scheduled_for, run, attempt,
+    max_retries, extract(epoch from timeout)::float8 as timeout_seconds, unique_key, name, worker,
+    lease_until, cancel_requested_at, cancel_reason, last_error, created_at, started_at, finished_at
+    """
+)
+EXECUTIONS = sql.SQL(
+    """
+    select run, attempt, outcome, worker, started_at, finished_at, error, result
+    from rota.executions
+    where job_id = %(id)s
+    """
+)
+NEWEST_FIRST = sql.SQL(
+    "order by finished_at desc nulls first, run desc, attempt desc, outcome desc"
+)
+EXECUTION_POSITION = sql.SQL(
+    "concat_ws(',', coalesce(r.finished_at, 'infinity'), r.run, r.attempt, r.outcome)"
+)
+JOB = sql.SQL(
+    """
+    select {summary}, progress, payload, result,
+        array(
+            select row_to_json(e) from ({executions} {newest_first} limit 20) as e
+        ) as executions,
+        %(executions_url)s::text as executions_url
+    from rota.jobs
+    where id = %(id)s
+    """
+).format(summary=SUMMARY, executions=EXECUTIONS, newest_first=NEWEST_FIRST)
+
+
+@blueprint.post("/jobs")
+def create_job() -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Add a job.
+
+    A job of type `ONE_TIME` runs once; one of type `INTERVAL` runs again and again, every
+    `interval_seconds`. With a `unique_key` (or the `name` of a recurring job) that a live job
+    holds already, that job is returned and none is added.
+    ---
+    tags: [jobs]
+    requestBody:
+      required: true
+      content:
+        application/json:
+          schema: {$ref: "#/components/schemas/NewJob"}
+          examples:
+            now:
+              summary: As soon as a worker is free
+              value: {task: echo, payload: {greeting: hello}}
+            later:
+              summary: Not before a moment, at most once under its key
+              value:
+                task: echo
+                payload: {order: 7}
+                run_at: "2030-01-31T09:00:00+01:00"
+                priority: 10
+                max_retries: 5
+                timeout_seconds: 30
+                unique_key: order-7
+            recurring:
+              summary: Every minute
+              value:
+                task: echo
+                schedule_type: INTERVAL
+                interval_seconds: 60
+                name: every-minute
+    responses:
+      201:
+        description: The job was added.
+        headers:
+          Location: {schema: {type: string}, description: Where to look at the job.}
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/CreatedJob"}
+      200:
+        description: A live job holds this key already; it is returned.
+        headers:
+          Location: {schema: {type: string}, description: Where to look at the job.}
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/CreatedJob"}
+    """
+    body = read_body()
+    kind = body.pop("schedule_type", "ONE_TIME")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise invalid("schedule_type", f"must be one of {', '.join(KINDS)}")
+    function, fields = KINDS[kind]
+    arguments = parse_fields(body, fields, f"a job of type {kind}")
+    with transaction() as conn:
+        [job] = call(conn, function, **arguments)
+    location = url_for("jobs.get_job", job_id=job["job_id"])
+    return job, 201 if job["created"] else 200, {"Location": location}
+
+
+@blueprint.post("/jobs/bulk")
+def create_jobs() -> tuple[dict[str, Any], int]:
+    """Add many jobs of type ONE_TIME, all or none.
+
+    ---
+    tags: [jobs]
+    requestBody:
+      required: true
+      content:
+        application/json:
+          schema: {$ref: "#/components/schemas/NewJobs"}
+          example:
+            jobs:
+              - {task: echo, payload: {number: 1}}
+              - {task: echo, payload: {number: 2}, queue: mail, timeout_seconds: 2.5}
+    responses:
+      201:
+        description: The jobs, in the order of the request; at least one was added.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/CreatedJobs"}
+      200:
+        description: None was added, for live jobs hold all of the keys.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/CreatedJobs"}
+    """
+    arguments = parse_fields(read_body(), {"jobs": Field(_bulk, required=True)})
+    with transaction() as conn:
+        jobs = call(conn, "enqueue_jobs", jobs=arguments["jobs"])
+    return {"jobs": jobs}, 201 if any(job["created"] for job in jobs) else 200
+
+
+@blueprint.get("/jobs")
+def list_jobs() -> Response:
+    """List jobs, the newest first.
+
+    Payloads, results and executions are left out; the job itself has them.
+    ---
+    tags: [jobs]
+    parameters:
+      - {name: state, in: query, schema: {$ref: "#/components/schemas/State"}}
+      - {name: queue, in: query, schema: {type: string}, example: default}
+      - {name: task, in: query, schema: {type: string}, example: echo}
+      - {name: schedule_type, in: query, schema: {$ref: "#/components/schemas/ScheduleType"}}
+      - $ref: "#/components/parameters/Limit"
+      - name: before
+        in: query
+        description: Only jobs with a lower id; `next` has it set.
+        schema: {type: integer, format: int64, minimum: 0}
+    responses:
+      200:
+        description: A page of jobs.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/Jobs"}
+      422: {$ref: "#/components/responses/Invalid"}
+    """
+    query = read_query(FILTERS | LIMIT | {"before": Field(row_id)})
+    limit = query.pop("limit", PAGE_SIZE)
+    conditions = [sql.SQL("true")] + [
+        sql.SQL("id < %(before)s")
+        if name == "before"
+        else sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(name))
+        for name in query
+    ]
+    select = sql.SQL("select {} from rota.jobs where {} order by id desc").format(
+        SUMMARY, sql.SQL(" and ").join(conditions)
+    )
+    with transaction() as conn:
+        jobs, last_id = read_page(conn, select, query, limit, sql.SQL("r.id"))
+    return answer_page("jobs", jobs, _next_url(last_id))
+
+
+@blueprint.get("/jobs/<id:job_id>")
+def get_job(job_id: int) -> Response:
+    """Look at a job.
+
+    With its last 20 executions, the newest first, the running one included.
+    ---
+    tags: [jobs]
+    parameters:
+      - $ref: "#/components/parameters/JobId"
+    responses:
+      200:
+        description: The job.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/Job"}
+      404: {$ref: "#/components/responses/NotFound"}
+    """
+    executions_url = url_for("jobs.list_executions", job_id=job_id)
+    with transaction() as conn:
+        jobs = read_rows(conn, JOB, {"id": job_id, "executions_url": executions_url})
+    if not jobs:
+        raise _not_found(job_id)
+    return Response(jobs[0] + "\n", mimetype="application/json")
+
+
+@blueprint.get("/jobs/<id:job_id>/executions")
+def list_executions(job_id: int) -> Response:
+    """List the executions of a job, the newest first.
+
+    ---
+    tags: [jobs]
+    parameters:
+      - $ref: "#/components/parameters/JobId"
+      - $ref: "#/components/parameters/Limit"
+      - name: before
+        in: query
+        description: Where the page starts; `next` has it set.
+        schema: {type: string}
+    responses:
+      200:
+        description: A page of executions.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/Executions"}
+      404: {$ref: "#/components/responses/NotFound"}
+      422: {$ref: "#/components/responses/Invalid"}
+    """
+    query = read_query(LIMIT | {"before": Field(_execution_position)})
+    before = query.get("before")
+    page = sql.SQL("{} {} {}").format(
+        EXECUTIONS,
+        sql.SQL(
+            "and (finished_at, run, attempt, outcome)"
+            " < (%(finished_at)s, %(run)s, %(attempt)s, %(outcome)s)"
+            if before
+            else ""
+        ),
+        NEWEST_FIRST,
+    )
+    arguments = {"id": job_id} | (before or {})
+    with transaction() as conn:
+        if not read_rows(conn, sql.SQL("select from rota.jobs where id = %(id)s"), arguments):
+            raise _not_found(job_id)
+        executions, position = read_page(
+            conn, page, arguments, query.get("limit", PAGE_SIZE), EXECUTION_POSITION
+        )
+    return answer_page("executions", executions, _next_url(position))
+
+
+@blueprint.post("/jobs/<id:job_id>/cancel")
+def cancel_job(job_id: int) -> dict[str, Any]:
+    """Cancel a job.
+
+    A waiting job ends at once. A running one is asked to stop: it ends CANCELLED when its handler
+    returns, or when its lease runs out.
+    ---
+    tags: [jobs]
+    parameters:
+      - $ref: "#/components/parameters/JobId"
+    requestBody:
+      content:
+        application/json:
+          schema:
+            type: object
+            additionalProperties: false
+            properties:
+              reason: {type: string}
+          example: {reason: not needed any more}
+    responses:
+      200:
+        description: What became of the job.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/JobOutcome"}
+      404: {$ref: "#/components/responses/NotFound"}
+      409: {$ref: "#/components/responses/Conflict"}
+    """
+    arguments = parse_fields(read_body(), {"reason": Field(text)})
+    with transaction() as conn:
+        return call(conn, "cancel_job", job_id=job_id, **arguments)[0]
+
+
+@blueprint.post("/jobs/<id:job_id>/retry")
+def retry_job(job_id: int) -> dict[str, Any]:
+    """Run a FAILED or CANCELLED job again.
+
+    Under its own id; its history is kept.
+    ---
+    tags: [jobs]
+    parameters:
+      - $ref: "#/components/parameters/JobId"
+    responses:
+      200:
+        description: What became of the job.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/JobOutcome"}
+      404: {$ref: "#/components/responses/NotFound"}
+      409: {$ref: "#/components/responses/Conflict"}
+    """
+    parse_fields(read_body(), {})
+    with transaction() as conn:
+        return call(conn, "retry_job", job_id=job_id)[0]
+
+
+def _bulk(value: Any) -> Jsonb:
+    """Take a list of jobs, as the array that ``enqueue_jobs`` reads."""
+    if not isinstance(value, list):
+        raise ValueError("must be a list of jobs")
+    for place, job in enumerate(value):
+        if not isinstance(job, dict):
+            raise invalid(f"jobs[{place}]", "must be an object")
+    jobs = [
+        parse_fields(job, ONE_TIME, "a job in a bulk", within=f"jobs[{place}].")
+        for place, job in enumerate(value)
+    ]
+    return Jsonb(jobs, dumps=partial(json.dumps, default=_as_json))
+
+
+def _as_json(value: Jsonb | datetime | timedelta) -> Any:
+    """Write an argument in the way that PostgreSQL reads it from JSON."""
+    match value:
+        case Jsonb():
+            return value.obj
+        case datetime():
+            return value.isoformat()
+        case _:
+            return f"{value.total_seconds():f} seconds"
+
+
+def _execution_position(value: str) -> dict[str, Any]:
+    """Take a position that EXECUTION_POSITION has written."""
+    position = re.fullmatch(r"(infinity|[0-9:.+ -]{1,40}),([0-9]{1,18}),([0-9]{1,9}),(\w+)", value)
+    if position is None:
+        raise ValueError("must be as the link to the next page has it")
+    finished_at, run, attempt, outcome = position.groups()
+    return {
+        "finished_at": finished_at,
+        "run": int(run),
+        "attempt": int(attempt),
+        "outcome": outcome,
+    }
+
+
+def _next_url(position: Any) -> str | None:
+    """Return this request's URL, moved on to the rows after a position."""
+    if position is None:
+        return None
+    query = request.args.to_dict() | {"before": str(position)}
+    return url_for(request.endpoint, **request.view_args, **query)
+
+
+def _not_found(job_id: int) -> RequestError:
+    return RequestError(404, f"there is no job {job_id}", code="RTN01")

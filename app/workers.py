@@ -1,0 +1,36 @@
+"""Workers: who is there."""
+
+from flask import Blueprint, Response
+from psycopg import sql
+
+from app.answers import answer, read_rows
+from app.database import transaction
+
+blueprint = Blueprint("workers", __name__)
+
+WORKERS = sql.SQL(
+    """
+    select worker, host, pid, queues, concurrency, version, started_at, last_seen_at, stopped_at,
+        running
+    from rota.worker_status
+    order by last_seen_at desc, worker
+    limit 200
+    """
+)
+
+
+@blueprint.get("/workers")
+def list_workers() -> Response:
+    """List the 200 workers that were seen last.
+
+    ---
+    tags: [workers]
+    responses:
+      200:
+        description: Workers, the one that was seen last first.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/Workers"}
+    """
+    with transaction() as conn:
+        return answer(workers=read_rows(conn, WORKERS))

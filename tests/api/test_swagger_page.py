@@ -1,0 +1,116 @@
+"""The Swagger page in a real browser, headless."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import Connection
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import element_to_be_clickable
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.api.conftest import Server
+
+CHROMIUM = shutil.which("chromium")
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER) and not os.environ.get("CI"),
+    reason="chromium and chromedriver are not installed",
+)
+
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1200,1600",
+)
+PATIENCE = 30
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Chrome]:
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM or "chromium"
+    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    with Chrome(options, Service(DRIVER)) as browser:
+        yield browser
+
+
+def events(browser: Chrome) -> list[dict[str, Any]]:
+    """Return what happened on the network and elsewhere since the last look."""
+    return [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+
+
+def requested(happened: list[dict[str, Any]]) -> set[str]:
+    """Return the URLs that were asked for over a network; the browser's own pages are not."""
+    urls = {
+        event["params"]["request"]["url"]
+        for event in happened
+        if event["method"] == "Network.requestWillBeSent"
+    }
+    return {url for url in urls if not url.startswith(("data:", "blob:", "chrome:"))}
+
+
+def open_page(browser: Chrome, url: str) -> None:
+    browser.get(url)
+    WebDriverWait(browser, PATIENCE).until(
+        element_to_be_clickable((By.ID, "operations-jobs-post_jobs"))
+    )
+
+
+def click(browser: Chrome, selector: str) -> None:
+    button = WebDriverWait(browser, PATIENCE).until(
+        element_to_be_clickable((By.CSS_SELECTOR, selector))
+    )
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+
+
+def test_try_it_out_creates_a_job(
+    server: Server, browser: Chrome, conn: Connection, tmp_path: Path
+) -> None:
+    open_page(browser, f"{server.url}/apidocs/")
+    operation = "#operations-jobs-post_jobs"
+    click(browser, f"{operation} .opblock-summary-control")
+    click(browser, f"{operation} button.execute")
+    WebDriverWait(browser, PATIENCE).until(
+        lambda page: page.find_elements(By.CSS_SELECTOR, f"{operation} .live-responses-table")
+    )
+
+    browser.save_screenshot(str(tmp_path / "apidocs.png"))
+    status = browser.find_element(
+        By.CSS_SELECTOR, f"{operation} .live-responses-table .response .response-col_status"
+    )
+    assert status.text.split()[0] == "201"
+    stored = conn.execute("select id, task, payload, state from rota.jobs").fetchall()
+    assert stored == [(1, "echo", {"greeting": "hello"}, "SCHEDULED")]
+    urls = requested(events(browser))
+    assert f"{server.url}/apidocs/swagger-ui-bundle.js" in urls
+    assert {url for url in urls if not url.startswith(f"{server.url}/")} == set()
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize("parameter", ["url", "configUrl"])
+def test_a_link_cannot_choose_the_document(server: Server, browser: Chrome, parameter: str) -> None:
+    foreign = "http://127.0.0.1:9/evil.json"
+
+    open_page(browser, f"{server.url}/apidocs/?{parameter}={foreign}&queryConfigEnabled=true")
+
+    urls = requested(events(browser))
+    assert {url for url in urls if not url.startswith(f"{server.url}/")} == set()
+    assert browser.find_element(By.CSS_SELECTOR, ".info .title").text.startswith("Rota")
