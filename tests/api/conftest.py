@@ -29,6 +29,13 @@ def client(db: str) -> Iterator[FlaskClient]:
     app.extensions["database"].close()
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class Answer:
     """What the server answered."""
 
@@ -45,10 +52,8 @@ class Answer:
 class Server:
     """`python -m app` in a process of its own."""
 
-    def __init__(self, database_url: str, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+    def __init__(self, database_url: str, log: Path, port: int) -> None:
+        self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         settings = {"DATABASE_URL": database_url, "HOST": "127.0.0.1", "PORT": str(self.port)}
@@ -111,8 +116,9 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start servers; all are ended with the test."""
     started: list[Server] = []
 
-    def start(database_url: str, wait: bool = True) -> Server:
-        server = Server(database_url, tmp_path / f"api-{len(started)}.log")
+    def start(database_url: str, wait: bool = True, port: int | None = None) -> Server:
+        log = tmp_path / f"api-{len(started)}.log"
+        server = Server(database_url, log, port or free_port())
         started.append(server)
         if wait:
             server.wait_until(server.is_live)
