@@ -6,6 +6,7 @@ create or replace function rota._past_ending(job_id bigint, token uuid)
     language sql
     stable
     set search_path = ''
+    set enable_seqscan = off
 as $$
     select e.*
     from rota.job_executions as e

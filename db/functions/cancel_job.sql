@@ -9,6 +9,7 @@ create or replace function rota.cancel_job(job_id bigint, reason text default nu
     volatile
     security definer
     set search_path = ''
+    set enable_seqscan = off
 as $$
 declare
     v_now timestamptz := rota._now();

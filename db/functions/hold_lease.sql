@@ -8,6 +8,7 @@ create or replace function rota.hold_lease(job_id bigint, token uuid)
     volatile
     security definer
     set search_path = ''
+    set enable_seqscan = off
 as $$
 begin
     perform from rota.live_jobs as j

@@ -8,6 +8,7 @@ create or replace function rota.retry_job(job_id bigint)
     volatile
     security definer
     set search_path = ''
+    set enable_seqscan = off
 as $$
 declare
     v_now timestamptz := rota._now();

@@ -21,6 +21,7 @@ create or replace function rota.schedule_job(
     volatile
     security definer
     set search_path = ''
+    set enable_seqscan = off
 as $$
 declare
     v_now timestamptz := rota._now();

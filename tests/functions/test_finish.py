@@ -1,0 +1,420 @@
+"""How attempts end: finished, failed, released, taken back; and who may end them."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from db.gateway import call
+
+
+def claimed_job(conn, **arguments):
+    call(conn, "enqueue_job", **{"task": "work", **arguments})
+    (claimed,) = call(conn, "claim_next_job", worker="w")
+    return {"job_id": claimed["id"], "token": claimed["token"]}
+
+
+def job(conn, job_id):
+    cursor = conn.cursor(row_factory=dict_row)
+    return cursor.execute("select * from rota.jobs where id = %s", [job_id]).fetchone()
+
+
+def executions(conn, job_id):
+    cursor = conn.cursor(row_factory=dict_row)
+    return cursor.execute(
+        "select * from rota.job_executions where job_id = %s order by finished_at", [job_id]
+    ).fetchall()
+
+
+def everything(conn):
+    """All rows that a call could have changed."""
+    return [
+        conn.execute(query).fetchall()
+        for query in (
+            "select * from rota.live_jobs order by id",
+            "select * from rota.finished_jobs order by id",
+            "select * from rota.job_executions order by job_id, finished_at",
+        )
+    ]
+
+
+def test_a_success_completes_the_job_and_records_the_attempt(conn):
+    held = claimed_job(conn)
+
+    (told,) = call(conn, "finish_job", **held, result=Jsonb({"sum": 3}))
+
+    assert told == {"job_id": held["job_id"], "state": "COMPLETED", "run_at": None}
+    found = job(conn, held["job_id"])
+    assert (found["state"], found["result"]) == ("COMPLETED", {"sum": 3})
+    assert found["finished_at"] is not None
+    (execution,) = executions(conn, held["job_id"])
+    assert (execution["outcome"], execution["run"], execution["attempt"]) == ("SUCCEEDED", 1, 1)
+    assert (execution["worker"], execution["token"]) == ("w", held["token"])
+    assert execution["result"] == {"sum": 3}
+
+
+def test_a_failure_with_retries_left_waits_for_its_backoff(conn):
+    held = claimed_job(conn, max_retries=1)
+
+    (told,) = call(conn, "finish_job", **held, error="boom")
+
+    assert told["state"] == "SCHEDULED"
+    assert timedelta(0) <= told["run_at"] - datetime.now(UTC) + timedelta(seconds=1)
+    assert told["run_at"] - datetime.now(UTC) <= timedelta(seconds=5)
+    found = job(conn, held["job_id"])
+    assert (found["state"], found["attempt"], found["last_error"]) == ("SCHEDULED", 1, "boom")
+    assert (found["worker"], found["lease_until"], found["started_at"]) == (None, None, None)
+
+
+def test_max_retries_of_three_means_four_attempts(conn, clock):
+    call(conn, "enqueue_job", task="work", max_retries=3)
+
+    states = []
+    for _ in range(4):
+        clock.advance(timedelta(hours=2))
+        (claimed,) = call(conn, "claim_next_job")
+        (told,) = call(
+            conn, "finish_job", job_id=claimed["id"], token=claimed["token"], error="boom"
+        )
+        states.append(told["state"])
+
+    assert states == ["SCHEDULED", "SCHEDULED", "SCHEDULED", "FAILED"]
+    assert [row["attempt"] for row in executions(conn, claimed["id"])] == [1, 2, 3, 4]
+    assert job(conn, claimed["id"])["last_error"] == "boom"
+
+
+def test_the_caller_may_forbid_the_retry_or_set_its_delay(conn):
+    forbidden = claimed_job(conn)
+    delayed = claimed_job(conn)
+
+    (first,) = call(conn, "finish_job", **forbidden, error="no such user", retry=False)
+    (second,) = call(conn, "finish_job", **delayed, error="busy", retry_in=timedelta(hours=3))
+
+    assert first["state"] == "FAILED"
+    assert second["state"] == "SCHEDULED"
+    assert abs(second["run_at"] - datetime.now(UTC) - timedelta(hours=3)) < timedelta(minutes=1)
+
+
+def test_a_failure_after_the_timeout_is_recorded_as_timed_out(conn, clock):
+    held = claimed_job(conn, timeout=timedelta(seconds=10))
+    clock.advance(timedelta(seconds=11))
+
+    call(conn, "finish_job", **held, error="timed out")
+
+    assert executions(conn, held["job_id"])[0]["outcome"] == "TIMED_OUT"
+
+
+def test_a_repeated_finish_gets_the_same_answer_and_changes_nothing(conn):
+    held = claimed_job(conn)
+    first = call(conn, "finish_job", **held, error="boom")
+    before = everything(conn)
+
+    assert call(conn, "finish_job", **held, error="boom") == first
+    assert everything(conn) == before
+
+
+def test_a_repeat_is_answered_even_when_the_job_has_moved_on(conn, clock):
+    held = claimed_job(conn)
+    first = call(conn, "finish_job", **held, error="boom")
+    clock.advance(timedelta(hours=1))
+    call(conn, "claim_next_job")
+    before = everything(conn)
+
+    assert call(conn, "finish_job", **held, error="boom") == first
+    assert everything(conn) == before
+
+
+@pytest.mark.parametrize(
+    "other", [{"error": "boom"}, {"result": Jsonb(2)}, {"result": None}], ids=str
+)
+def test_another_outcome_under_the_same_token_is_a_conflict(conn, other):
+    held = claimed_job(conn)
+    call(conn, "finish_job", **held, result=Jsonb(1))
+    before = everything(conn)
+
+    with pytest.raises(psycopg.Error, match="another outcome") as caught:
+        call(conn, "finish_job", **held, **other)
+
+    assert caught.value.sqlstate == "RTC03"
+    assert everything(conn) == before
+
+
+@pytest.mark.parametrize("function", ["finish_job", "release_job", "heartbeat_job", "hold_lease"])
+def test_a_token_that_lost_its_lease_is_refused_and_changes_nothing(conn, clock, function):
+    late = claimed_job(conn)
+    clock.advance(timedelta(minutes=2))
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 1}]
+    clock.advance(timedelta(hours=2))
+    call(conn, "claim_next_job")
+    before = everything(conn)
+
+    with pytest.raises(psycopg.Error, match="not held") as caught:
+        call(conn, function, **late)
+
+    assert caught.value.sqlstate == "RTC02"
+    assert everything(conn) == before
+
+
+@pytest.mark.parametrize("function", ["finish_job", "release_job", "heartbeat_job", "hold_lease"])
+def test_a_token_that_was_never_issued_is_refused(conn, function):
+    held = claimed_job(conn)
+
+    for job_id, token in (
+        (held["job_id"], uuid4()),
+        (held["job_id"] + 1, held["token"]),
+        (held["job_id"], None),
+        (None, held["token"]),
+    ):
+        with pytest.raises(psycopg.Error) as caught:
+            call(conn, function, job_id=job_id, token=token)
+        assert caught.value.sqlstate == "RTC02"
+
+
+def test_a_holder_whose_lease_ran_out_but_was_not_taken_back_may_finish(conn, clock):
+    held = claimed_job(conn)
+    clock.advance(timedelta(hours=1))
+
+    (told,) = call(conn, "finish_job", **held)
+
+    assert told["state"] == "COMPLETED"
+
+
+def test_a_release_gives_the_attempt_and_the_place_in_line_back(conn):
+    call(conn, "enqueue_job", task="first")
+    call(conn, "enqueue_job", task="second")
+    (claimed,) = call(conn, "claim_next_job")
+
+    (told,) = call(
+        conn, "release_job", job_id=claimed["id"], token=claimed["token"], reason="shutdown"
+    )
+
+    assert told["state"] == "SCHEDULED"
+    assert job(conn, claimed["id"])["last_error"] == "shutdown"
+    (again,) = call(conn, "claim_next_job")
+    assert (again["task"], again["attempt"]) == ("first", 1)
+    (execution,) = executions(conn, claimed["id"])
+    assert (execution["outcome"], execution["error"]) == ("RELEASED", "shutdown")
+
+
+def test_a_release_may_ask_for_a_delay_and_can_be_repeated(conn):
+    held = claimed_job(conn)
+
+    (told,) = call(conn, "release_job", **held, delay=timedelta(hours=1))
+
+    assert told["run_at"] - datetime.now(UTC) > timedelta(minutes=59)
+    assert call(conn, "release_job", **held, delay=timedelta(hours=1)) == [told]
+    with pytest.raises(psycopg.Error) as caught:
+        call(conn, "finish_job", **held)
+    assert caught.value.sqlstate == "RTC02"
+
+
+@pytest.mark.parametrize(
+    ("function", "argument"), [("finish_job", "retry_in"), ("release_job", "delay")]
+)
+@pytest.mark.parametrize("delay", ["-1 second", "2 years"])
+def test_a_delay_out_of_range_is_named_and_the_lease_kept(conn, function, argument, delay):
+    held = claimed_job(conn)
+    error = {"error": "x"} if function == "finish_job" else {}
+
+    with pytest.raises(psycopg.Error, match=argument) as caught:
+        call(conn, function, **held, **error, **{argument: delay})
+
+    assert caught.value.sqlstate == "RTV01"
+    assert call(conn, "finish_job", **held)[0]["state"] == "COMPLETED"
+
+
+def test_a_batch_ends_in_one_call_each_with_its_own_outcome(conn, clock):
+    lost = claimed_job(conn, max_retries=9)
+    clock.advance(timedelta(minutes=2))
+    call(conn, "recover_jobs")
+    done, failed, dead = claimed_job(conn), claimed_job(conn), claimed_job(conn, max_retries=0)
+    past = claimed_job(conn)
+    call(conn, "finish_job", **past)
+    conflict = claimed_job(conn)
+    call(conn, "finish_job", **conflict, error="x")
+    batch = [dead, lost, done, conflict, failed, past]
+
+    rows = call(
+        conn,
+        "finish_jobs",
+        job_ids=[held["job_id"] for held in batch],
+        tokens=[held["token"] for held in batch],
+        errors=["boom", None, None, None, "boom", None],
+        results=[None, None, Jsonb({"a": 1}), None, None, None],
+    )
+
+    assert [row["job_id"] for row in rows] == [held["job_id"] for held in batch]
+    assert [row["outcome"] for row in rows] == [
+        "FAILED",
+        "LEASE_LOST",
+        "COMPLETED",
+        "CONFLICT",
+        "SCHEDULED",
+        "COMPLETED",
+    ]
+    assert job(conn, done["job_id"])["result"] == {"a": 1}
+
+
+def test_a_batch_tells_two_tokens_of_one_job_apart(conn, clock):
+    late = claimed_job(conn)
+    clock.advance(timedelta(minutes=2))
+    call(conn, "recover_jobs")
+    clock.advance(timedelta(hours=2))
+    (again,) = call(conn, "claim_next_job")
+
+    rows = call(
+        conn,
+        "finish_jobs",
+        job_ids=[late["job_id"]] * 3,
+        tokens=[late["token"], again["token"], again["token"]],
+        errors=["late", None, None],
+    )
+
+    assert [row["outcome"] for row in rows] == ["LEASE_LOST", "COMPLETED", "COMPLETED"]
+    assert len(executions(conn, late["job_id"])) == 2
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [{"tokens": []}, {"errors": ["a", "b"]}, {"results": [None, None]}, {"job_ids": None}],
+    ids=str,
+)
+def test_a_batch_of_uneven_lengths_is_refused(conn, lengths):
+    held = claimed_job(conn)
+
+    with pytest.raises(psycopg.Error, match="same length") as caught:
+        call(
+            conn,
+            "finish_jobs",
+            **{"job_ids": [held["job_id"]], "tokens": [held["token"]], **lengths},
+        )
+
+    assert caught.value.sqlstate == "RTV01"
+
+
+def test_an_empty_batch_is_nothing(conn):
+    assert call(conn, "finish_jobs", job_ids=[], tokens=[]) == []
+    assert call(conn, "heartbeat_jobs", job_ids=[], tokens=[]) == []
+
+
+def test_a_long_error_is_cut_and_its_repeat_still_recognized(conn):
+    held = claimed_job(conn)
+    first = call(conn, "finish_job", **held, error="x" * 50_000)
+
+    assert len(executions(conn, held["job_id"])[0]["error"]) == 10_000
+    assert call(conn, "finish_job", **held, error="x" * 50_000) == first
+
+
+def test_a_heartbeat_lengthens_a_lease_and_never_shortens_it(conn):
+    held = claimed_job(conn)
+
+    (longer,) = call(
+        conn, "heartbeat_job", **held, lease=timedelta(hours=1), progress=Jsonb({"done": 3})
+    )
+    (same,) = call(conn, "heartbeat_job", **held, lease=timedelta(seconds=1))
+
+    assert longer["lease_until"] - datetime.now(UTC) > timedelta(minutes=59)
+    assert same == {"lease_until": longer["lease_until"], "cancel_requested": False}
+    assert job(conn, held["job_id"])["progress"] == {"done": 3}
+
+
+def test_a_batch_of_heartbeats_leaves_out_what_is_lost(conn):
+    held, other = claimed_job(conn), claimed_job(conn)
+
+    rows = call(
+        conn,
+        "heartbeat_jobs",
+        job_ids=[held["job_id"], other["job_id"], other["job_id"]],
+        tokens=[held["token"], held["token"], uuid4()],
+        lease=timedelta(hours=1),
+    )
+
+    assert [row["job_id"] for row in rows] == [held["job_id"]]
+    assert rows[0]["lease_until"] - datetime.now(UTC) > timedelta(minutes=59)
+    assert job(conn, other["job_id"])["lease_until"] - datetime.now(UTC) < timedelta(minutes=2)
+
+
+def test_recovery_takes_back_what_ran_out_and_nothing_else(conn, clock):
+    lost = claimed_job(conn)
+    clock.advance(timedelta(seconds=30))
+    alive = claimed_job(conn)
+    clock.advance(timedelta(seconds=31))
+
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 1}]
+
+    assert job(conn, lost["job_id"])["state"] == "SCHEDULED"
+    assert job(conn, lost["job_id"])["attempt"] == 1
+    assert job(conn, alive["job_id"])["state"] == "RUNNING"
+    (execution,) = executions(conn, lost["job_id"])
+    assert execution["outcome"] == "LOST"
+    assert "w" in execution["error"]
+
+
+def test_a_job_that_always_kills_its_worker_runs_out_of_attempts(conn, clock):
+    call(conn, "enqueue_job", task="poison", max_retries=2)
+
+    for _ in range(3):
+        clock.advance(timedelta(hours=2))
+        (claimed,) = call(conn, "claim_next_job")
+        clock.advance(timedelta(minutes=2))
+        call(conn, "recover_jobs")
+
+    assert job(conn, claimed["id"])["state"] == "FAILED"
+    assert [row["outcome"] for row in executions(conn, claimed["id"])] == ["LOST"] * 3
+
+
+def test_recovery_takes_no_more_than_asked(conn, clock):
+    for _ in range(5):
+        claimed_job(conn)
+    clock.advance(timedelta(minutes=2))
+
+    assert call(conn, "recover_jobs", max_jobs=2) == [{"recover_jobs": 2}]
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 3}]
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 0}]
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 10, 50, 1001, 2_000_000_000])
+def test_backoff_is_total_jittered_and_capped(conn, attempt):
+    for base, cap, bound in (
+        ("5 seconds", "1 hour", min(5 * 2 ** (min(attempt, 30) - 1), 3600)),
+        ("1 year", "1 year", 31_557_600),
+        ("1 microsecond", "1 year", min(1e-6 * 2 ** (min(attempt, 41) - 1), 31_557_600)),
+        ("1 hour", "1 second", 1),
+        (None, None, min(5 * 2 ** (min(attempt, 30) - 1), 3600)),
+    ):
+        seconds = [
+            row[0]
+            for row in conn.execute(
+                """
+                select extract(epoch from rota._backoff(%s, %s, %s))::float8
+                from generate_series(1, 200)
+                """,
+                [attempt, base, cap],
+            )
+        ]
+
+        assert all(0 <= value <= bound for value in seconds)
+        if bound > 0.01:
+            assert max(seconds) > 0.8 * bound
+            assert min(seconds) < 0.2 * bound
+
+
+def test_an_interval_job_that_always_fails_goes_on_for_ever(conn, clock):
+    call(conn, "schedule_job", task="tick", every=timedelta(minutes=1), name="tick", max_retries=0)
+    slots = []
+
+    for _ in range(50):
+        (claimed,) = call(conn, "claim_next_job")
+        slots.append(claimed["scheduled_for"])
+        (told,) = call(
+            conn, "finish_job", job_id=claimed["id"], token=claimed["token"], error="boom"
+        )
+        assert told["state"] == "SCHEDULED"
+        clock.advance(told["run_at"] - claimed["scheduled_for"])
+
+    assert {later - earlier for earlier, later in pairwise(slots)} == {timedelta(minutes=1)}
+    assert len(executions(conn, claimed["id"])) == 50

@@ -1,0 +1,80 @@
+"""check_invariants() finds each kind of damage, made here by hand with the guards taken away."""
+
+from collections.abc import Iterator
+
+import pytest
+from psycopg import Connection
+
+from db.gateway import call
+
+WITHOUT_CHECKS = """
+    do $$
+    declare
+        v_check record;
+    begin
+        for v_check in
+            select c.conrelid::regclass as on_table, c.conname
+            from pg_constraint as c
+            where c.connamespace = 'rota'::regnamespace and c.contype = 'c'
+                and c.conrelid <> 0 and c.coninhcount = 0
+        loop
+            execute format(
+                'alter table %s drop constraint %I', v_check.on_table, v_check.conname
+            );
+        end loop;
+    end;
+    $$;
+    drop index rota.live_jobs_unique_key;
+    alter table rota.finished_jobs drop constraint finished_jobs_pkey;
+"""
+
+DAMAGE = {
+    "S1": "update rota.live_jobs set state = 'COMPLETED' where id = 1",
+    "S2": "update rota.live_jobs set token = null where id = 2",
+    "S3": "update rota.finished_jobs set state = 'RUNNING' where id = 3",
+    "S4: a job is live or": "update rota.finished_jobs set id = 1 where id = 3",
+    "S4: a job is finished": "insert into rota.finished_jobs"
+    " select (f).* from (select f from rota.finished_jobs as f where id = 3) as copy",
+    "S4: a COMPLETED": "update rota.job_executions set outcome = 'FAILED' where job_id = 3",
+    "S5": "update rota.live_jobs set attempt = 9 where id = 2",
+    "S6": "update rota.live_jobs set run_at = 'infinity' where id = 1",
+    "S10: one": "insert into rota.job_executions"
+    " select (e).* from (select e from rota.job_executions as e where job_id = 3) as copy",
+    "S10: every": "delete from rota.job_executions where job_id = 3",
+    "S10: no": "update rota.job_executions set attempt = 2 where job_id = 3",
+    "L3: a token": "insert into rota.job_executions"
+    " select (e).* from (select e from rota.job_executions as e where job_id = 3) as copy",
+    "L3: a live": "update rota.live_jobs set token ="
+    " (select token from rota.job_executions where job_id = 4) where id = 4",
+    "C2": "delete from rota.lanes",
+    "E5": "update rota.live_jobs set unique_key = 'k' where id in (1, 2)",
+    "K2: a live": "delete from rota.schedules",
+    "K2: a schedule": "update rota.finished_jobs set schedule_type = 'CRON', state = 'FAILED'",
+}
+
+
+@pytest.fixture
+def damaged(conn: Connection) -> Iterator[Connection]:
+    """Four jobs: 1 waits, 2 runs, 3 has completed, 4 runs again; and a schedule, 5."""
+    for priority in (0, 1, 3, 2):
+        call(conn, "enqueue_job", task="work", priority=priority)
+    (third,) = call(conn, "claim_next_job")
+    call(conn, "finish_job", job_id=third["id"], token=third["token"])
+    (fourth,) = call(conn, "claim_next_job")
+    call(conn, "finish_job", job_id=fourth["id"], token=fourth["token"], error="x", retry_in="0")
+    call(conn, "claim_next_job", max_jobs=2)
+    call(conn, "schedule_job", task="tick", every="1 hour", starts_at="2040-01-01")
+    assert [third["id"], fourth["id"]] == [3, 4]
+    assert conn.execute("select * from rota.check_invariants()").fetchall() == []
+    conn.execute(WITHOUT_CHECKS)
+    yield conn
+    conn.execute("truncate rota.live_jobs, rota.finished_jobs, rota.job_executions, rota.schedules")
+
+
+@pytest.mark.parametrize(("rule", "damage"), DAMAGE.items(), ids=DAMAGE)
+def test_each_kind_of_damage_is_found(damaged, rule, damage):
+    damaged.execute(damage)
+
+    found = {row[0] for row in damaged.execute("select invariant from rota.check_invariants()")}
+
+    assert any(invariant.startswith(rule) for invariant in found), found

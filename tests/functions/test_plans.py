@@ -1,0 +1,173 @@
+"""The plans and the storage that the speed comes from, held without a stopwatch."""
+
+import re
+import uuid
+from datetime import timedelta
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from db.gateway import call
+
+TABLES = {
+    "never analyzed": "",
+    "analyzed while empty": "analyze rota.live_jobs; analyze rota.lanes; analyze rota.queues;",
+}
+
+
+def fill(conn, jobs, queue="default"):
+    conn.execute(
+        """
+        select count(*) from rota.enqueue_jobs((
+            select jsonb_agg(jsonb_build_object('task', 'a', 'queue', %s::text, 'payload', g))
+            from generate_series(1, %s) as g
+        ))
+        """,
+        [queue, jobs],
+    )
+
+
+def scans(connect, conn):
+    """Sequential and index scans of the hot table so far, with the counters flushed."""
+    conn.execute("select pg_stat_force_next_flush()")
+    conn.execute("select 1")
+    return (
+        connect()
+        .execute(
+            "select seq_scan, idx_scan from pg_stat_user_tables"
+            " where schemaname = 'rota' and relname = 'live_jobs'"
+        )
+        .fetchone()
+    )
+
+
+@pytest.mark.parametrize("statistics", TABLES.values(), ids=TABLES)
+def test_no_function_of_the_hot_path_reads_the_whole_table(connect, statistics):
+    conn = connect()
+    if statistics:
+        conn.execute(statistics)
+    warm(conn)
+    fill(conn, 20_000)
+    before = scans(connect, conn)
+
+    warm(conn)
+
+    after = scans(connect, conn)
+    assert after[0] == before[0]
+    assert after[1] > before[1]
+
+
+def warm(conn):
+    """Call every function of a worker's life, often enough that plans are cached."""
+    for _ in range(8):
+        call(conn, "enqueue_job", task="a", unique_key="held")
+        call(conn, "enqueue_job", task="a", unique_key="held")
+        rows = call(conn, "claim_next_job", max_jobs=3)
+        pairs = {"job_ids": [r["id"] for r in rows], "tokens": [r["token"] for r in rows]}
+        call(conn, "heartbeat_jobs", **pairs)
+        call(conn, "finish_jobs", **pairs)
+        call(conn, "enqueue_job", task="b")
+        (row,) = call(conn, "claim_next_job", queues=["default", "mail"])
+        held = {"job_id": row["id"], "token": row["token"]}
+        call(conn, "heartbeat_job", **held)
+        call(conn, "hold_lease", **held)
+        call(conn, "release_job", **held, delay=timedelta(hours=1))
+        call(conn, "cancel_job", job_id=row["id"])
+
+
+@pytest.mark.parametrize("size", [1, 100, 1000])
+def test_over_95_percent_of_claims_are_heap_only_updates(connect, size):
+    conn = connect()
+    fill(conn, 5000)
+    worker = str(uuid.uuid4())
+
+    claimed = 0
+    while rows := call(conn, "claim_next_job", worker=worker, max_jobs=size):
+        claimed += len(rows)
+        call(
+            conn,
+            "finish_jobs",
+            job_ids=[row["id"] for row in rows],
+            tokens=[row["token"] for row in rows],
+        )
+        if size == 1 and claimed == 1000:
+            break
+
+    scans(connect, conn)
+    updates, hot = conn.execute(
+        "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables"
+        " where schemaname = 'rota' and relname = 'live_jobs'"
+    ).fetchone()
+    assert updates == claimed
+    assert hot > 0.95 * updates
+
+
+def test_no_index_of_the_hot_table_holds_a_column_that_a_claim_changes(conn):
+    changed = {"state", "token", "worker", "lease_until", "attempt", "started_at"}
+
+    definitions = [
+        row[0]
+        for row in conn.execute(
+            "select indexdef from pg_indexes where schemaname = 'rota' and tablename = 'live_jobs'"
+        )
+    ]
+
+    assert len(definitions) == 4
+    for definition in definitions:
+        assert changed.isdisjoint(re.findall(r"\w+", definition.split("USING")[1]))
+
+
+def test_a_claim_uses_all_columns_of_its_lane_as_index_conditions(connect):
+    conn = connect()
+    if not try_auto_explain(conn):
+        pytest.skip("this server has no auto_explain")
+    fill(conn, 1000)
+    plans = []
+    conn.add_notice_handler(lambda notice: plans.append(notice.message_primary))
+
+    call(conn, "claim_next_job")
+
+    (lane_scan,) = [plan for plan in plans if "LockRows" in plan]
+    condition = re.search(r"Index Cond: (.*)", lane_scan)[1]
+    assert "live_jobs_by_lane" in lane_scan
+    assert all(
+        part in condition for part in ("queue =", "priority =", "ROW(run_at, id)", "run_at <=")
+    )
+    (update,) = [plan for plan in plans if "Update on live_jobs" in plan and "claimed" in plan]
+    assert "TID Cond" in update
+
+
+def try_auto_explain(conn):
+    try:
+        conn.execute("load 'auto_explain'")
+    except psycopg.Error:
+        return False
+    conn.execute("set auto_explain.log_min_duration = 0")
+    conn.execute("set auto_explain.log_nested_statements = on")
+    conn.execute("set client_min_messages = log")
+    return True
+
+
+def test_the_jobs_view_pages_by_index(connect):
+    conn = connect()
+    fill(conn, 20_000)
+    rows = call(conn, "claim_next_job", max_jobs=10_000)
+    call(
+        conn,
+        "finish_jobs",
+        job_ids=[row["id"] for row in rows],
+        tokens=[row["token"] for row in rows],
+        results=[Jsonb(1)] * len(rows),
+    )
+    conn.execute("analyze")
+
+    plan = "\n".join(
+        row[0]
+        for row in conn.execute(
+            "explain select * from rota.jobs where id < 9000 order by id desc limit 50"
+        )
+    )
+
+    assert "Seq Scan" not in plan
+    assert "Sort Key" not in plan or "Merge Append" in plan

@@ -1,0 +1,211 @@
+"""Settings, pauses, workers, and who is woken."""
+
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from db.gateway import call
+
+
+def status(conn, queue):
+    cursor = conn.cursor(row_factory=dict_row)
+    return cursor.execute("select * from rota.queue_status where queue = %s", [queue]).fetchone()
+
+
+def test_configuring_a_queue_leaves_what_is_not_named(conn):
+    call(conn, "configure_queue", queue="mail", max_retries=7, timeout=timedelta(minutes=1))
+    call(conn, "configure_queue", queue="mail", backoff_base=timedelta(seconds=1))
+
+    found = status(conn, "mail")
+
+    assert (found["max_retries"], found["timeout"]) == (7, timedelta(minutes=1))
+    assert (found["backoff_base"], found["backoff_cap"]) == (timedelta(seconds=1), None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"max_retries": -1}, "max_retries"),
+        ({"max_retries": 1001}, "max_retries"),
+        ({"backoff_base": timedelta(0)}, "backoff_base"),
+        ({"backoff_base": timedelta(days=400)}, "backoff_base"),
+        ({"backoff_cap": timedelta(seconds=-1)}, "backoff_cap"),
+        ({"timeout": timedelta(0)}, "timeout"),
+        ({"queue": ""}, "queue"),
+        ({"queue": "q" * 101}, "queue"),
+        ({"queue": None}, "queue"),
+        ({"queue": "a\x1bb"}, "queue"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(conn, arguments, named):
+    with pytest.raises(psycopg.Error, match=named) as caught:
+        call(conn, "configure_queue", **{"queue": "mail", **arguments})
+
+    assert caught.value.sqlstate == "RTV01"
+    assert status(conn, "mail") is None
+
+
+def test_the_backoff_of_a_queue_is_used(conn):
+    call(
+        conn,
+        "configure_queue",
+        queue="mail",
+        backoff_base=timedelta(days=100),
+        backoff_cap=timedelta(days=300),
+    )
+    delays = []
+    for _ in range(30):
+        call(conn, "enqueue_job", task="send", queue="mail")
+        (claimed,) = call(conn, "claim_next_job", queues=["mail"])
+        (told,) = call(conn, "finish_job", job_id=claimed["id"], token=claimed["token"], error="x")
+        delays.append(told["run_at"] - datetime.now(UTC))
+
+    assert max(delays) <= timedelta(days=100)
+    assert max(delays) > timedelta(days=30)
+
+
+def test_pausing_twice_keeps_the_first_time_and_running_jobs_go_on(conn):
+    call(conn, "enqueue_job", task="send", queue="mail")
+    (claimed,) = call(conn, "claim_next_job", queues=["mail"])
+    call(conn, "pause_queue", queue="mail")
+    first = status(conn, "mail")["paused_at"]
+
+    call(conn, "pause_queue", queue="mail")
+
+    assert status(conn, "mail")["paused_at"] == first
+    (told,) = call(conn, "finish_job", job_id=claimed["id"], token=claimed["token"])
+    assert told["state"] == "COMPLETED"
+
+
+def test_resuming_a_queue_that_nobody_paused_is_nothing(conn):
+    call(conn, "resume_queue", queue="mail")
+
+    assert status(conn, "mail") is None
+
+
+def test_the_status_counts_what_waits_and_what_runs(conn):
+    call(conn, "enqueue_job", task="a", queue="mail")
+    call(conn, "enqueue_job", task="b", queue="mail", priority=5)
+    call(conn, "enqueue_job", task="c", queue="mail", run_at=datetime.now(UTC) + timedelta(days=1))
+    call(conn, "claim_next_job", queues=["mail"])
+
+    found = status(conn, "mail")
+
+    assert (found["scheduled"], found["due"], found["running"]) == (2, 1, 1)
+    assert found["oldest_due_at"] is not None
+
+
+def test_a_worker_shows_itself_and_its_stop(conn, clock):
+    arguments = {
+        "worker": "w1",
+        "host": "here",
+        "pid": 7,
+        "queues": ["mail"],
+        "concurrency": 4,
+        "version": "abc",
+    }
+    call(conn, "announce_worker", **arguments)
+    clock.advance(timedelta(seconds=30))
+    call(conn, "announce_worker", **arguments)
+    call(conn, "enqueue_job", task="a", queue="mail")
+    call(conn, "claim_next_job", queues=["mail"], worker="w1")
+
+    cursor = conn.cursor(row_factory=dict_row)
+    (seen,) = cursor.execute("select * from rota.worker_status").fetchall()
+    call(conn, "dismiss_worker", worker="w1")
+    (stopped,) = cursor.execute("select * from rota.worker_status").fetchall()
+
+    assert (seen["queues"], seen["running"], seen["stopped_at"]) == (["mail"], 1, None)
+    assert seen["last_seen_at"] - seen["started_at"] >= timedelta(seconds=29)
+    assert stopped["stopped_at"] is not None
+
+
+def test_a_worker_without_a_name_is_refused(conn):
+    with pytest.raises(psycopg.Error) as caught:
+        call(
+            conn,
+            "announce_worker",
+            worker="",
+            host="h",
+            pid=1,
+            queues=["a"],
+            concurrency=1,
+            version="v",
+        )
+
+    assert caught.value.sqlstate == "RTV01"
+
+
+def notifications(listener):
+    return [notice.payload for notice in listener.notifies(timeout=0.2)]
+
+
+def test_only_a_sleeper_is_notified_and_only_of_its_queue(connect):
+    producer, sleeper = connect(), connect()
+    sleeper.execute("listen rota_jobs")
+
+    call(producer, "enqueue_job", task="nobody sleeps")
+    assert notifications(sleeper) == []
+
+    call(sleeper, "begin_sleep", queues=["default"])
+    call(producer, "enqueue_job", task="elsewhere", queue="mail")
+    assert notifications(sleeper) == []
+
+    call(producer, "enqueue_job", task="here")
+    assert notifications(sleeper) == ["default"]
+
+    call(producer, "enqueue_jobs", jobs=Jsonb([{"task": "a"}] * 100))
+    assert notifications(sleeper) == ["default"]
+
+    call(producer, "enqueue_job", task="later", run_at=datetime.now(UTC) + timedelta(hours=1))
+    assert notifications(sleeper) == []
+
+    call(sleeper, "end_sleep", queues=["default"])
+    call(producer, "enqueue_job", task="it is awake")
+    assert notifications(sleeper) == []
+
+
+def test_a_notification_comes_with_the_commit_and_never_without(connect):
+    producer, sleeper = connect(autocommit=False), connect()
+    sleeper.execute("listen rota_jobs")
+    call(sleeper, "begin_sleep", queues=["default"])
+
+    call(producer, "enqueue_job", task="a")
+    assert notifications(sleeper) == []
+    producer.rollback()
+    assert notifications(sleeper) == []
+    call(producer, "enqueue_job", task="a")
+    producer.commit()
+    assert notifications(sleeper) == ["default"]
+
+
+def test_resume_and_retry_wake_sleepers(connect):
+    conn, sleeper = connect(), connect()
+    (row,) = call(conn, "enqueue_job", task="a")
+    call(conn, "cancel_job", job_id=row["job_id"])
+    call(conn, "pause_queue", queue="default")
+    sleeper.execute("listen rota_jobs")
+    call(sleeper, "begin_sleep", queues=["default"])
+
+    call(conn, "resume_queue", queue="default")
+    assert notifications(sleeper) == ["default"]
+    call(conn, "retry_job", job_id=row["job_id"])
+    assert notifications(sleeper) == ["default"]
+
+
+def test_no_function_leaves_an_advisory_lock_behind(conn):
+    call(conn, "enqueue_job", task="a")
+    call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "a"}]))
+    call(conn, "recover_jobs")
+    call(conn, "maintain")
+    call(conn, "begin_sleep", queues=["a", "b", "a"])
+    call(conn, "end_sleep", queues=["b", "a"])
+
+    held = conn.execute(
+        "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
+    ).fetchone()[0]
+
+    assert held == 0
