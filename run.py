@@ -2,6 +2,7 @@
 
 A PostgreSQL server of our own (its data stays in ``.rota``) unless ``DATABASE_URL`` names one, the
 deploy, the API and one worker. When one of them ends by itself, so does the run, with exit code 1.
+``HOST`` and ``PORT`` say where the API answers, ``ROTA_STATE`` another folder for the data.
 """
 
 import http.client
@@ -22,7 +23,8 @@ import psycopg
 from db.deploy import DeployError, deploy
 from db.embedded import Cluster, ClusterError
 
-STATE = Path(__file__).parent / ".rota"
+HERE = Path(__file__).parent
+STATE = Path(os.environ.get("ROTA_STATE", HERE / ".rota"))
 OWNER = "rota"  # owns the embedded database of the same name; not superuser
 READY_TIMEOUT = 60.0  # seconds until the API must find the database in order
 STOP_TIMEOUT = 60.0  # seconds that a child gets to end by itself
@@ -96,7 +98,7 @@ def _database(stack: ExitStack, parts: Parts) -> tuple[str, str]:
 
 def _publish(stack: ExitStack, url: str) -> None:
     """Leave the URL where ``make demo`` looks for it, for as long as we run."""
-    STATE.mkdir(exist_ok=True)
+    STATE.mkdir(parents=True, exist_ok=True)
     path = STATE / "url"
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
@@ -105,10 +107,14 @@ def _publish(stack: ExitStack, url: str) -> None:
 
 
 def _start(stack: ExitStack, parts: Parts, name: str, environment: dict[str, str]) -> None:
-    """Start ``python -m name`` out of the reach of this terminal's Ctrl-C."""
+    """Start ``python -m name`` out of the reach of this terminal's Ctrl-C.
+
+    Where Linux's setpriv is at hand, the child is asked to end when we are killed ourselves.
+    """
+    leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     child = subprocess.Popen(
-        [sys.executable, "-m", name],
-        cwd=STATE.parent,
+        [*leash, sys.executable, "-m", name],
+        cwd=HERE,
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,

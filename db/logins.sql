@@ -1,0 +1,14 @@
+-- The logins of the API and the worker, for psql on a new server (docker-compose runs it once).
+-- Neither owns anything: each has the rights of its group roles, which db/grants.sql states.
+
+\set ON_ERROR_STOP on
+\getenv api_password API_PASSWORD
+\getenv worker_password WORKER_PASSWORD
+
+create role rota_producer nologin;
+create role rota_worker nologin;
+create role rota_operator nologin;
+create role rota_reader nologin;
+
+create role api login password :'api_password' in role rota_producer, rota_operator, rota_reader;
+create role worker login password :'worker_password' in role rota_worker;
