@@ -21,7 +21,7 @@ def create_app(database_url: str | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = inputs.MAX_BODY_BYTES
     app.json.sort_keys = False
     app.url_map.merge_slashes = False
-    app.url_map.converters["id"] = inputs.IdConverter
+    app.url_map.converters |= {"id": inputs.IdConverter, "queue": inputs.QueueConverter}
     app.extensions["database"] = Database(database_url or os.environ.get("DATABASE_URL", ""))
 
     for part in (logs, protection, errors):

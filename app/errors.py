@@ -1,10 +1,11 @@
 """Errors as JSON: the caller's with all that helps, ours with an id to look up in the log."""
 
 import logging
+import re
 import uuid
 
 import psycopg
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, g, jsonify
 from werkzeug.exceptions import HTTPException
 
 log = logging.getLogger("rota.api")
@@ -90,11 +91,21 @@ def _answer_database_error(error: psycopg.Error) -> tuple[Response, int]:
     return _answer_problem(
         RequestError(
             status,
-            error.diag.message_primary or str(error),
+            _name_fields(error.diag.message_primary or str(error)),
             code=error.sqlstate or "RTV01",
             detail=error.diag.message_detail,
             hint=error.diag.message_hint,
         )
+    )
+
+
+def _name_fields(message: str) -> str:
+    """Begin a message of the database with the field's name instead of the argument's."""
+    fields = g.get("fields_by_argument", {})
+    return re.sub(
+        r"^(jobs\[\d+\]: )?(\w+)",
+        lambda start: (start[1] or "") + fields.get(start[2], start[2]),
+        message,
     )
 
 

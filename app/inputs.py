@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import request
+from flask import g, request
 from psycopg.types.json import Jsonb
-from werkzeug.routing import BaseConverter, ValidationError
+from werkzeug.routing import BaseConverter, PathConverter, ValidationError
 
 from app.errors import RequestError, invalid
 
@@ -33,6 +33,12 @@ class IdConverter(BaseConverter):
         if int(value) > MAX_ID:
             raise ValidationError
         return int(value)
+
+
+class QueueConverter(PathConverter):
+    """A queue's name in a path, slashes included, unless it ends like one of our own paths."""
+
+    regex = f"{PathConverter.regex}(?<!/pause)(?<!/resume)"
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,8 @@ def parse_fields(
 ) -> dict[str, Any]:
     """Check values against the fields that are allowed and return them as arguments.
 
-    A null is a field left out, except where a field takes any JSON.
+    A null is a field left out, except where a field takes any JSON. Which field became which
+    argument is kept for the error handler: the database knows only arguments.
 
     Args:
         values: the values by their fields' names.
@@ -194,6 +201,9 @@ def parse_fields(
                 f"is not a field of {what}",
                 hint=f"Its fields are {', '.join(fields)}." if fields else None,
             )
+    g.setdefault("fields_by_argument", {}).update(
+        {field.argument: name for name, field in fields.items() if field.argument}
+    )
     arguments = {}
     for name, field in fields.items():
         if name in values and (values[name] is not None or field.parse is json_value):

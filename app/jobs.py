@@ -46,6 +46,8 @@ INTERVAL = COMMON | {
     "name": Field(text),
 }
 KINDS = {"ONE_TIME": ("enqueue_job", ONE_TIME), "INTERVAL": ("schedule_job", INTERVAL)}
+KIND = {"schedule_type": Field(one_of(*KINDS))}
+BULK_ITEM = ONE_TIME | {"schedule_type": Field(one_of("ONE_TIME"))}
 
 FILTERS = {
     "state": Field(one_of("SCHEDULED", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")),
@@ -141,9 +143,8 @@ def create_job() -> tuple[dict[str, Any], int, dict[str, str]]:
             schema: {$ref: "#/components/schemas/CreatedJob"}
     """
     body = read_body()
-    kind = body.pop("schedule_type", "ONE_TIME")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise invalid("schedule_type", f"must be one of {', '.join(KINDS)}")
+    chosen = parse_fields({"schedule_type": body.pop("schedule_type", None)}, KIND)
+    kind = chosen.get("schedule_type", "ONE_TIME")
     function, fields = KINDS[kind]
     arguments = parse_fields(body, fields, f"a job of type {kind}")
     with transaction() as conn:
@@ -312,7 +313,7 @@ def cancel_job(job_id: int) -> dict[str, Any]:
             type: object
             additionalProperties: false
             properties:
-              reason: {type: string}
+              reason: {type: string, maxLength: 1000, nullable: true}
           example: {reason: not needed any more}
     responses:
       200:
@@ -359,9 +360,11 @@ def _bulk(value: Any) -> Jsonb:
         if not isinstance(job, dict):
             raise invalid(f"jobs[{place}]", "must be an object")
     jobs = [
-        parse_fields(job, ONE_TIME, "a job in a bulk", within=f"jobs[{place}].")
+        parse_fields(job, BULK_ITEM, "a job in a bulk", within=f"jobs[{place}].")
         for place, job in enumerate(value)
     ]
+    for job in jobs:
+        job.pop("schedule_type", None)
     return Jsonb(jobs, dumps=partial(json.dumps, default=_as_json))
 
 

@@ -6,7 +6,7 @@ from psycopg import sql
 
 from app.answers import answer, read_rows
 from app.database import transaction
-from app.errors import RequestError, invalid
+from app.errors import RequestError
 from app.inputs import Field, integer, parse_fields, read_body, seconds
 from db.gateway import call
 
@@ -50,7 +50,7 @@ def list_queues() -> Response:
         return answer(queues=read_rows(conn, ALL_QUEUES))
 
 
-@blueprint.post("/queues/<path:queue>/pause")
+@blueprint.post("/queues/<queue:queue>/pause")
 def pause_queue(queue: str) -> Response:
     """Pause a queue.
 
@@ -69,7 +69,7 @@ def pause_queue(queue: str) -> Response:
         return _answer_queue(conn, queue)
 
 
-@blueprint.post("/queues/<path:queue>/resume")
+@blueprint.post("/queues/<queue:queue>/resume")
 def resume_queue(queue: str) -> Response:
     """Resume a paused queue.
 
@@ -88,7 +88,7 @@ def resume_queue(queue: str) -> Response:
         return _answer_queue(conn, queue)
 
 
-@blueprint.patch("/queues/<path:queue>")
+@blueprint.patch("/queues/<queue:queue>")
 def configure_queue(queue: str) -> Response:
     """Change the settings of a queue.
 
@@ -98,7 +98,6 @@ def configure_queue(queue: str) -> Response:
     parameters:
       - $ref: "#/components/parameters/Queue"
     requestBody:
-      required: true
       content:
         application/json:
           schema: {$ref: "#/components/schemas/QueueSettings"}
@@ -111,8 +110,6 @@ def configure_queue(queue: str) -> Response:
       200: {$ref: "#/components/responses/Queue"}
     """
     settings = parse_fields(read_body(), SETTINGS)
-    if not settings:
-        raise invalid("the body", f"must set at least one of {', '.join(SETTINGS)}")
     with transaction() as conn:
         call(conn, "configure_queue", queue=queue, **settings)
         return _answer_queue(conn, queue)

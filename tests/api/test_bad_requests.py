@@ -39,7 +39,7 @@ WRONG_JOBS = [
     ({"task": "a", "timeout_seconds": "5"}, "timeout_seconds"),
     ({"task": "a", "timeout_seconds": 10**300}, "timeout_seconds"),
     ({"task": "a", "timeout_seconds": 1e300}, "timeout_seconds"),
-    ({"task": "a", "timeout_seconds": 1e12}, "timeout"),
+    ({"task": "a", "timeout_seconds": 1e12}, "timeout_seconds"),
     ({"task": "a", "run_at": "tomorrow"}, "run_at"),
     ({"task": "a", "run_at": 5}, "run_at"),
     ({"task": "a", "run_at": "2030-01-31"}, "run_at"),
@@ -57,10 +57,20 @@ WRONG_JOBS = [
     ({"task": "a", "id": 5}, "id"),
     ({"task": "a", "state": "COMPLETED"}, "state"),
     ({"task": "a", "schedule_type": "SOMETIMES"}, "schedule_type"),
-    ({"task": "a", "schedule_type": None}, "schedule_type"),
+    ({"task": "a", "schedule_type": 5}, "schedule_type"),
     ({"task": "a", "schedule_type": ["INTERVAL"]}, "schedule_type"),
     ({"task": "a", "schedule_type": "INTERVAL"}, "interval_seconds"),
     ({"task": "a", "schedule_type": "INTERVAL", "interval_seconds": 0}, "interval_seconds"),
+    ({"task": "a", "schedule_type": "INTERVAL", "interval_seconds": 0.5}, "interval_seconds"),
+    (
+        {
+            "task": "a",
+            "schedule_type": "INTERVAL",
+            "interval_seconds": 60,
+            "run_at": "9999-01-01T00:00:00Z",
+        },
+        "run_at",
+    ),
     ({"task": "a", "schedule_type": "INTERVAL", "interval_seconds": 1e18}, "interval_seconds"),
     (
         {"task": "a", "schedule_type": "INTERVAL", "interval_seconds": 5, "unique_key": "k"},
@@ -76,7 +86,9 @@ WRONG_BULKS = [
     ([{"task": "a", "priorty": 5}], "jobs[0].priorty"),
     ([{"task": "a", "timeout": "5 s"}], "jobs[0].timeout"),
     ([{"task": "a", "payload": "\0"}], "jobs[0].payload"),
+    ([{"task": "a", "timeout_seconds": 31622400.5}], "jobs[0]: timeout_seconds"),
     ([{"task": "a", "timeout_seconds": 86399999999999}], "timeout"),
+    ([{"task": "a", "schedule_type": "INTERVAL"}], "jobs[0].schedule_type"),
     ([{"task": "a"}, {"task": "a", "max_retries": 1001}], "jobs[1]"),
 ]
 

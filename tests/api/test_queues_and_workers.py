@@ -57,7 +57,7 @@ def test_configure_changes_only_what_is_named(client: FlaskClient) -> None:
 
 def test_configure_names_what_is_wrong(client: FlaskClient) -> None:
     for body, named in (
-        ({}, "max_retries"),
+        ({"backoff_base_seconds": 1e9}, "backoff_base_seconds"),
         ({"max_retries": 1001}, "max_retries"),
         ({"backoff_base_seconds": 0}, "backoff_base_seconds"),
         ({"backoff_cap_seconds": "5"}, "backoff_cap_seconds"),
@@ -68,6 +68,11 @@ def test_configure_names_what_is_wrong(client: FlaskClient) -> None:
         assert answer.status_code == 422, body
         assert named in answer.json["message"], body
     assert client.get("/queues").json == {"queues": []}
+
+
+def test_a_settings_path_is_not_taken_for_a_pause(client: FlaskClient) -> None:
+    assert client.patch("/queues/mail/pause", json={"max_retries": 1}).status_code == 405
+    assert client.patch("/queues/mail/pauses", json={"max_retries": 1}).status_code == 200
 
 
 def test_bad_queue_names_are_refused(client: FlaskClient) -> None:

@@ -1,0 +1,35 @@
+"""A thousand requests made up from the documentation, valid and invalid, by schemathesis."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tests.api.conftest import Server
+
+
+def test_the_documentation_keeps_its_word(server: Server, tmp_path: Path) -> None:
+    outcome = subprocess.run(
+        [
+            Path(sys.executable).with_name("schemathesis"),
+            "run",
+            f"{server.url}/apispec.json",
+            "--checks=all",
+            # A schema cannot say that no text may hold a NUL, or that a key is taken.
+            "--exclude-checks=positive_data_acceptance",
+            "--seed=20",
+            "--max-examples=30",
+            "--continue-on-failure",
+            "--generation-database=none",
+            "--no-color",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    answered = Counter(line["status"] for line in server.log_lines() if line.get("status"))
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert max(answered) < 500, answered
+    assert answered.total() > 500, answered
