@@ -5,6 +5,7 @@ server that runs already; its role must be allowed to create databases.
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -87,6 +88,21 @@ class Clock:
         self._conn.execute("update rota_test.clock set ahead = '0'")
 
 
+def roomy_memory() -> str | None:
+    """Return a folder in memory, where a copy of the template takes a quarter of the time."""
+    memory = Path("/dev/shm")
+    if memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30:
+        return str(memory)
+    return None
+
+
+@pytest.fixture
+def server_folder() -> Iterator[Path]:
+    """A folder for a server of the test's own; pytest's ``tmp_path`` shuts out all other users."""
+    with tempfile.TemporaryDirectory(prefix="rota-test-", dir=roomy_memory()) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Server]:
     """The server: one of our own, without durability, or the one of TEST_DATABASE_URL."""
@@ -94,7 +110,7 @@ def cluster() -> Iterator[Server]:
         yield RunningServer(url)
         return
     with (
-        tempfile.TemporaryDirectory(prefix="rota-test-") as folder,
+        tempfile.TemporaryDirectory(prefix="rota-test-", dir=roomy_memory()) as folder,
         Cluster(Path(folder) / "pg", int(os.environ.get("ROTA_PG", "18")), TEST_SETTINGS) as server,
     ):
         yield server
@@ -148,7 +164,7 @@ def db(
 ) -> Iterator[str]:
     """The URL of a fresh database with Rota; it must be in order when the test has ended."""
     name = new_name()
-    administrate("create database {} template {} strategy file_copy", name, template)
+    administrate("create database {} template {} strategy wal_log", name, template)
     yield cluster.url(name)
     with psycopg.connect(cluster.url(name)) as conn:
         broken = conn.execute("select * from rota.check_invariants()").fetchall()

@@ -50,9 +50,11 @@ def services(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Cluster]:
+def server(server_folder: Path) -> Iterator[Cluster]:
     """A server of its own, for its roles are made by the stack's own script."""
-    with Cluster(tmp_path / "pg", int(os.environ.get("ROTA_PG", "18")), TEST_SETTINGS) as cluster:
+    with Cluster(
+        server_folder / "pg", int(os.environ.get("ROTA_PG", "18")), TEST_SETTINGS
+    ) as cluster:
         yield cluster
 
 

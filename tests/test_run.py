@@ -1,6 +1,7 @@
 """``make run``: everything starts, works, and stops in order."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,9 +21,9 @@ Run = Callable[..., subprocess.Popen]
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Path:
+def state(server_folder: Path) -> Path:
     """A folder for the data, with a name that is too long for a socket's path."""
-    return tmp_path / "a folder with spaces, and as long as a person's may well be" / "état"
+    return server_folder / "a folder with spaces, and as long as a person's may well be" / "état"
 
 
 @pytest.fixture
@@ -54,11 +55,21 @@ def run(state: Path) -> Iterator[Run]:
             process.communicate(timeout=60)
 
 
+def welcome(process: subprocess.Popen) -> str:
+    """Wait until a run says that it is ready; return what it has said."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "make demo" in line:
+            return "".join(lines)
+    raise AssertionError(f"the run ended: {lines} {process.stderr.read()}")
+
+
 def test_a_job_runs_and_ctrl_c_stops_everything_and_the_data_stays(run, state):
     port = free_port()
     for jobs in (1, 2):
         process = run(port)
-        wait_until(lambda: status(f"http://127.0.0.1:{port}/health/ready") == 200)
+        greeting = welcome(process)
         job = fetch(f"http://127.0.0.1:{port}/jobs", {"task": "echo"})
         url = f"http://127.0.0.1:{port}/jobs/{job['job_id']}"
         wait_until(lambda url=url: fetch(url)["state"] == "COMPLETED")
@@ -67,23 +78,17 @@ def test_a_job_runs_and_ctrl_c_stops_everything_and_the_data_stays(run, state):
         family = psutil.Process(process.pid).children(recursive=True)
 
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
 
         assert process.returncode == 0, errors
-        assert f"http://127.0.0.1:{port}/apidocs" in output
+        assert f"http://127.0.0.1:{port}/apidocs" in greeting
         assert not [child for child in family if child.is_running()]
         assert not (state / "url").exists()
 
 
 def test_the_printed_psql_line_works(run, state):
-    port = free_port()
-    process = run(port)
-    wait_until(lambda: status(f"http://127.0.0.1:{port}/health/ready") == 200)
-    for line in process.stdout:
-        if line.strip().startswith("psql "):
-            break
+    [command] = re.findall(r"^ *psql +(psql .*)$", welcome(run(free_port())), re.M)
 
-    command = line.strip().removeprefix("psql ").strip()
     answer = subprocess.run(
         f"{command} --no-psqlrc --tuples-only --no-align",
         shell=True,
@@ -98,7 +103,7 @@ def test_the_printed_psql_line_works(run, state):
 def test_a_part_that_dies_ends_the_run_and_is_named(run):
     port = free_port()
     process = run(port)
-    wait_until(lambda: status(f"http://127.0.0.1:{port}/health/ready") == 200)
+    welcome(process)
     family = psutil.Process(process.pid).children(recursive=True)
     [worker] = [child for child in family if child.cmdline()[-2:] == ["-m", "worker"]]
 
@@ -121,9 +126,7 @@ def test_a_port_that_is_taken_is_named_at_once(run):
 
 
 def test_a_second_run_on_the_same_data_is_refused(run):
-    port = free_port()
-    run(port)
-    wait_until(lambda: status(f"http://127.0.0.1:{port}/health/ready") == 200)
+    welcome(run(free_port()))
 
     second = run(free_port())
     _, errors = second.communicate(timeout=60)
@@ -135,7 +138,7 @@ def test_a_second_run_on_the_same_data_is_refused(run):
 def test_a_run_after_one_that_was_killed_finds_its_data(run, state):
     port = free_port()
     first = run(port)
-    wait_until(lambda: status(f"http://127.0.0.1:{port}/health/ready") == 200)
+    welcome(first)
     fetch(f"http://127.0.0.1:{port}/jobs", {"task": "echo", "queue": "nobody"})
     first.kill()
     first.communicate()
@@ -143,8 +146,7 @@ def test_a_run_after_one_that_was_killed_finds_its_data(run, state):
         pytest.skip("without setpriv the API lives on and holds its port")
 
     wait_until(lambda: status(f"http://127.0.0.1:{port}/health/live") is None)
-    run(port)
-    wait_until(lambda: status(f"http://127.0.0.1:{port}/health/ready") == 200)
+    welcome(run(port))
 
     with psycopg.connect((state / "url").read_text().strip()) as conn:
         assert conn.execute("select count(*) from jobs").fetchone() == (1,)
@@ -153,7 +155,7 @@ def test_a_run_after_one_that_was_killed_finds_its_data(run, state):
 def test_a_database_of_ones_own_is_used(run, db, state):
     port = free_port()
     process = run(port, DATABASE_URL=db)
-    wait_until(lambda: status(f"http://127.0.0.1:{port}/health/ready") == 200)
+    welcome(process)
 
     job = fetch(f"http://127.0.0.1:{port}/jobs", {"task": "echo"})
     wait_until(
