@@ -1,0 +1,567 @@
+"""Deciding from a saved history whether Rota kept its promises: ``python -m tests.history.check``.
+
+A folder holds one run: ``history.jsonl`` (what processes asked, see ``tests.history.record``, and
+the faults that were injected), ``effects.jsonl`` (what handlers did), ``jobs.jsonl`` and
+``executions.jsonl`` (the tables, read when all was healed and drained), ``demands.json``. The
+rules are E1 (enqueued once), L1 (one live lease), L2 (fenced), L7 (nothing taken back early), S4
+(ended once), S5 (attempts count), S10 (attempts recorded), C3 (order), V1 (drained); ``duplicate``
+is a second run of a handler that nothing on record explains, ``vacuous`` a run that proved
+nothing.
+"""
+
+import argparse
+import heapq
+import itertools
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+Pair = tuple[int, str]
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED")
+BY_ITS_WORKER = ("SUCCEEDED", "FAILED", "TIMED_OUT", "CANCELLED")
+SETTLED = 3.0  # seconds; a job that came so long before a claim began must have been seen by it
+UNKNOWN_CLAIM = 15.0  # seconds for which a claim without an answer may hide jobs
+ROUNDING = 0.001  # seconds by which times of one event, read by two processes, may differ
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What a run must have seen to prove something, and what it may not be held to.
+
+    Attributes:
+        jobs: enqueues that were acknowledged, at least.
+        faults: faults injected, at least.
+        late: finishes that were refused because the lease was lost, at least.
+        lossy: the run failed over to an asynchronous standby, so what was acknowledged just
+            before may be gone.
+    """
+
+    jobs: int = 10
+    faults: int = 1
+    late: int = 0
+    lossy: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A promise that was broken."""
+
+    rule: str
+    job: int | None
+    detail: str
+
+
+@dataclass
+class Figures:
+    """What a run amounts to."""
+
+    jobs: int = 0
+    unknown_enqueues: int = 0
+    attempts: int = 0
+    late_finishes_refused: int = 0
+    duplicates_explained: int = 0
+    without_fault: int = 0  # of these, by a lease that ran out while no fault was on record
+    lost: int = 0
+    unexplained: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+    def line(self) -> str:
+        """Return the figures as one line."""
+        faults = ", ".join(f"{kind} {count}" for kind, count in sorted(self.faults.items()))
+        return (
+            f"jobs {self.jobs}, attempts {self.attempts}, faults {self.faults.total()} ({faults}), "
+            f"late finishes refused {self.late_finishes_refused}, "
+            f"duplicates explained {self.duplicates_explained} "
+            f"({self.without_fault} of them by a lease that ran out without a fault), "
+            f"lost {self.lost}, unexplained {self.unexplained}"
+        )
+
+
+@dataclass
+class Call:
+    """One call: its invocation, and its answer if one came."""
+
+    op: str
+    process: int
+    asked: Line
+    began: float
+    wall: float
+    kind: str = "unknown"
+    ended: float | None = None
+    answer: Line = field(default_factory=dict)
+
+
+@dataclass
+class Saved:
+    """One run, as it was saved."""
+
+    history: list[Line]
+    effects: list[Line]
+    jobs: list[Line]
+    executions: list[Line]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Saved":
+        """Read a run's folder."""
+
+        def lines(name: str) -> list[Line]:
+            path = folder / f"{name}.jsonl"
+            text = path.read_text() if path.exists() else ""
+            return [json.loads(line) for line in text.splitlines()]
+
+        return cls(lines("history"), lines("effects"), lines("jobs"), lines("executions"))
+
+
+@dataclass
+class Report:
+    """What the checker decided."""
+
+    verdicts: list[Verdict]
+    figures: Figures
+
+
+def check(saved: Saved, demands: Demands) -> Report:
+    """Decide every rule on one run."""
+    return _Check(saved, demands).report()
+
+
+class _Check:
+    def __init__(self, saved: Saved, demands: Demands) -> None:
+        self.demands = demands
+        self.jobs = {job["id"]: job for job in saved.jobs}
+        self.effects = sorted(saved.effects, key=lambda line: line["mono"])
+        self.calls, self.faults = _calls(saved.history)
+        self.clock_moved = any(fault.asked.get("clock") for fault in self.faults)
+        self.figures = Figures(
+            faults=Counter(fault.asked["kind"] for fault in self.faults),
+            attempts=len(saved.executions),
+        )
+
+        self.endings: dict[Pair, Line] = {}
+        self.runs: dict[tuple[int, int], list[Line]] = defaultdict(list)
+        for row in sorted(saved.executions, key=lambda row: (row["finished_at"], row["attempt"])):
+            self.runs[row["job_id"], row["run"]].append(row)
+            if row["token"] is not None:
+                self.endings[row["job_id"], row["token"]] = row
+
+        self.claims: dict[Pair, tuple[Call, Line]] = {}
+        self.claims_of: dict[int, list[tuple[Call, Line]]] = defaultdict(list)
+        self.claimed_twice: list[Pair] = []
+        for call in self.of("claim", "ok"):
+            for item in call.answer["jobs"]:
+                pair = item["job"], item["token"]
+                if pair in self.claims:
+                    self.claimed_twice.append(pair)
+                self.claims[pair] = call, item
+                self.claims_of[item["job"]].append((call, item))
+
+        self.process_of = {
+            call.asked["worker"]: call.process
+            for call in self.calls
+            if call.op == "claim" and "worker" in call.asked
+        }
+
+    def of(self, op: str, *kinds: str) -> Iterator[Call]:
+        """Yield the calls of one function, in the order of their invocation."""
+        return (call for call in self.calls if call.op == op and (not kinds or call.kind in kinds))
+
+    def report(self) -> Report:
+        verdicts = [
+            *self.enqueued_once(),
+            *self.one_live_lease(),
+            *self.fenced(),
+            *self.one_end(),
+            *self.attempts_count(),
+            *self.attempts_recorded(),
+            *self.leases_ran_out(),
+            *self.runs_explained(),
+            *self.in_order(),
+            *self.drained(),
+        ]
+        return Report([*verdicts, *self.proved_nothing()], self.figures)
+
+    # -- the rules -----------------------------------------------------------------------------
+
+    def enqueued_once(self) -> Iterator[Verdict]:
+        """E1: acknowledged: exactly one job; refused: none; unknown: none or one."""
+        by_key = defaultdict(list)
+        for job in self.jobs.values():
+            if job["key"] is not None:
+                by_key[job["key"]].append(job["id"])
+        kinds: dict[str, set[str]] = defaultdict(set)
+        promised: dict[str, int] = {}
+        for call in self.of("enqueue"):
+            kinds[call.asked["key"]].add(call.kind)
+            if call.kind == "ok":
+                promised[call.asked["key"]] = call.answer["value"]
+        for key, seen in kinds.items():
+            found = by_key.pop(key, [])
+            if "ok" in seen:
+                self.figures.jobs += 1
+            elif "unknown" in seen:
+                self.figures.unknown_enqueues += 1
+            if len(found) > 1:
+                yield Verdict("E1", found[0], f"key {key} has {len(found)} jobs: {found}")
+            elif "ok" in seen and not found and not self.demands.lossy:
+                self.figures.lost += 1
+                yield Verdict("E1", promised[key], f"key {key} was acknowledged and is gone")
+            elif "ok" in seen and found and found[0] != promised[key]:
+                yield Verdict("E1", promised[key], f"key {key} was answered, but is {found[0]}")
+            elif seen == {"fail"} and found:
+                yield Verdict("E1", found[0], f"key {key} was refused and is there")
+        for key, found in by_key.items():
+            yield Verdict("E1", found[0], f"key {key} is there and nobody enqueued it")
+
+    def one_live_lease(self) -> Iterator[Verdict]:
+        """L1: while one lease surely lived, no other was handed out."""
+        may_end = self.earliest_ends()
+        for job, claims in self.claims_of.items():
+            claims.sort(key=lambda claim: claim[0].began)
+            for number, (call, item) in enumerate(claims):
+                end = may_end[job, item["token"]]
+                for later, other in claims[number + 1 :]:
+                    if call.ended < later.began and later.ended < end:
+                        yield Verdict(
+                            "L1", job, f"{other['token']} was leased while {item['token']} lived"
+                        )
+        if self.clock_moved:
+            return
+        for (job, run), rows in self.runs.items():
+            for row, following in itertools.pairwise(rows):
+                # A job handed back without delay keeps its run_at, so the next claim may have
+                # read the clock before the release did.
+                if row["outcome"] not in ("RELEASED", "SKIPPED") and (
+                    following["started_at"] is not None
+                    and following["started_at"] < row["finished_at"] - ROUNDING
+                ):
+                    yield Verdict(
+                        "L1", job, f"run {run}: attempts {row['attempt']} and next overlap"
+                    )
+
+    def earliest_ends(self) -> dict[Pair, float]:
+        """Return for each lease the first moment at which it may have ended."""
+        ends: dict[Pair, float] = defaultdict(lambda: float("inf"))
+        for call in self.calls:
+            if call.op in ("finish", "release") and call.kind != "fail":
+                for job, token in call.asked["pairs"]:
+                    ends[job, token] = min(ends[job, token], call.began)
+        for effect in self.effects:
+            if effect["phase"] == "finishing":  # in a transaction of the handler's own
+                pair = effect["job"], effect["token"]
+                ends[pair] = min(ends[pair], effect["mono"])
+        crashes = [fault.began for fault in self.faults if fault.asked["target"] == "server"]
+        for pair, (call, _) in self.claims.items():
+            later = [crash for crash in crashes if crash > call.began]
+            expiry = self.expiries.get(pair)
+            if expiry is not None:
+                later.append(expiry[0])
+            if self.clock_moved:
+                later.append(call.began)
+            ends[pair] = min([ends[pair], *later])
+        return ends
+
+    @property
+    def expiries(self) -> dict[Pair, tuple[float, float]]:
+        """For each lease the earliest moment, by both clocks, at which it may have run out.
+
+        A lease lasts from the call that got or extended it, so not less long than this.
+        """
+        if not hasattr(self, "_expiries"):
+            self._expiries: dict[Pair, tuple[float, float]] = {}
+            for call in self.calls:
+                if call.kind != "ok" or "lease" not in call.asked:
+                    continue
+                if call.op == "claim":
+                    pairs = [(item["job"], item["token"]) for item in call.answer["jobs"]]
+                else:
+                    alive = set(call.answer["alive"])
+                    pairs = [(job, token) for job, token in call.asked["pairs"] if job in alive]
+                lease = call.asked["lease"]
+                for pair in pairs:
+                    mono, wall = self._expiries.get(pair, (0.0, 0.0))
+                    self._expiries[pair] = (
+                        max(mono, call.began + lease),
+                        max(wall, call.wall + lease),
+                    )
+        return self._expiries
+
+    def fenced(self) -> Iterator[Verdict]:
+        """L2: a finish was accepted if, and only if, it ended that attempt."""
+        for call in self.of("finish"):
+            if call.kind == "ok":
+                answers = call.answer["outcomes"]
+            elif call.answer.get("sqlstate") == "RTC02":
+                answers = ["LEASE_LOST"]
+            elif call.answer.get("sqlstate") == "RTC03":
+                answers = ["CONFLICT"]
+            else:
+                continue
+            for (job, token), answer in zip(call.asked["pairs"], answers, strict=True):
+                ending = self.endings.get((job, token))
+                by_worker = ending is not None and ending["outcome"] in BY_ITS_WORKER
+                if answer == "CONFLICT":
+                    yield Verdict("L2", job, f"{token} was finished with two outcomes")
+                elif answer == "LEASE_LOST":
+                    self.figures.late_finishes_refused += 1
+                    if by_worker:
+                        yield Verdict("L2", job, f"{token} was refused, but ended its attempt")
+                elif ending is None and self.demands.lossy:
+                    continue
+                elif not by_worker:
+                    how = ending["outcome"] if ending else "nothing"
+                    yield Verdict("L2", job, f"{token} was accepted, on record is {how}")
+                elif ending["job_state"] != answer:
+                    yield Verdict("L2", job, f"{token} was told {answer}, not what is on record")
+
+    def one_end(self) -> Iterator[Verdict]:
+        """S4: a job ends once in each of its lifetimes, and as its last attempt says."""
+        last_run: dict[int, int] = {}
+        for job, run in self.runs:
+            last_run[job] = max(run, last_run.get(job, 0))
+        for (job, run), rows in self.runs.items():
+            ends = [row for row in rows if row["job_state"] in ENDED]
+            if len(ends) > 1:
+                yield Verdict("S4", job, f"run {run} ended {len(ends)} times")
+            if ends and ends[-1] is not rows[-1]:
+                yield Verdict("S4", job, f"run {run} went on after its end")
+            state = self.jobs[job]["state"] if job in self.jobs else None
+            if (
+                run == last_run[job]
+                and state in ("COMPLETED", "FAILED")
+                and (not ends or ends[-1]["job_state"] != state)
+            ):
+                yield Verdict("S4", job, f"it is {state}, which no attempt says")
+
+    def attempts_count(self) -> Iterator[Verdict]:
+        """S5: each claim charges one attempt, and nothing else does."""
+        for pair in self.claimed_twice:
+            yield Verdict("S5", pair[0], f"{pair[1]} was handed out twice")
+        for (job, run), rows in self.runs.items():
+            charged = [row for row in rows if row["outcome"] not in ("RELEASED", "SKIPPED")]
+            numbers = [row["attempt"] for row in charged]
+            if sorted(numbers) != list(range(1, len(numbers) + 1)):
+                yield Verdict("S5", job, f"run {run} has the attempts {numbers}")
+            known = self.jobs.get(job)
+            if known and known["state"] == "FAILED" and known["run"] == run:
+                refused = charged and charged[-1]["outcome"] == "FAILED" and known["gave_up"]
+                if len(charged) != known["max_retries"] + 1 and not refused:
+                    yield Verdict("S5", job, f"FAILED after {len(charged)} attempts")
+        for (job, token), (_, item) in self.claims.items():
+            ending = self.endings.get((job, token))
+            if ending is not None and ending["attempt"] != item["attempt"]:
+                yield Verdict(
+                    "S5", job, f"{token} was attempt {item['attempt']}, on record another"
+                )
+
+    def attempts_recorded(self) -> Iterator[Verdict]:
+        """S10: each claim that was answered left an execution, or was lost in a crash."""
+        crashes = [fault.began for fault in self.faults if fault.asked["target"] == "server"]
+        for (job, token), (call, _) in self.claims.items():
+            known = self.jobs.get(job)
+            running = known is not None and known["token"] == token
+            if (job, token) not in self.endings and not running:
+                if any(crash > call.began for crash in crashes):
+                    continue  # a claim is not durable at once, and its token never returns
+                yield Verdict("S10", job, f"{token} was claimed and left no execution")
+
+    def leases_ran_out(self) -> Iterator[Verdict]:
+        """L7: nothing was taken back whose lease had not run out."""
+        if self.clock_moved:
+            return
+        for pair, row in self.endings.items():
+            if row["outcome"] == "LOST" and pair in self.expiries:
+                early = self.expiries[pair][1] - row["finished_at"]
+                if early > ROUNDING:
+                    self.figures.unexplained += 1
+                    yield Verdict("L7", pair[0], f"{pair[1]} was taken back {early:.3f} s early")
+
+    def runs_explained(self) -> Iterator[Verdict]:
+        """Each run of a handler is one claim's; a second one has a reason that is on record."""
+        begun: dict[int, list[Line]] = defaultdict(list)
+        started: set[Pair] = set()
+        done: set[Pair] = set()
+        for effect in self.effects:
+            pair = effect["job"], effect["token"]
+            if effect["phase"] == "done":
+                done.add(pair)
+            if effect["phase"] != "start":
+                continue
+            if pair in started:
+                self.figures.unexplained += 1
+                yield Verdict("duplicate", pair[0], f"{pair[1]} ran twice")
+            if pair not in self.claims:
+                self.figures.unexplained += 1
+                yield Verdict("duplicate", pair[0], f"{pair[1]} ran and was never claimed")
+            started.add(pair)
+            begun[pair[0]].append(effect)
+        for job, effects in begun.items():
+            effects.sort(key=lambda effect: self.claimed_at((job, effect["token"])))
+            for earlier, later in itertools.pairwise(effects):
+                pair = job, earlier["token"]
+                following = self.endings.get((job, later["token"]))
+                ending = self.endings.get(pair)
+                if ending and following and ending["run"] != following["run"]:
+                    continue  # another occurrence of a schedule, or an operator's retry
+                outcome = ending["outcome"] if ending else None
+                if outcome in ("FAILED", "TIMED_OUT", "RELEASED"):
+                    continue  # the retry that was asked for
+                if outcome in ("SUCCEEDED", "CANCELLED"):
+                    self.figures.unexplained += 1
+                    yield Verdict("duplicate", job, f"it ran again after {pair[1]} ended it")
+                    continue
+                fault = self.fault_of(pair, earlier["process"], later["mono"])
+                if outcome is None and fault is None:
+                    self.figures.unexplained += 1
+                    yield Verdict("duplicate", job, f"it ran again, and no fault took {pair[1]}")
+                elif pair in done:
+                    self.figures.duplicates_explained += 1
+                    self.figures.without_fault += fault is None
+
+    def claimed_at(self, pair: Pair) -> float:
+        """Return when this lease was asked for, as far as its worker knows."""
+        return self.claims[pair][0].began if pair in self.claims else 0.0
+
+    def fault_of(self, pair: Pair, process: int, until: float) -> Call | None:
+        """Return a fault that befell this lease's worker, the network or the server in time."""
+        since = self.claimed_at(pair)
+        return next(
+            (
+                fault
+                for fault in self.faults
+                if fault.asked["target"] in ("server", "network", process)
+                and fault.began <= until
+                and (fault.ended is None or fault.ended >= since)
+            ),
+            None,
+        )
+
+    def in_order(self) -> Iterator[Verdict]:
+        """C3: a claim takes no first attempt while one that precedes it was free all along.
+
+        A claim without an answer may have locked anything, so what overlaps with one is left out.
+        """
+        if self.clock_moved:
+            return
+        doubtful = [
+            (call.began, (call.ended or call.began) + UNKNOWN_CLAIM)
+            for call in self.of("claim")
+            if call.kind != "ok"
+        ]
+        waiting = [
+            (max(call.ended, call.ended + job["scheduled_for"] - call.wall) + SETTLED, job)
+            for call in self.of("enqueue", "ok")
+            if (job := self.jobs.get(call.answer["value"]))
+        ]
+        heapq.heapify(queue := [(since, job["id"]) for since, job in waiting])
+        touched = self.first_touches()
+        free: dict[str, list[tuple[Any, int]]] = defaultdict(list)
+        for call in self.of("claim", "ok"):
+            while queue and queue[0][0] < call.began:
+                _, job = heapq.heappop(queue)
+                heapq.heappush(free[self.jobs[job]["queue"]], (self.rank(job), job))
+            if any(began <= call.ended and call.began <= ended for began, ended in doubtful):
+                continue
+            taken: dict[str, list[Any]] = defaultdict(list)
+            for item in call.answer["jobs"]:
+                first = self.claims_of[item["job"]][0][0] is call
+                if item["attempt"] == 1 and first and item["job"] in self.jobs:
+                    taken[item["queue"]].append(self.rank(item["job"]))
+            for name, ranks in taken.items():
+                passed = self.passed_by(free[name], touched, call)
+                if passed is not None and passed[0] < max(ranks):
+                    yield Verdict("C3", passed[1], f"a claim of {call.process} passed it by")
+
+    @staticmethod
+    def passed_by(
+        free: list[tuple[Any, int]], touched: dict[int, float], call: Call
+    ) -> tuple[Any, int] | None:
+        """Return the first job that was free before, during and after the claim."""
+        aside = []
+        found = None
+        while free and found is None:
+            rank, job = heapq.heappop(free)
+            if touched[job] > call.ended:
+                found = rank, job
+            if touched[job] > call.began:
+                aside.append((rank, job))
+        for item in aside:
+            heapq.heappush(free, item)
+        return found
+
+    def first_touches(self) -> dict[int, float]:
+        """Return for each job the first moment at which a claim may have had it."""
+        touched: dict[int, float] = defaultdict(lambda: float("inf"))
+        for (job, _), (call, _) in self.claims.items():
+            touched[job] = min(touched[job], call.began)
+        if self.calls:
+            shift = self.calls[0].began - self.calls[0].wall
+            for (job, _), row in self.endings.items():
+                touched[job] = min(touched[job], row["started_at"] + shift - ROUNDING)
+        return touched
+
+    def rank(self, job: int) -> tuple[int, float, int]:
+        """Return the place of a job that waits for its first attempt."""
+        row = self.jobs[job]
+        return -row["priority"], row["scheduled_for"], job
+
+    def drained(self) -> Iterator[Verdict]:
+        """V1: when all is healed, every ordinary job comes to its end."""
+        for job in self.jobs.values():
+            if job["schedule_type"] == "ONE_TIME" and job["state"] not in ENDED:
+                yield Verdict("V1", job["id"], f"it is {job['state']} still")
+
+    def proved_nothing(self) -> Iterator[Verdict]:
+        """Refuse a run in which too little happened to prove anything."""
+        for name, seen, least in (
+            ("jobs", self.figures.jobs, self.demands.jobs),
+            ("faults", self.figures.faults.total(), self.demands.faults),
+            ("late finishes", self.figures.late_finishes_refused, self.demands.late),
+        ):
+            if seen < least:
+                yield Verdict("vacuous", None, f"{seen} {name}, at least {least} are needed")
+        if self.figures.jobs and not any(row["outcome"] == "SUCCEEDED" for row in self.rows()):
+            yield Verdict("vacuous", None, "no attempt succeeded")
+
+    def rows(self) -> Iterable[Line]:
+        return self.endings.values()
+
+
+def _calls(history: list[Line]) -> tuple[list[Call], list[Call]]:
+    """Match invocations and answers; return the calls, and the faults, in order."""
+    calls: dict[str, Call] = {}
+    for line in sorted(history, key=lambda line: line["mono"]):
+        if line["type"] == "invoke":
+            calls[line["call"]] = Call(
+                line["op"], line["process"], line, line["mono"], line["wall"]
+            )
+        else:
+            call = calls[line["call"]]
+            call.kind, call.ended, call.answer = line["type"], line["mono"], line
+    ordered = list(calls.values())
+    return (
+        [call for call in ordered if call.op != "fault"],
+        [call for call in ordered if call.op == "fault"],
+    )
+
+
+def main() -> int:
+    """Decide a saved run again; return 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(description="Decide a saved run again.")
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    demands = json.loads((folder / "demands.json").read_text())
+    report = check(Saved.load(folder), Demands(**demands))
+    for verdict in report.verdicts:
+        print(json.dumps(asdict(verdict)))
+    print(report.figures.line())
+    return 1 if report.verdicts else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

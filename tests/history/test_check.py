@@ -1,0 +1,365 @@
+"""The checker itself: a good history passes, and each rule is broken by one small change to it."""
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.history.check import Demands, Report, Saved, check
+
+WALL = 1_000_000.0  # civil time at mono 0
+LEASE = 5.0
+WORKER_A, WORKER_B, HARNESS = 11, 12, 1
+DEMANDS = Demands(jobs=1, faults=1, late=1)
+
+
+class Story:
+    """A history that is told call by call; instants are seconds since its beginning."""
+
+    def __init__(self) -> None:
+        self.history: list[dict] = []
+        self.effects: list[dict] = []
+        self.jobs: list[dict] = []
+        self.executions: list[dict] = []
+        self._number = 0
+
+    def call(self, op, process, began, ended, kind="ok", answer=None, **asked):
+        self._number += 1
+        common = {"call": str(self._number), "op": op, "process": process}
+        self.history.append(
+            {**common, "type": "invoke", "mono": began, "wall": WALL + began, **asked}
+        )
+        if ended is not None:
+            self.history.append(
+                {**common, "type": kind, "mono": ended, "wall": WALL + ended, **(answer or {})}
+            )
+
+    def enqueue(self, job, at, key=None, kind="ok"):
+        self.call("enqueue", HARNESS, at, at + 0.01, kind, {"value": job}, key=key or f"k{job}")
+
+    def claim(self, process, began, *items, ended=None, kind="ok"):
+        rows = [
+            {"job": job, "token": token, "queue": "default", "attempt": attempt}
+            for job, token, attempt in items
+        ]
+        self.call(
+            "claim",
+            process,
+            began,
+            ended or began + 0.01,
+            kind,
+            {"jobs": rows},
+            lease=LEASE,
+            worker=f"w{process}",
+        )
+
+    def heartbeat(self, process, at, *pairs):
+        alive = [job for job, _ in pairs]
+        self.call(
+            "heartbeat",
+            process,
+            at,
+            at + 0.01,
+            "ok",
+            {"alive": alive},
+            lease=LEASE,
+            pairs=[list(pair) for pair in pairs],
+        )
+
+    def finish(self, process, at, job, token, outcome):
+        self.call(
+            "finish", process, at, at + 0.01, "ok", {"outcomes": [outcome]}, pairs=[[job, token]]
+        )
+
+    def fault(self, kind, began, ended, target):
+        self._number += 1
+        common = {"call": str(self._number), "op": "fault", "process": HARNESS}
+        self.history.append(
+            {
+                **common,
+                "type": "invoke",
+                "mono": began,
+                "wall": WALL + began,
+                "kind": kind,
+                "target": target,
+            }
+        )
+        self.history.append({**common, "type": "ok", "mono": ended, "wall": WALL + ended})
+
+    def effect(self, process, at, job, token, phase):
+        self.effects.append(
+            {"mono": at, "process": process, "job": job, "token": token, "phase": phase}
+        )
+
+    def execution(self, job, token, attempt, outcome, state, started, finished, run=1):
+        self.executions.append(
+            {
+                "job_id": job,
+                "token": token,
+                "run": run,
+                "attempt": attempt,
+                "outcome": outcome,
+                "job_state": state,
+                "started_at": WALL + started,
+                "finished_at": WALL + finished,
+            }
+        )
+
+    def job(self, job, state, scheduled_for, run=1, priority=0, key=None):
+        self.jobs.append(
+            {
+                "id": job,
+                "key": key or f"k{job}",
+                "state": state,
+                "token": None,
+                "run": run,
+                "queue": "default",
+                "priority": priority,
+                "max_retries": 3,
+                "gave_up": False,
+                "schedule_type": "ONE_TIME",
+                "scheduled_for": WALL + scheduled_for,
+            }
+        )
+
+    def check(self, demands=DEMANDS) -> Report:
+        return check(
+            Saved(*copy.deepcopy((self.history, self.effects, self.jobs, self.executions))), demands
+        )
+
+
+def good_story() -> Story:
+    """Job 1 is run by A, which stops; B takes over; A comes back late. Job 2 fails once."""
+    story = Story()
+    story.enqueue(1, 0.0)
+    story.enqueue(2, 0.1)
+    story.claim(WORKER_A, 1.0, (1, "a1", 1))
+    story.effect(WORKER_A, 1.1, 1, "a1", "start")
+    story.effect(WORKER_A, 1.2, 1, "a1", "done")
+    story.fault("SIGSTOP", 1.3, 12.0, WORKER_A)
+    story.execution(1, "a1", 1, "LOST", "SCHEDULED", 1.005, 6.5)
+    story.claim(WORKER_B, 7.0, (1, "b1", 2))
+    story.effect(WORKER_B, 7.1, 1, "b1", "start")
+    story.effect(WORKER_B, 7.2, 1, "b1", "done")
+    story.finish(WORKER_B, 7.3, 1, "b1", "COMPLETED")
+    story.execution(1, "b1", 2, "SUCCEEDED", "COMPLETED", 7.005, 7.305)
+    story.finish(WORKER_A, 12.1, 1, "a1", "LEASE_LOST")
+
+    story.claim(WORKER_B, 1.5, (2, "b2", 1))
+    story.effect(WORKER_B, 1.6, 2, "b2", "start")
+    story.effect(WORKER_B, 1.7, 2, "b2", "done")
+    story.finish(WORKER_B, 1.8, 2, "b2", "SCHEDULED")
+    story.execution(2, "b2", 1, "FAILED", "SCHEDULED", 1.505, 1.805)
+    story.claim(WORKER_B, 3.0, (2, "c2", 2))
+    story.effect(WORKER_B, 3.1, 2, "c2", "start")
+    story.effect(WORKER_B, 3.2, 2, "c2", "done")
+    story.finish(WORKER_B, 3.3, 2, "c2", "COMPLETED")
+    story.execution(2, "c2", 2, "SUCCEEDED", "COMPLETED", 3.005, 3.305)
+    story.job(1, "COMPLETED", 0.005)
+    story.job(2, "COMPLETED", 0.105)
+    return story
+
+
+def test_a_good_history_passes_with_its_figures():
+    report = good_story().check()
+
+    assert report.verdicts == []
+    figures = report.figures
+    assert (figures.jobs, figures.attempts, figures.late_finishes_refused) == (2, 4, 1)
+    assert (figures.duplicates_explained, figures.without_fault) == (1, 0)
+    assert (figures.lost, figures.unexplained) == (0, 0)
+
+
+def test_a_lease_that_ran_out_without_a_fault_explains_a_duplicate_and_is_counted():
+    story = good_story()
+    story.history = [line for line in story.history if line["op"] != "fault"]
+
+    report = story.check(Demands(jobs=1, faults=0, late=1))
+
+    assert report.verdicts == []
+    assert (report.figures.duplicates_explained, report.figures.without_fault) == (1, 1)
+
+
+def test_a_claim_that_a_crash_lost_is_no_broken_promise():
+    story = good_story()
+    story.claim(WORKER_A, 0.2, (2, "z2", 1))
+    story.effect(WORKER_A, 0.3, 2, "z2", "start")
+    story.effect(WORKER_A, 0.31, 2, "z2", "done")
+    story.fault("postmaster killed", 0.4, 0.9, "server")
+
+    report = story.check()
+
+    assert report.verdicts == []
+    assert report.figures.duplicates_explained == 2
+
+
+def test_an_unknown_enqueue_may_have_happened_or_not():
+    story = good_story()
+    story.enqueue(None, 2.0, key="there", kind="unknown")
+    story.enqueue(None, 2.1, key="not there", kind="unknown")
+    story.job(3, "CANCELLED", 2.0, key="there")
+
+    report = story.check()
+
+    assert report.verdicts == []
+    assert report.figures.unknown_enqueues == 2
+
+
+def lose_job(story):
+    story.jobs = [job for job in story.jobs if job["id"] != 2]
+
+
+def make_job_twice(story):
+    story.job(9, "CANCELLED", 0.0, key="k2")
+
+
+def make_refused_job(story):
+    story.enqueue(None, 2.0, key="refused", kind="fail")
+    story.job(3, "CANCELLED", 2.0, key="refused")
+
+
+def make_job_of_nobody(story):
+    story.job(3, "CANCELLED", 2.0, key="nobody's")
+
+
+def lease_while_leased(story):
+    story.claim(WORKER_A, 3.1, (2, "x2", 3))
+
+
+def overlap_in_the_tables(story):
+    story.executions[1]["started_at"] = WALL + 6.0
+
+
+def accept_late_finish(story):
+    late = [line for line in story.history if line.get("outcomes") == ["LEASE_LOST"]]
+    late[0]["outcomes"] = ["COMPLETED"]
+    story.finish(WORKER_A, 13.0, 1, "zzz", "LEASE_LOST")
+
+
+def refuse_rightful_finish(story):
+    for line in story.history:
+        if line.get("outcomes") == ["COMPLETED"]:
+            line["outcomes"] = ["LEASE_LOST"]
+
+
+def conflict(story):
+    story.finish(WORKER_B, 8.0, 1, "b1", "CONFLICT")
+
+
+def end_twice(story):
+    story.claim(WORKER_B, 13.0, (1, "d1", 3))
+    story.execution(1, "d1", 3, "SUCCEEDED", "COMPLETED", 13.005, 13.1)
+
+
+def end_otherwise(story):
+    story.jobs[0]["state"] = "FAILED"
+
+
+def charge_twice(story):
+    story.executions[1]["attempt"] = 3
+
+
+def hand_out_twice(story):
+    story.claim(WORKER_A, 4.0, (2, "c2", 2))
+
+
+def forget_attempt(story):
+    story.claim(WORKER_A, 13.0, (1, "d1", 3))
+
+
+def take_back_early(story):
+    story.heartbeat(WORKER_A, 1.29, (1, "a1"))
+    story.executions[0]["finished_at"] = WALL + 6.2
+
+
+def run_unclaimed(story):
+    story.effect(WORKER_B, 9.0, 2, "nobody's", "start")
+
+
+def run_twice(story):
+    story.effect(WORKER_B, 9.0, 2, "c2", "start")
+
+
+def run_after_success(story):
+    story.claim(WORKER_A, 4.0, (2, "x2", 3))
+    story.effect(WORKER_A, 4.1, 2, "x2", "start")
+
+
+def pass_by(story):
+    story.enqueue(5, 0.0)
+    story.enqueue(6, 0.0)
+    story.claim(WORKER_A, 20.0, (6, "e6", 1))
+    story.execution(6, "e6", 1, "SUCCEEDED", "COMPLETED", 20.005, 20.1)
+    story.claim(WORKER_A, 21.0, (5, "e5", 1))
+    story.execution(5, "e5", 1, "SUCCEEDED", "COMPLETED", 21.005, 21.1)
+    story.job(5, "COMPLETED", 0.0)
+    story.job(6, "COMPLETED", 0.0)
+
+
+def leave_behind(story):
+    story.enqueue(5, 0.0)
+    story.job(5, "SCHEDULED", 0.0)
+
+
+BROKEN = [
+    (lose_job, "E1"),
+    (make_job_twice, "E1"),
+    (make_refused_job, "E1"),
+    (make_job_of_nobody, "E1"),
+    (lease_while_leased, "L1"),
+    (overlap_in_the_tables, "L1"),
+    (accept_late_finish, "L2"),
+    (refuse_rightful_finish, "L2"),
+    (conflict, "L2"),
+    (end_twice, "S4"),
+    (end_otherwise, "S4"),
+    (charge_twice, "S5"),
+    (hand_out_twice, "S5"),
+    (forget_attempt, "S10"),
+    (take_back_early, "L7"),
+    (run_unclaimed, "duplicate"),
+    (run_twice, "duplicate"),
+    (run_after_success, "duplicate"),
+    (pass_by, "C3"),
+    (leave_behind, "V1"),
+]
+
+
+@pytest.mark.parametrize(("damage", "rule"), BROKEN, ids=[change.__name__ for change, _ in BROKEN])
+def test_a_broken_promise_is_named(damage: Callable[[Story], None], rule: str):
+    story = good_story()
+    damage(story)
+
+    report = story.check()
+
+    assert rule in {verdict.rule for verdict in report.verdicts}
+
+
+@pytest.mark.parametrize(
+    "demands", [Demands(jobs=3), Demands(jobs=1, faults=2), Demands(jobs=1, late=2)]
+)
+def test_a_run_that_proved_nothing_is_refused(demands: Demands):
+    report = good_story().check(demands)
+
+    assert [verdict.rule for verdict in report.verdicts] == ["vacuous"]
+
+
+def test_a_saved_history_is_decided_again_from_the_command_line(tmp_path: Path):
+    story = good_story()
+    lose_job(story)
+    for name in ("history", "effects", "jobs", "executions"):
+        lines = [json.dumps(line) for line in getattr(story, name)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    (tmp_path / "demands.json").write_text(json.dumps({"jobs": 1, "faults": 1, "late": 1}))
+
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.history.check", tmp_path], capture_output=True, text=True
+    )
+
+    assert run.returncode == 1
+    assert '"rule": "E1", "job": 2' in run.stdout
+    assert "lost 1, unexplained 0" in run.stdout
