@@ -21,8 +21,10 @@ from waitress.server import create_server
 
 from app import create_app, logs
 from app.health import mismatch
+from app.inputs import MAX_BODY_BYTES
 
 THREADS = 8
+LARGEST_UPLOAD = 16 * MAX_BODY_BYTES  # what is let in to be refused in JSON
 GRACE_SECONDS = 15  # longer than a request's statements may take
 TICK_SECONDS = 0.2
 
@@ -68,6 +70,7 @@ def serve(app: Flask, host: str, port: str) -> None:
         threads=THREADS,
         connection_limit=500,
         channel_timeout=60,
+        max_request_body_size=LARGEST_UPLOAD,
         ident=None,
     )
     stopping = threading.Event()

@@ -96,8 +96,8 @@ def create_job() -> tuple[dict[str, Any], int, dict[str, str]]:
     """Add a job.
 
     A job of type `ONE_TIME` runs once; one of type `INTERVAL` runs again and again, every
-    `interval_seconds`. With a `unique_key` (or the `name` of a recurring job) that a live job
-    holds already, that job is returned and none is added.
+    `interval_seconds`. Where a live job holds the `unique_key` already, it is returned and none is
+    added; where a recurring job has the `name` already, it is updated.
     ---
     tags: [jobs]
     requestBody:
@@ -135,7 +135,7 @@ def create_job() -> tuple[dict[str, Any], int, dict[str, str]]:
           application/json:
             schema: {$ref: "#/components/schemas/CreatedJob"}
       200:
-        description: A live job holds this key already; it is returned.
+        description: A live job holds this key, or had this name, already.
         headers:
           Location: {schema: {type: string}, description: Where to look at the job.}
         content:

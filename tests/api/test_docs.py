@@ -8,8 +8,9 @@ import jsonschema
 import pytest
 from flask.testing import FlaskClient
 from psycopg import Connection
+from psycopg.conninfo import make_conninfo
 
-from app import jobs, queues
+from app import create_app, jobs, queues
 
 # The order is the life of a job, so that each example finds what it needs.
 OPERATIONS = [
@@ -123,6 +124,25 @@ def test_every_documented_example_works(client: FlaskClient, spec: dict[str, Any
             jsonschema.validate(
                 answer.json, as_json_schema(schema | {"components": spec["components"]})
             )
+
+
+def test_the_api_needs_no_more_than_two_roles(db: str) -> None:
+    producer, operator = (
+        create_app(make_conninfo(db, options=f"-c role={role}"))
+        for role in ("rota_producer", "rota_operator")
+    )
+    spec = operator.test_client().get("/apispec.json").json
+
+    for name in OPERATIONS:
+        app = producer if name in ("POST /jobs", "POST /jobs/bulk") else operator
+        for body in examples(spec, name):
+            answer = app.test_client().open(
+                request_url(spec, name), method=name.split()[0], json=body
+            )
+
+            assert answer.status_code < 300, (name, answer.text)
+    for app in (producer, operator):
+        app.extensions["database"].close()
 
 
 def test_the_documented_fields_are_the_accepted_ones(spec: dict[str, Any]) -> None:

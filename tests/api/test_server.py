@@ -133,6 +133,16 @@ def test_slow_clients_hold_up_nobody(server: Server) -> None:
         connection.close()
 
 
+def test_large_uploads_are_cut_off(server: Server) -> None:
+    refused = server.request("POST", "/jobs", {"task": "a", "payload": "x" * 2 * 1024 * 1024})
+    with socket.create_connection(("127.0.0.1", server.port)) as huge:
+        huge.sendall(b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n{")
+        cut_off = huge.recv(100)
+
+    assert (refused.status, refused.json["code"]) == (413, "HTTP413")
+    assert b" 413 " in cut_off
+
+
 def test_log_is_json_lines_without_payloads(server: Server, conn: Connection) -> None:
     server.request("POST", "/jobs", {"task": "a", "payload": "canary-payload"})
     server.request("POST", "/jobs", {"task": "a", "priority": 1000, "payload": "canary-payload"})
