@@ -1,0 +1,206 @@
+"""Worker processes, and jobs for them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from db.gateway import call
+from tests.waiting import wait_until
+
+SERVER_KEYS = ("host", "port", "dbname", "user", "password")
+
+
+class WorkerProcess:
+    """A worker of its own process, and what it logged."""
+
+    def __init__(self, url: str, log: Path, *arguments: str) -> None:
+        self._log = log
+        with log.open("w") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "worker", "--tasks", "tests.worker.handlers", *arguments],
+                env={**os.environ, "DATABASE_URL": url},
+                stderr=stderr,
+            )
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What was logged so far; every line of it is JSON."""
+        text = self._log.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def logged(self, message: str) -> list[dict[str, Any]]:
+        """Return the lines with this message."""
+        return [line for line in self.lines if line["message"] == message]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = 20.0) -> int:
+        """Wait for its end; return the exit code."""
+        return self._process.wait(timeout)
+
+    def stop(self) -> int:
+        """Stop it gently; return the exit code."""
+        self.send(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """Kill it, whatever state it is in."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def start_worker(db: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start workers by their command lines, ready to claim; those left at the end are killed."""
+    started: list[WorkerProcess] = []
+
+    def start(*arguments: str, url: str = db, ready: bool = True) -> WorkerProcess:
+        worker = WorkerProcess(url, tmp_path / f"worker-{len(started)}.log", *arguments)
+        started.append(worker)
+        if ready:
+            wait_until(lambda: worker.logged("started") or worker.ended)
+            assert not worker.ended, worker.lines
+        return worker
+
+    yield start
+    for worker in started:
+        worker.kill()
+
+
+@pytest.fixture
+def job(conn: Connection) -> Callable[[int], dict[str, Any]]:
+    """Read a job from the view that people read."""
+
+    def read(job_id: int) -> dict[str, Any]:
+        with conn.cursor(row_factory=dict_row) as cursor:
+            row = cursor.execute("select * from rota.jobs where id = %s", [job_id]).fetchone()
+            assert row is not None
+            return row
+
+    return read
+
+
+@pytest.fixture
+def outcomes(conn: Connection) -> Callable[[int], list[str]]:
+    """Return how the attempts at a job went, in order."""
+
+    def read(job_id: int) -> list[str]:
+        rows = conn.execute(
+            "select outcome from rota.executions where job_id = %s"
+            " order by started_at, finished_at nulls last",
+            [job_id],
+        )
+        return [outcome for (outcome,) in rows]
+
+    return read
+
+
+@pytest.fixture
+def enqueue(conn: Connection) -> Callable[..., int]:
+    """Enqueue a job; return its id."""
+
+    def one(task: str, payload: Any = None, **arguments: Any) -> int:
+        rows = call(conn, "enqueue_job", task=task, payload=Jsonb(payload), **arguments)
+        return rows[0]["job_id"]
+
+    return one
+
+
+@pytest.fixture
+def settled(conn: Connection) -> Callable[..., None]:
+    """Wait until no job is left in the given states."""
+
+    def wait(*states: str, timeout: float = 30.0) -> None:
+        left = list(states or ("SCHEDULED", "RUNNING"))
+        wait_until(
+            lambda: (
+                conn.execute(
+                    "select not exists (select from rota.jobs where state = any(%s))", [left]
+                ).fetchone()
+                == (True,)
+            ),
+            timeout,
+        )
+
+    return wait
+
+
+class Trace:
+    """What handlers did, as they saw it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "trace"
+        self._gate = folder / "gate"
+        self.payload = {"trace": str(self._file), "until": str(self._gate)}
+
+    def open_gate(self) -> None:
+        """Let the jobs end that hold."""
+        self._gate.touch()
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """Return id, event, process and time of each event."""
+        text = self._file.read_text() if self._file.exists() else ""
+        return [line.split() for line in text.splitlines()]
+
+    def count(self) -> Counter[str]:
+        """Return how often each event came about."""
+        return Counter(event for _, event, _, _ in self.lines)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Trace:
+    """The trace that handlers leave, and the gate at which they wait."""
+    return Trace(tmp_path)
+
+
+@pytest.fixture
+def pgbouncer(db: str, tmp_path: Path) -> Iterator[str]:
+    """The URL of the test's database behind PgBouncer in transaction mode, with two sessions."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed")
+    server = conninfo_to_dict(db)
+    parts = [f"{key}={server[key]}" for key in SERVER_KEYS if server.get(key)]
+    folder = Path(tempfile.mkdtemp(prefix="rota-bouncer-"))
+    folder.chmod(0o755)
+    (folder / "ini").write_text(
+        f"[databases]\nbehind = {' '.join(parts)}\n"
+        f"[pgbouncer]\nunix_socket_dir = {folder}\nlisten_addr =\nlisten_port = 6432\n"
+        "pool_mode = transaction\ndefault_pool_size = 2\nauth_type = any\n"
+    )
+    user = []
+    if os.geteuid() == 0:  # which pgbouncer refuses; who owns the server's socket may enter there
+        host = str(server.get("host", ""))
+        owner = Path(host).owner() if host.startswith("/") else "nobody"
+        shutil.chown(folder, owner)
+        user = ["-u", owner]
+    process = subprocess.Popen(
+        [program, *user, str(folder / "ini")], stderr=(tmp_path / "bouncer.log").open("w")
+    )
+    wait_until(lambda: (folder / ".s.PGSQL.6432").exists() or process.poll() is not None)
+    assert process.poll() is None, (tmp_path / "bouncer.log").read_text()
+    yield f"postgresql://anyone@/behind?host={folder}&port=6432"
+    process.terminate()
+    process.wait()
+    shutil.rmtree(folder)

@@ -1,0 +1,126 @@
+"""Handlers that do what handlers should not, and leave a trace of each start and end."""
+
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from worker import Fail, Job, Retry, task
+
+
+def trace(job: Job, what: str) -> None:
+    """Append a line to the file that the payload names; short appends are atomic."""
+    with Path(job.payload["trace"]).open("a") as file:
+        file.write(f"{job.id} {what} {os.getpid()} {time.monotonic()}\n")
+
+
+@task("hold")
+def hold(job: Job) -> str:
+    """Run until the file ``until`` exists, or the job is cancelled where it minds that."""
+    trace(job, "start")
+    while not Path(job.payload["until"]).exists():
+        if job.cancelled and job.payload.get("minds", True):
+            trace(job, "cancelled")
+            raise RuntimeError("stopped")
+        time.sleep(0.01)
+    trace(job, "end")
+    return "held"
+
+
+@task("mark")
+def mark(job: Job) -> None:
+    trace(job, "start")
+
+
+@task("noop")
+def noop(job: Job) -> None:
+    pass
+
+
+@task("nap")
+def nap(job: Job) -> None:
+    trace(job, "start")
+    time.sleep(job.payload["seconds"])
+    trace(job, "end")
+
+
+@task("later")
+def later(job: Job) -> None:
+    raise Retry("not yet", in_=timedelta(hours=5))
+
+
+@task("much_later")
+def much_later(job: Job) -> None:
+    raise Retry("in a million years", in_=timedelta.max)
+
+
+@task("never")
+def never(job: Job) -> None:
+    raise Fail("no such customer\0\ud800")
+
+
+@task("counting")
+def counting(job: Job) -> None:
+    job.progress({"done": 7})
+    while not Path(job.payload["until"]).exists():
+        time.sleep(0.01)
+
+
+class UnreadableError(Exception):
+    """Cannot even be shown."""
+
+    def __str__(self) -> str:
+        raise MemoryError
+
+
+def deep() -> list[Any]:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+RESULTS = {
+    "nan": lambda: float("nan"),
+    "infinity": lambda: {"x": [float("inf")]},
+    "nul": lambda: "a\0b",
+    "nul in a key": lambda: {"\0": 1},
+    "surrogate": lambda: "\ud800",
+    "set": lambda: {1, 2},
+    "object": object,
+    "deep": deep,
+    "large": lambda: "x" * 2_000_000,
+    "huge number": lambda: 10**5000,
+    "key": lambda: {(1, 2): 3},
+}
+
+ERRORS = {
+    "exit": lambda: sys.exit(3),
+    "interrupt": lambda: exec("raise KeyboardInterrupt"),
+    "unreadable": lambda: exec("raise UnreadableError", globals()),
+    "nul": lambda: exec("raise ValueError('a\\0b\\ud800')"),
+    "long": lambda: exec("raise ValueError('x' * 50_000_000)"),
+    "recursion": lambda: (lambda f: f(f))(lambda f: f(f)),
+}
+
+
+@task("bad_result")
+def bad_result(job: Job) -> Any:
+    return RESULTS[job.payload]()
+
+
+@task("bad_error")
+def bad_error(job: Job) -> Any:
+    return ERRORS[job.payload]()
+
+
+@task("fork")
+def fork(job: Job) -> str:
+    """Return twice: in this process, and in a child that must not act as a worker."""
+    child = os.fork()
+    trace(job, "child" if child == 0 else "parent")
+    if child:
+        os.waitpid(child, 0)
+    return "once"

@@ -1,0 +1,282 @@
+"""Workers that die, freeze, stop or lose their database: no job is lost, none finished twice."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from db.deploy import deploy
+from db.embedded import Cluster
+from db.gateway import call
+from tests.waiting import wait_until
+from tests.worker.conftest import Trace, WorkerProcess
+
+StartWorker = Callable[..., WorkerProcess]
+ReadJob = Callable[[int], dict[str, Any]]
+
+
+def lease_has_run_out(conn: Connection) -> bool:
+    """Tell whether a job is held under a lease that ran out, before anybody takes it back."""
+    row = conn.execute(
+        "select exists (select from rota.jobs where state = 'RUNNING' and lease_until < now())"
+    ).fetchone()
+    return row == (True,)
+
+
+def test_a_job_whose_worker_was_killed_is_run_by_another(
+    conn: Connection,
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    job: ReadJob,
+    outcomes: Callable,
+    trace: Trace,
+    settled: Callable,
+) -> None:
+    call(conn, "configure_queue", queue="default", backoff_base="10 milliseconds")
+    victim = start_worker("--lease", "1")
+    job_id = enqueue("hold", trace.payload)
+    wait_until(lambda: trace.count()["start"] == 1)
+
+    victim.kill()
+    wait_until(lambda: lease_has_run_out(conn))
+    start_worker("--lease", "1", "--poll", "0.1")
+    wait_until(lambda: trace.count()["start"] == 2)
+    trace.open_gate()
+    settled()
+
+    assert job(job_id)["state"] == "COMPLETED"
+    assert outcomes(job_id) == ["LOST", "SUCCEEDED"]
+
+
+def test_a_stop_lets_running_jobs_end_and_keeps_their_leases(
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    outcomes: Callable,
+    conn: Connection,
+    trace: Trace,
+) -> None:
+    worker = start_worker("--lease", "1", "--grace", "20", "--concurrency", "1")
+    running = enqueue("hold", trace.payload)
+    wait_until(lambda: trace.count()["start"] == 1)
+
+    worker.send(signal.SIGTERM)
+    wait_until(lambda: worker.logged("stopping"))
+    waiting = enqueue("hold", trace.payload)
+    ends_at = time.monotonic() + 2.5  # leases
+    while time.monotonic() < ends_at:
+        assert not lease_has_run_out(conn)
+        assert call(conn, "recover_jobs") == [{"recover_jobs": 0}]
+    trace.open_gate()
+
+    assert worker.wait() == 0
+    assert outcomes(running) == ["SUCCEEDED"]
+    assert outcomes(waiting) == []
+
+
+def test_what_outlives_the_grace_time_is_handed_back_uncharged(
+    conn: Connection,
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    job: ReadJob,
+    outcomes: Callable,
+    trace: Trace,
+) -> None:
+    worker = start_worker("--grace", "0.2")
+    job_id = enqueue("hold", {**trace.payload, "minds": False})
+    wait_until(lambda: trace.count()["start"] == 1)
+
+    assert worker.stop() == 0
+    assert trace.count() == {"start": 1}
+    assert job(job_id)["state"] == "SCHEDULED"
+    assert job(job_id)["attempt"] == 0
+    assert outcomes(job_id) == ["RELEASED"]
+    assert conn.execute("select stopped_at is not null from rota.worker_status").fetchall() == [
+        (True,)
+    ]
+
+
+def test_jobs_that_were_claimed_and_not_started_are_handed_back_at_a_stop(
+    conn: Connection, start_worker: StartWorker, enqueue: Callable[..., int], trace: Trace
+) -> None:
+    jobs = [{"task": "mark", "payload": trace.payload} for _ in range(3000)]
+    call(conn, "enqueue_jobs", jobs=Jsonb(jobs))
+    worker = start_worker("--concurrency", "1")
+    wait_until(lambda: trace.count()["start"] > 300)
+
+    assert worker.stop() == 0
+    states = dict(conn.execute("select state, count(*) from rota.jobs group by state").fetchall())
+    assert states.keys() == {"COMPLETED", "SCHEDULED"}
+    assert states["COMPLETED"] == trace.count()["start"]
+
+
+def test_a_second_signal_ends_it_at_once(
+    start_worker: StartWorker, enqueue: Callable[..., int], trace: Trace
+) -> None:
+    worker = start_worker("--grace", "60")
+    enqueue("hold", {**trace.payload, "minds": False})
+    wait_until(lambda: trace.count()["start"] == 1)
+
+    worker.send(signal.SIGTERM)
+    wait_until(lambda: worker.logged("stopping"))
+    worker.send(signal.SIGTERM)
+
+    assert worker.wait(5) == 128 + signal.SIGTERM
+
+
+def test_a_frozen_worker_that_comes_back_finishes_nothing_and_starts_nothing_stale(
+    conn: Connection,
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    outcomes: Callable,
+    trace: Trace,
+    settled: Callable,
+) -> None:
+    call(conn, "configure_queue", queue="default", backoff_base="10 milliseconds")
+    zombie = start_worker("--lease", "1", "--concurrency", "1")
+    job_id = enqueue("hold", {**trace.payload, "minds": False})
+    wait_until(lambda: trace.count()["start"] == 1)
+
+    zombie.send(signal.SIGSTOP)
+    wait_until(lambda: lease_has_run_out(conn))
+    start_worker("--lease", "1", "--poll", "0.1")
+    wait_until(lambda: trace.count()["start"] == 2)
+    zombie.send(signal.SIGCONT)
+    wait_until(
+        lambda: zombie.logged("the lease was lost, what its handler returns will be discarded")
+    )
+    trace.open_gate()
+    settled()
+    wait_until(lambda: trace.count()["end"] == 2)
+
+    assert outcomes(job_id) == ["LOST", "SUCCEEDED"]
+    wait_until(lambda: any(line.get("outcome") == "LEASE_LOST" for line in zombie.lines))
+
+
+def test_a_handler_is_told_when_its_lease_can_no_longer_be_trusted(
+    cluster: Any,
+    conn: Connection,
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    trace: Trace,
+) -> None:
+    worker = start_worker("--lease", "1")
+    job_id = enqueue("hold", trace.payload)
+    wait_until(lambda: trace.count()["start"] == 1)
+
+    with conn.transaction():
+        conn.execute("select from rota.live_jobs where id = %s for update", [job_id])
+        wait_until(lambda: trace.count()["cancelled"] == 1, timeout=5)
+
+    assert worker.stop() == 0
+
+
+def test_a_worker_whose_sessions_are_all_ended_finishes_what_it_runs(
+    conn: Connection,
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    outcomes: Callable,
+    trace: Trace,
+    settled: Callable,
+) -> None:
+    start_worker("--lease", "5")
+    ids = [enqueue("hold", trace.payload) for _ in range(4)]
+    wait_until(lambda: trace.count()["start"] == 4)
+
+    ended = conn.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where application_name like 'rota worker%' and datname = current_database()"
+    ).fetchall()
+    trace.open_gate()
+    settled()
+    after = enqueue("echo")
+    settled()
+
+    assert len(ended) >= 3
+    assert trace.count() == {"start": 4, "end": 4}
+    assert [outcomes(job_id) for job_id in [*ids, after]] == [["SUCCEEDED"]] * 5
+
+
+def test_a_crash_of_the_server_costs_no_result(tmp_path: Path) -> None:
+    trace = Trace(tmp_path)
+    with Cluster(tmp_path / "pg", settings={"fsync": "off"}) as cluster:
+        deploy(cluster.url())
+        with closing(psycopg.connect(cluster.url(), autocommit=True)) as conn:
+            call(conn, "enqueue_job", task="hold", payload=Jsonb(trace.payload))
+        worker = WorkerProcess(cluster.url(), tmp_path / "log", "--lease", "20")
+        try:
+            wait_until(lambda: trace.count()["start"] == 1)
+            # A claim is on disk with the next durable commit only: here is one.
+            with closing(psycopg.connect(cluster.url(), autocommit=True)) as conn:
+                call(conn, "enqueue_job", task="echo", queue="unserved")
+
+            cluster.kill()
+            trace.open_gate()
+            wait_until(lambda: trace.count()["end"] == 1)
+            cluster.start()
+
+            with closing(psycopg.connect(cluster.url(), autocommit=True)) as conn:
+                wait_until(
+                    lambda: (
+                        conn.execute(
+                            "select state, attempt from rota.jobs where task = 'hold'"
+                        ).fetchall()
+                        == [("COMPLETED", 1)]
+                    )
+                )
+                assert conn.execute("select * from rota.check_invariants()").fetchall() == []
+            assert trace.count() == {"start": 1, "end": 1}
+            assert worker.stop() == 0
+        finally:
+            worker.kill()
+
+
+def test_a_worker_refuses_functions_of_another_checkout(
+    conn: Connection, start_worker: StartWorker
+) -> None:
+    conn.execute(
+        "create or replace function rota.version() returns text language sql as $$ select 'old' $$"
+    )
+
+    worker = start_worker(ready=False)
+
+    assert worker.wait() == 2
+    assert "run python -m db.deploy" in worker.lines[-1]["error"]
+
+
+def test_a_worker_refuses_a_database_without_rota(empty_db: str, start_worker: StartWorker) -> None:
+    worker = start_worker(url=empty_db, ready=False)
+
+    assert worker.wait() == 2
+    assert "run python -m db.deploy" in worker.lines[-1]["error"]
+
+
+def test_a_worker_that_lacks_the_right_to_claim_ends_with_an_error(
+    conn: Connection, db: str, start_worker: StartWorker
+) -> None:
+    conn.execute("create role rota_test_nobody login")
+    try:
+        conn.execute("grant rota_reader to rota_test_nobody")
+        worker = start_worker(url=db.replace("postgres@", "rota_test_nobody@"), ready=False)
+
+        assert worker.wait() != 0
+        assert "permission denied" in str(worker.lines)
+    finally:
+        conn.execute("drop owned by rota_test_nobody; drop role rota_test_nobody")
+
+
+def test_a_bad_command_line_is_refused() -> None:
+    for arguments in (["--queues", "a,a"], ["--queues", "a:0"], ["--lease", "nan"]):
+        ended = subprocess.run(
+            [sys.executable, "-m", "worker", *arguments], capture_output=True, text=True
+        )
+
+        assert ended.returncode == 2
+        assert "usage: python -m worker" in ended.stderr

@@ -1,0 +1,157 @@
+"""The jobs that this process holds, from their claim to the answer to their finish.
+
+Threads share these collections without a lock of our own: each step (put, get, add, discard,
+remove, update) is atomic in the interpreter, and no decision needs two of them at once.
+
+    claimer ──► ready ──► handler threads ──► done ──► finisher
+                 └──────── held, extended by the heartbeat ┘
+"""
+
+import os
+import select
+import threading
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from queue import Empty, SimpleQueue
+
+from worker.job import Job, clock
+
+
+class Bell:
+    """Wakes a thread that waits for it, or for one of some file descriptors."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    def ring(self) -> None:
+        """Wake the waiting thread, or the next one to wait."""
+        try:
+            os.write(self._writer, b"!")
+        except BlockingIOError:
+            return  # it has been rung 65,536 times and nobody came yet
+
+    def wait(self, seconds: float, also: int | None = None) -> bool:
+        """Wait until it rings or ``also`` is readable; return whether ``also`` is."""
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        if also is not None:
+            poll.register(also, select.POLLIN)
+        events = dict(poll.poll(max(0.0, seconds) * 1000))
+        if self._reader in events:
+            os.read(self._reader, 65536)
+        return also in events
+
+
+class Desk:
+    """The jobs that this process holds, and the signals between the threads that handle them."""
+
+    def __init__(self, limits: dict[str, int]) -> None:
+        """Take the limits of those queues that have one of their own in this process."""
+        self.ready: SimpleQueue[Job | None] = SimpleQueue()  # claimed, not started
+        self.done: SimpleQueue[Job | None] = SimpleQueue()  # ended, the database not told yet
+        self.in_hand: set[Job] = set()  # claimed, and their handlers have not returned
+        self.running: set[Job] = set()  # started, and how they end is not decided yet
+        self.held: set[Job] = set()  # all whose lease must be extended
+        self.timed: set[Job] = set()  # running ones with a deadline
+        self.with_news: set[Job] = set()  # those whose progress was not sent yet
+        self.of_limited_queue: dict[str, set[Job]] = {queue: set() for queue in limits}
+
+        self.stopping = threading.Event()  # no new claims
+        self.closing = threading.Event()  # no more patience with the database
+        self.room = Bell()  # for the claimer
+        self.low_water = -1  # ring for room when no more jobs than this are in hand
+        self.attention = threading.Event()  # for the heartbeat
+        self.pid = os.getpid()
+
+    def take(self, jobs: list[Job]) -> None:
+        """Take charge of jobs just claimed."""
+        self.held.update(jobs)
+        self.in_hand.update(jobs)
+        if self.of_limited_queue:
+            for job in jobs:
+                self.of_limited_queue.get(job.queue, set()).add(job)
+
+    def work(self, handle: Callable[[Job], None]) -> None:
+        """Run jobs until a None comes: what each handler thread does."""
+        while (job := self.ready.get()) is not None:
+            handle(job)
+            if os.getpid() != self.pid:
+                os._exit(0)  # the handler forked and let its child return: this is the child
+            self.give_up(job)
+
+    def give_up(self, job: Job) -> None:
+        """Note that nothing runs for this job here any more."""
+        self.in_hand.discard(job)
+        if self.of_limited_queue:
+            self.of_limited_queue.get(job.queue, set()).discard(job)
+        if len(self.in_hand) <= self.low_water:
+            self.room.ring()
+
+    def start(self, job: Job) -> None:
+        """Note that the handler starts."""
+        job.started_at = clock()
+        self.running.add(job)
+        if job.timeout is not None:
+            job.deadline = job.started_at + job.timeout
+            self.timed.add(job)
+            self.attention.set()
+
+    def settle(
+        self,
+        job: Job,
+        error: str | None = None,
+        result: str | None = None,
+        retry_in: timedelta | None = None,
+        retry: bool = True,
+        handed_back: timedelta | None = None,
+    ) -> bool:
+        """Decide how a running attempt ends; return False if that was decided before.
+
+        The handler's return, its timeout and the end of the grace time may come at one time: the
+        one that takes the job out of ``running`` decides.
+        """
+        try:
+            self.running.remove(job)
+        except KeyError:
+            return False
+        job.seconds = clock() - job.started_at
+        job.error = error
+        job.result = result
+        job.retry_in = retry_in
+        job.retry = retry
+        job.handed_back = handed_back
+        if job.timeout is not None:
+            self.timed.discard(job)
+        self.done.put(job)
+        return True
+
+    def hand_back(self, job: Job, reason: str, delay: timedelta = timedelta()) -> None:
+        """Release a job that was not started; its attempt will not be charged."""
+        job.error = reason
+        job.handed_back = delay
+        self.done.put(job)
+        self.give_up(job)
+
+    def hand_back_ready(self, reason: str) -> int:
+        """Release all jobs that were not started; return how many."""
+        count = 0
+        while True:
+            try:
+                job = self.ready.get_nowait()
+            except Empty:
+                return count
+            if job is not None:
+                self.hand_back(job, reason)
+                count += 1
+
+    def forget(self, jobs: Iterable[Job]) -> None:
+        """Drop jobs that the database has been told about."""
+        self.held.difference_update(jobs)
+
+    def report_progress(self, job: Job) -> None:
+        """Have the heartbeat send this job's news."""
+        if job not in self.with_news:
+            self.with_news.add(job)
+            self.attention.set()

@@ -1,0 +1,229 @@
+"""What a handler sees: ``@task``, ``Job``, and the two exceptions that say how to go on."""
+
+import inspect
+import json
+import logging
+import re
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worker.desk import Desk
+
+Handler = Callable[["Job"], Any]
+
+LONGEST_ERROR = 8_000  # characters; the database cuts at 10,000
+LONGEST_RESULT = 1_000_000  # bytes of JSON
+FRAMES = 15  # of a traceback, the innermost
+
+registry: dict[str, Handler] = {}
+
+# Time that goes on while this process, or the machine, is suspended.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def clock() -> float:
+    """Return seconds on a clock that nobody can set; only differences mean something."""
+    return time.clock_gettime(_CLOCK)
+
+
+def task(name: str) -> Callable[[Handler], Handler]:
+    """Register a function as the handler of the jobs whose task is ``name``.
+
+    Raises:
+        ValueError: another function handles that task already.
+        TypeError: the function is a coroutine; handlers run in threads.
+    """
+
+    def register(handler: Handler) -> Handler:
+        if inspect.iscoroutinefunction(handler):
+            raise TypeError(f"the handler of {name!r} is a coroutine; write a plain function")
+        if registry.setdefault(name, handler) is not handler:
+            raise ValueError(f"task {name!r} has a handler already: {registry[name]}")
+        return handler
+
+    return register
+
+
+class Retry(Exception):  # noqa: N818 (it reads as what it asks for: raise Retry(...))
+    """Raised by a handler: this attempt failed, try again after ``in_``, retries permitting."""
+
+    def __init__(self, reason: str = "the handler asked for a retry", *, in_: timedelta) -> None:
+        """Take the delay; it must not be negative."""
+        if in_ < timedelta():
+            raise ValueError(f"a retry cannot be due {-in_} ago")
+        super().__init__(reason)
+        self.delay = in_
+
+
+class Fail(Exception):  # noqa: N818
+    """Raised by a handler: this attempt failed, and no other will do better."""
+
+
+class Job:
+    """One attempt at a job.
+
+    Attributes:
+        id: the job's id, the same in every attempt: use it as idempotency key.
+        task: the name under which the handler is registered.
+        queue: the queue that the job came from.
+        attempt: 1 at the first try.
+        max_retries: how many tries may follow the first.
+        timeout: seconds that the attempt may take, or None.
+        token: proof of this attempt's lease, for ``rota.hold_lease`` and ``rota.finish_job``.
+    """
+
+    __slots__ = (
+        "_desk",
+        "_payload",
+        "attempt",
+        "cancel_requested",
+        "deadline",
+        "error",
+        "handed_back",
+        "id",
+        "leased_at",
+        "lost",
+        "max_retries",
+        "news",
+        "news_sent_at",
+        "queue",
+        "result",
+        "retry",
+        "retry_in",
+        "seconds",
+        "started_at",
+        "task",
+        "timeout",
+        "token",
+        "trusted_until",
+    )
+
+    def __init__(
+        self,
+        desk: "Desk",
+        leased_at: float,
+        trusted_until: float,
+        row: tuple[int, str, str, str, str, int, int, float | None],
+    ) -> None:
+        """Take a row of the claim; see ``worker.claimer``."""
+        (
+            self.id,
+            self.token,
+            self.task,
+            self._payload,
+            self.queue,
+            self.attempt,
+            self.max_retries,
+            self.timeout,
+        ) = row
+        self._desk = desk
+
+        self.leased_at = leased_at  # when the lease was last asked for, by clock()
+        self.trusted_until = trusted_until
+        self.cancel_requested = False
+        self.lost = False
+        self.started_at = 0.0
+        self.deadline: float | None = None
+        self.news: str | None = None  # progress that was not sent yet
+        self.news_sent_at = 0.0
+
+        self.seconds = 0.0
+        self.error: str | None = None
+        self.result: str | None = None
+        self.retry_in: timedelta | None = None
+        self.retry = True
+        self.handed_back: timedelta | None = None  # released, to be due after this delay
+
+    def __repr__(self) -> str:
+        """Name the job without its payload."""
+        return f"<Job {self.id} {self.task!r}, attempt {self.attempt}>"
+
+    @property
+    def payload(self) -> Any:
+        """What the producer passed: any JSON value."""
+        if isinstance(self._payload, str):
+            self._payload = (json.loads(self._payload),)
+        return self._payload[0]
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether to stop: somebody asked for it, or this attempt no longer counts.
+
+        It no longer counts when its timeout has passed, when its lease was lost, and when the
+        lease could not be extended for so long that it may have been lost.
+        """
+        if self.cancel_requested or self.lost:
+            return True
+        now = clock()
+        return now >= self.trusted_until or (self.deadline is not None and now >= self.deadline)
+
+    @property
+    def log(self) -> logging.LoggerAdapter:
+        """A logger whose lines carry the job's id, task, queue and attempt."""
+        fields = {
+            "job_id": self.id,
+            "task": self.task,
+            "queue": self.queue,
+            "attempt": self.attempt,
+        }
+        return logging.LoggerAdapter(logging.getLogger("rota.task"), {"fields": fields})
+
+    def progress(self, value: Any) -> None:
+        """Show how far the job is: any JSON value, stored within about a second.
+
+        Of values that follow each other more quickly, only the last is stored.
+
+        Raises:
+            ValueError: the database could not store the value.
+        """
+        self.news = encode(value)
+        self._desk.report_progress(self)
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_nul = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def encode(value: Any) -> str:
+    """Return the value as JSON that PostgreSQL's jsonb takes.
+
+    Raises:
+        ValueError: it holds what jsonb cannot: NaN, NUL, half a surrogate pair, an object that is
+            not JSON, more than a megabyte, or a thousand levels.
+    """
+    try:
+        text = _encoder.encode(value)
+        size = len(text.encode())
+    except RecursionError as error:
+        raise ValueError("nested too deeply, or within itself") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("half a surrogate pair is not a character") from error
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    if size > LONGEST_RESULT:
+        raise ValueError(f"{size} bytes of JSON are more than {LONGEST_RESULT}")
+    if "\\u0000" in text and _nul.search(text):
+        raise ValueError("PostgreSQL stores no NUL character")
+    return text
+
+
+def storable(text: str) -> str:
+    """Return text that PostgreSQL can store: cut in its middle, NUL and surrogates escaped."""
+    if len(text) > LONGEST_ERROR:
+        half = LONGEST_ERROR // 2
+        text = f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+
+
+def describe(error: BaseException) -> str:
+    """Return the traceback, from the handler on and shortened, as an attempt's error."""
+    handlers_own = error.__traceback__ and error.__traceback__.tb_next
+    try:
+        lines = traceback.format_exception(type(error), error, handlers_own, limit=-FRAMES)
+        return storable("".join(lines).rstrip())
+    except Exception:  # a handler's exception class may do anything when it is asked for its text
+        return f"{type(error).__name__}, whose text cannot be read"

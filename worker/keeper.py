@@ -1,0 +1,204 @@
+"""What keeps leases alive, and what keeps the whole fleet well: heartbeat and upkeep."""
+
+import logging
+import random
+import socket
+import threading
+from datetime import timedelta
+
+import psycopg
+
+from db.gateway import call
+from worker.desk import Desk
+from worker.job import Job, clock
+from worker.link import Connection, Link
+
+log = logging.getLogger("rota.worker")
+
+NEWS_PERIOD = 1.0  # seconds between two progress reports of one job
+ANNOUNCE_PERIOD = 30.0  # seconds
+RECOVER_PERIOD = 5.0  # seconds, at least
+RECOVER_SHARE = 100  # times what the last recovery took, at least
+RECOVER_BATCH = 1000  # jobs
+MAINTAIN_PERIOD = 3600.0  # seconds
+
+HEARTBEAT = """
+    select h.job_id, h.cancel_requested
+    from rota.heartbeat_jobs(%(ids)s::bigint[], %(tokens)s::text[]::uuid[], %(lease)s) as h
+"""
+
+
+class Heartbeat:
+    """The thread that extends leases, hears of cancels, sends progress and minds deadlines.
+
+    A handler that keeps the interpreter's lock (a long call into C that does not let go of it)
+    stops this thread too. The lease then runs out; ``Job.cancelled`` turns true by the clock alone
+    a margin before, and the database refuses what comes after another worker took over.
+    """
+
+    def __init__(self, desk: Desk, link: Link, lease: float, margin: float) -> None:
+        self._desk = desk
+        self._link = link
+        self._lease = lease
+        self._margin = margin
+        self._period = lease / 3
+        self.closed = False
+
+    def run(self) -> None:
+        """Beat until closed."""
+        next_beat = clock() + self._period
+        while not self.closed:
+            self._desk.attention.wait(max(0.0, self._next_event(next_beat) - clock()))
+            self._desk.attention.clear()
+            self._end_overdue()
+            if clock() >= next_beat:
+                self._beat()
+                next_beat = clock() + self._period
+            self._send_news()
+
+    def close(self) -> None:
+        """End the thread; nothing is held any more."""
+        self.closed = True
+        self._desk.attention.set()
+
+    def _next_event(self, next_beat: float) -> float:
+        deadlines = [job.deadline for job in list(self._desk.timed) if job.deadline is not None]
+        news = [job.news_sent_at + NEWS_PERIOD for job in list(self._desk.with_news)]
+        return min([next_beat, *deadlines, *news])
+
+    def _end_overdue(self) -> None:
+        """Fail attempts whose time is over.
+
+        A thread cannot be stopped from outside. Its handler is told by ``Job.cancelled``, what it
+        returns is discarded, and its place is taken until it returns.
+        """
+        now = clock()
+        for job in list(self._desk.timed):
+            if (
+                job.deadline is not None
+                and now >= job.deadline
+                and self._desk.settle(job, error=f"timed out after {job.timeout:g} seconds")
+            ):
+                log.warning(
+                    "timed out; its thread stays occupied until the handler returns",
+                    extra={"fields": {"job_id": job.id, "task": job.task}},
+                )
+
+    def _beat(self) -> None:
+        """Extend the lease of everything held, but for leases that are quite new."""
+
+        def beat(conn: Connection) -> None:
+            asked_at = clock()
+            held = [job for job in list(self._desk.held) if not job.lost]
+            # Of two leases of one job only the later can be live. Answers go by the job's id.
+            latest = {job.id: job for job in sorted(held, key=lambda job: job.leased_at)}
+            for job in held:
+                if latest[job.id] is not job:
+                    self._hear(job, None, asked_at)
+            due = [j for j in latest.values() if j.leased_at <= asked_at - self._period / 3]
+            if not due:
+                return
+            arguments = {
+                "ids": [job.id for job in due],
+                "tokens": [job.token for job in due],
+                "lease": timedelta(seconds=self._lease),
+            }
+            answers = dict(conn.execute(HEARTBEAT, arguments).fetchall())
+            for job in due:
+                self._hear(job, answers.get(job.id), asked_at)
+
+        self._link.run(beat)
+
+    def _send_news(self) -> None:
+        for job in list(self._desk.with_news):
+            if clock() < job.news_sent_at + NEWS_PERIOD:
+                continue
+            self._desk.with_news.discard(job)
+            if job in self._desk.in_hand and not job.lost:
+                self._send_progress(job)
+
+    def _send_progress(self, job: Job) -> None:
+        def send(conn: Connection) -> None:
+            asked_at = clock()
+            rows = call(
+                conn,
+                "heartbeat_job",
+                job_id=job.id,
+                token=job.token,
+                lease=timedelta(seconds=self._lease),
+                progress=job.news,
+            )
+            self._hear(job, rows[0]["cancel_requested"], asked_at)
+
+        job.news_sent_at = clock()
+        try:
+            self._link.run(send)
+        except psycopg.Error as error:
+            if error.sqlstate == "RTC02":
+                self._hear(job, None, clock())
+            else:
+                log.warning(
+                    "the database refused a progress report",
+                    extra={"fields": {"job_id": job.id, "sqlstate": error.sqlstate}},
+                )
+
+    def _hear(self, job: Job, cancel_requested: bool | None, asked_at: float) -> None:
+        """Take the answer about one lease: None means that it is no longer ours."""
+        if cancel_requested is None:
+            if job in self._desk.running:
+                job.lost = True
+                log.warning(
+                    "the lease was lost, what its handler returns will be discarded",
+                    extra={"fields": {"job_id": job.id, "task": job.task}},
+                )
+            return
+        job.leased_at = asked_at
+        job.trusted_until = asked_at + self._lease - self._margin
+        job.cancel_requested = job.cancel_requested or cancel_requested
+
+
+class Upkeep:
+    """The thread that says we are here, takes back what dead workers held, and tidies up.
+
+    Any worker may do this at any time, so none is in charge of it.
+    """
+
+    def __init__(
+        self, link: Link, stopping: threading.Event, worker: str, about: dict[str, object]
+    ) -> None:
+        self._link = link
+        self._stopping = stopping
+        self._worker = worker
+        self._about = about
+
+    def run(self) -> None:
+        """Go on until the worker stops."""
+        chores = [(self._announce, 0.0), (self._recover, 0.0), (self._maintain, 0.0)]
+        while not self._stopping.is_set():
+            chores = [
+                (chore, due if clock() < due else clock() + chore() * random.uniform(0.8, 1.2))
+                for chore, due in chores
+            ]
+            self._stopping.wait(max(0.0, min(due for _, due in chores) - clock()))
+
+    def dismiss(self) -> None:
+        """Say good-bye; nothing is held any more."""
+        self._link.run(lambda conn: call(conn, "dismiss_worker", worker=self._worker))
+
+    def _announce(self) -> float:
+        about = {"worker": self._worker, "host": socket.gethostname(), **self._about}
+        self._link.run(lambda conn: call(conn, "announce_worker", **about))
+        return ANNOUNCE_PERIOD
+
+    def _recover(self) -> float:
+        began = clock()
+        rows = self._link.run(lambda conn: call(conn, "recover_jobs", max_jobs=RECOVER_BATCH))
+        took = clock() - began
+        count = rows[0]["recover_jobs"]
+        if count:
+            log.warning("took back jobs whose leases ran out", extra={"fields": {"jobs": count}})
+        return 0.0 if count == RECOVER_BATCH else max(RECOVER_PERIOD, RECOVER_SHARE * took)
+
+    def _maintain(self) -> float:
+        self._link.run(lambda conn: call(conn, "maintain"))
+        return MAINTAIN_PERIOD

@@ -1,0 +1,157 @@
+"""A connection that comes back: what to do about each error, and how long to wait."""
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+log = logging.getLogger("rota.worker")
+
+Row = tuple[Any, ...]
+Connection = psycopg.Connection[Row]
+Result = TypeVar("Result")
+
+FIRST_PAUSE = 0.1  # seconds, doubled with each failure
+LONGEST_PAUSE = 5.0
+
+# The same call may be made again: the connection broke, the server is starting, stopping, full or
+# read-only, or somebody else's lock or transaction was in the way.
+PASSING = ("08", "25006", "25P03", "40", "53", "55P03", "57", "58")
+
+# The session is of no use any more, even where the connection is still open.
+SESSION_LOST = ("08", "25006", "57P")
+
+
+class GaveUp(Exception):  # noqa: N818 (it is no error of ours)
+    """The worker stops, and the database did not answer in time."""
+
+
+def passes(error: psycopg.Error) -> bool:
+    """Tell whether the same call with the same arguments may succeed later."""
+    if error.sqlstate is None:  # libpq's own errors: the server did not answer, or not us
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate.startswith(PASSING)
+
+
+class Pause:
+    """Pauses with full jitter that grow up to a cap, so that a fleet does not return at once."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def next(self) -> float:
+        """Return how long to wait after one more failure, in seconds."""
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self.failures, 10))
+        self.failures += 1
+        return random.uniform(longest / 10, longest)
+
+
+class Link:
+    """One connection, for one thread of one process.
+
+    Args:
+        url: a libpq connection string. What it says goes before our own defaults.
+        purpose: shown as part of ``application_name``.
+        patience: seconds that one statement may take, lock waits included.
+        give_up: once set, a failure is not followed by another try.
+    """
+
+    def __init__(self, url: str, purpose: str, patience: float, give_up: threading.Event) -> None:
+        self._purpose = purpose
+        self._patience = patience
+        self._give_up = give_up
+        self._pid = os.getpid()
+        self._conn: Connection | None = None
+        self.pooled = False  # whether a pooler may give us another session with each transaction
+        self._parameters = {
+            "application_name": f"rota worker: {purpose}",
+            "connect_timeout": "5",
+            "keepalives_idle": "5",
+            "keepalives_interval": "2",
+            "keepalives_count": "3",
+            "tcp_user_timeout": "10000",
+            "target_session_attrs": "read-write",
+            **conninfo_to_dict(url),
+        }
+
+    def connection(self) -> Connection:
+        """Return the connection, opened if need be.
+
+        Raises:
+            psycopg.Error: the server cannot be reached now.
+            RuntimeError: this is a forked child, which must not use its parent's connection.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError("a forked process must not use its parent's connection")
+        if self._conn is None or self._conn.closed:
+            self._conn = self._open()
+        return self._conn
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    def run(self, work: Callable[[Connection], Result]) -> Result:
+        """Do the work on the connection, as often as it takes until the database takes it.
+
+        It must be safe to repeat: a reply that was lost may have been a success.
+
+        Raises:
+            psycopg.Error: an error that the same call would meet again.
+            GaveUp: the worker stops.
+        """
+        pause = Pause()
+        while True:
+            try:
+                return work(self.connection())
+            except psycopg.Error as error:
+                if (error.sqlstate or "08").startswith(SESSION_LOST):
+                    self.close()
+                if not passes(error):
+                    raise
+                if self._give_up.is_set():
+                    raise GaveUp(self._purpose) from error
+                seconds = pause.next()
+                log.warning(
+                    "the database is not available, trying again",
+                    extra={
+                        "fields": {
+                            "purpose": self._purpose,
+                            "failures": pause.failures,
+                            "seconds": round(seconds, 3),
+                            "sqlstate": error.sqlstate,
+                            "error": str(error).strip(),
+                        }
+                    },
+                )
+                self._give_up.wait(seconds)
+
+    def _open(self) -> Connection:
+        conn = psycopg.connect(autocommit=True, **self._parameters)
+        try:
+            # A pooler in transaction mode passes on a process id of its own making. Settings
+            # would stick to sessions that we share with others, prepared statements get lost.
+            row = conn.execute("select pg_backend_pid()").fetchone()
+            self.pooled = row != (conn.info.backend_pid,)
+            if self.pooled:
+                conn.prepare_threshold = None
+            else:
+                conn.execute(
+                    """
+                    select
+                        set_config('statement_timeout', %(ms)s, false),
+                        set_config('lock_timeout', %(ms)s, false)
+                    """,
+                    {"ms": str(int(self._patience * 1000))},
+                )
+        except BaseException:
+            conn.close()
+            raise
+        return conn

@@ -1,0 +1,190 @@
+"""The worker process: its threads, and how they end."""
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from worker.claimer import Claimer, Ear
+from worker.desk import Desk
+from worker.finisher import Finisher
+from worker.job import Fail, Job, Retry, clock, describe, encode, registry, storable
+from worker.keeper import Heartbeat, Upkeep
+from worker.link import GaveUp, Link
+
+log = logging.getLogger("rota.worker")
+
+MARGIN = 0.1  # of the lease: this much before its end it is not trusted any more
+LAST_WORD = 5.0  # seconds, at least, for the last results to reach the database at a stop
+ABANDONED_DELAY = timedelta(seconds=1)  # by then this process is gone
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``python -m worker`` was asked for; times are in seconds."""
+
+    url: str
+    queues: dict[str, int | None]
+    concurrency: int = 8
+    lease: float = 30.0
+    grace: float = 30.0
+    poll: float = 1.0
+
+
+class Worker:
+    """Claims jobs, runs them in threads, and tells the database how they ended.
+
+    Claiming, handling and finishing go on at the same time, each on a connection of its own. The
+    database decides everything that two workers could disagree about.
+    """
+
+    def __init__(self, options: Options, version: str) -> None:
+        """Set up the threads; nothing runs yet, and nothing is connected."""
+        self.id = str(uuid.uuid4())
+        self._options = options
+        self._failure = False
+        self._stop = threading.Event()
+        lease, margin = options.lease, options.lease * MARGIN
+        limits = {queue: limit for queue, limit in options.queues.items() if limit is not None}
+        self._desk = desk = Desk(limits)
+
+        def link(purpose: str, give_up: threading.Event, patience: float = lease / 3) -> Link:
+            return Link(options.url, purpose, patience, give_up)
+
+        self._claimer = Claimer(
+            desk,
+            link("claim", desk.stopping),
+            Ear(link("listen", desk.stopping), list(options.queues)),
+            self.id,
+            options.queues,
+            options.concurrency,
+            lease,
+            margin,
+            options.poll,
+        )
+        self._finisher = Finisher(desk, link("finish", desk.closing))
+        self._heartbeat = Heartbeat(desk, link("heartbeat", desk.closing), lease, margin)
+        about = {
+            "pid": os.getpid(),
+            "queues": list(options.queues),
+            "concurrency": options.concurrency,
+            "version": version,
+        }
+        self._upkeep = Upkeep(
+            link("upkeep", desk.stopping, patience=300.0), desk.stopping, self.id, about
+        )
+
+    def run(self) -> int:
+        """Work until told to stop, then stop as gently as the grace time allows.
+
+        Returns:
+            The exit code: 0 if the database was told about everything we held.
+        """
+        claimer = self._thread("claim", self._claimer.run)
+        finisher = self._thread("finish", self._finisher.run)
+        heartbeat = self._thread("heartbeat", self._heartbeat.run)
+        upkeep = self._thread("upkeep", self._upkeep.run)
+        handlers = [
+            self._thread(f"handler-{number}", lambda: self._desk.work(self._handle))
+            for number in range(1, self._options.concurrency + 1)
+        ]
+        log.info(
+            "started",
+            extra={
+                "fields": {
+                    "worker": self.id,
+                    "queues": self._options.queues,
+                    "concurrency": self._options.concurrency,
+                    "lease": self._options.lease,
+                    "tasks": sorted(registry),
+                }
+            },
+        )
+        self._stop.wait()
+
+        grace_ends_at = clock() + self._options.grace
+        self._desk.stopping.set()
+        self._desk.room.ring()
+        claimer.join(self._options.lease)
+        self._desk.hand_back_ready("its worker stopped before it was started")
+        log.info("stopping", extra={"fields": {"running": len(self._desk.running)}})
+        for _ in handlers:
+            self._desk.ready.put(None)
+        for handler in handlers:
+            handler.join(max(0.0, grace_ends_at - clock()))
+        self._abandon_running()
+
+        self._desk.done.put(None)
+        finisher.join(max(LAST_WORD, grace_ends_at - clock()))
+        self._desk.closing.set()
+        self._heartbeat.close()
+        upkeep.join(LAST_WORD)
+        heartbeat.join(LAST_WORD)
+        told = not finisher.is_alive() and not self._desk.held
+        if told and not upkeep.is_alive():
+            self._guard(self._upkeep.dismiss)
+        log.info("stopped", extra={"fields": {"not_finished": len(self._desk.held)}})
+        return 0 if told and not self._failure else 1
+
+    def stop(self) -> None:
+        """Have ``run`` stop; safe in a signal handler."""
+        self._stop.set()
+
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=self._guard, args=[work], name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Do the work; a worker that has lost one of its threads must not go on without it."""
+        try:
+            work()
+        except GaveUp as error:
+            log.warning("the database did not answer", extra={"fields": {"purpose": str(error)}})
+        except BaseException:
+            log.critical("the worker cannot go on", exc_info=True)
+            self._failure = True
+            self._stop.set()
+
+    def _handle(self, job: Job) -> None:
+        """Run one job's handler. Whatever that does, the attempt ends and the thread goes on."""
+        desk = self._desk
+        if job.cancelled:  # its lease may belong to another by now
+            desk.hand_back(job, "it was cancelled, or its lease ran out, before it was started")
+            return
+        desk.start(job)
+        try:
+            value = registry[job.task](job)
+        except Retry as error:
+            desk.settle(job, error=storable(str(error)), retry_in=error.delay)
+        except Fail as error:
+            desk.settle(job, error=storable(str(error)) or "failed", retry=False)
+        except BaseException as error:
+            desk.settle(job, error=describe(error))
+        else:
+            self._succeed(job, value)
+
+    def _succeed(self, job: Job, value: object) -> None:
+        try:
+            result = None if value is None else encode(value)
+        except Exception as error:
+            self._desk.settle(job, error=storable(f"the result cannot be stored: {error}"))
+        else:
+            self._desk.settle(job, result=result)
+
+    def _abandon_running(self) -> None:
+        """Release what outlived the grace time; it is due again when this process is gone."""
+        for job in list(self._desk.running):
+            job.lost = True
+            if self._desk.settle(
+                job,
+                error="its worker stopped before it was done",
+                handed_back=ABANDONED_DELAY,
+            ):
+                log.warning(
+                    "still running after the grace time, handed back",
+                    extra={"fields": {"job_id": job.id, "task": job.task}},
+                )
