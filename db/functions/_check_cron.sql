@@ -8,7 +8,8 @@ create or replace function rota._check_cron(cron text, time_zone text)
 as $$
 begin
     if cron is null or time_zone is null then
-        raise exception '% must not be null', case when cron is null then 'cron' else 'time_zone' end
+        raise exception '% must not be null',
+            case when cron is null then 'cron' else 'time_zone' end
             using errcode = 'RTV02';
     end if;
 

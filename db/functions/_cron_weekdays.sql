@@ -7,7 +7,7 @@ create or replace function rota._cron_weekdays(entry text)
     set search_path = ''
 as $$
 declare
-    v_names constant text[] := '{SUN,MON,TUE,WED,THU,FRI,SAT}';
+    v_names constant text[] := array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT'];
     v_bits bigint := 0;
     v_item text;
     v_parts text[];

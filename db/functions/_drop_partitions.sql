@@ -1,5 +1,5 @@
--- Dropping locks the parent for an instant; under maintain's lock timeout it gives up rather than
--- let finishes queue behind it.
+-- Dropping locks the parent for an instant. Whoever calls this does so under a lock timeout and
+-- catches lock_not_available, rather than let finishes queue behind it.
 create or replace function rota._drop_partitions(parent text, older_than timestamptz)
     returns void
     language plpgsql
@@ -15,15 +15,15 @@ begin
         join pg_catalog.pg_class as c on c.oid = i.inhrelid
         where i.inhparent = ('rota.' || quote_ident(parent))::regclass
             and c.relname ~ '_[0-9]{8}$'
-            and to_date(right(c.relname, 8), 'YYYYMMDD') + 7 <= (older_than at time zone 'UTC')::date
+            and to_date(right(c.relname, 8), 'YYYYMMDD') + 7
+                <= (older_than at time zone 'UTC')::date
     loop
         execute format('drop table rota.%I', v_name);
     end loop;
 
-    execute format('delete from only rota.%I where finished_at < %L', parent || '_default', older_than);
-exception
-    when lock_not_available then
-        raise notice 'partition % could not be dropped now; the next maintain tries again', v_name;
+    execute format(
+        'delete from only rota.%I where finished_at < %L', parent || '_default', older_than
+    );
 end;
 $$;
 

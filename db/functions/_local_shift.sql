@@ -19,7 +19,9 @@ declare
 begin
     while v_after - v_before > interval '1 second' loop
         v_middle := v_before + date_trunc('second', (v_after - v_before) / 2);
-        if v_middle at time zone 'UTC' at time zone _local_shift.time_zone - v_middle = v_offset then
+        if v_middle at time zone 'UTC' at time zone _local_shift.time_zone - v_middle
+            = v_offset
+        then
             v_after := v_middle;
         else
             v_before := v_middle;

@@ -1,6 +1,8 @@
 -- The week's table is filled from the default partition before it is attached, since attaching
--- fails while the default holds rows of that week. A finish that inserts such a row meanwhile
--- waits for our lock on the default partition, and then goes to the new one.
+-- fails while the default holds rows of that week. The parent is locked first, against writers
+-- only: a finish that comes meanwhile waits there, before it has chosen a partition. Were it to
+-- wait for the default partition, it would have chosen that one and would fail when the week is
+-- attached. Whoever calls this does so under a lock timeout and catches lock_not_available.
 create or replace function rota._make_partition(parent text, at timestamptz)
     returns void
     language plpgsql
@@ -16,13 +18,16 @@ begin
         return;
     end if;
 
+    execute format('lock table only rota.%I in share row exclusive mode', parent);
     execute format(
         'create table rota.%I (like rota.%I including defaults including constraints)',
         v_name, parent
     );
     execute format('lock table rota.%I in access exclusive mode', parent || '_default');
     execute format(
-        'with moved as (delete from rota.%I where finished_at >= %L and finished_at < %L returning *)
+        'with moved as (
+            delete from rota.%I where finished_at >= %L and finished_at < %L returning *
+        )
         insert into rota.%I select * from moved',
         parent || '_default', v_from, v_to, v_name
     );
@@ -30,9 +35,6 @@ begin
         'alter table rota.%I attach partition rota.%I for values from (%L) to (%L)',
         parent, v_name, v_from, v_to
     );
-exception
-    when lock_not_available then
-        raise notice 'partition % could not be made now; the next maintain tries again', v_name;
 end;
 $$;
 

@@ -7,7 +7,8 @@ as $$
 begin
     raise exception 'job % is not held under this token', coalesce(job_id::text, 'null')
         using errcode = 'RTC02',
-              hint = 'The lease ran out and was taken back, or the attempt has ended; discard this result.';
+              hint = 'The lease ran out and was taken back, or the attempt has ended;'
+                  ' discard this result.';
 end;
 $$;
 

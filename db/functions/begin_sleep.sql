@@ -16,4 +16,4 @@ end;
 $$;
 
 comment on function rota.begin_sleep is
-    'Ask producers of these queues to notify channel rota_jobs from now on; look once more, then wait.';
+    'Ask producers of these queues to notify channel rota_jobs from now on; look once more, wait.';

@@ -1,3 +1,4 @@
+-- One row of settings, which every caller may write: the last one wins, and maintain reads it anew.
 create or replace function rota.configure_retention(retention interval)
     returns void
     language plpgsql

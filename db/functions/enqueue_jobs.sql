@@ -147,4 +147,4 @@ end;
 $$;
 
 comment on function rota.enqueue_jobs is
-    'Add an array of jobs, objects with the keys of enqueue_job, all or nothing; rows come in order.';
+    'Add an array of jobs, objects with enqueue_job''s keys, all or nothing; rows come in order.';

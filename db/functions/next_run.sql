@@ -66,7 +66,8 @@ begin
             continue;
         end if;
 
-        -- only a change of offset within the next 25 hours can bring back a local time before v_next
+        -- only a change of offset within the next 25 hours can bring back a local time
+        -- before v_next
         v_ahead := least(v_next - v_local, interval '25 hours');
         if (v_utc + v_ahead) at time zone 'UTC' at time zone next_run.time_zone
             = v_local + v_ahead
