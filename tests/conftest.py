@@ -164,7 +164,7 @@ def db(
 ) -> Iterator[str]:
     """The URL of a fresh database with Rota; it must be in order when the test has ended."""
     name = new_name()
-    administrate("create database {} template {} strategy wal_log", name, template)
+    administrate("create database {} template {} strategy file_copy", name, template)
     yield cluster.url(name)
     with psycopg.connect(cluster.url(name)) as conn:
         broken = conn.execute("select * from rota.check_invariants()").fetchall()

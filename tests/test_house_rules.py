@@ -1,0 +1,265 @@
+"""The house rules that a machine can check: on functions, on rights, on calls."""
+
+import ast
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import Connection, errors
+
+from db.deploy import FOLDER, ROLES
+
+ROOT = FOLDER.parent
+EXPECTED_GRANTS = Path(__file__).with_name("expected_grants.txt")
+RAISE = re.compile(r"\braise\s+exception\b(?:'(?:[^']|'')*'|[^';])*;")
+FUNCTION_FILES = sorted((FOLDER / "functions").glob("*.sql"))
+
+# Every right that anybody but the owner has on anything in the schema.
+GRANTS = """
+    select a.kind, a.name, a.privilege, coalesce(r.rolname, 'PUBLIC')
+    from (
+        select 'function', p.proname::text, g.privilege_type, g.grantee, p.proowner
+        from pg_proc as p
+        cross join aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as g
+        where p.pronamespace = 'rota'::regnamespace
+        union all
+        select
+            case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end,
+            c.relname::text,
+            g.privilege_type,
+            g.grantee,
+            c.relowner
+        from pg_class as c
+        cross join aclexplode(
+            coalesce(
+                c.relacl,
+                acldefault((case c.relkind when 'S' then 's' else 'r' end)::"char", c.relowner)
+            )
+        ) as g
+        where c.relnamespace = 'rota'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+        union all
+        select 'column', t.attrelid::regclass || '.' || t.attname, g.privilege_type, g.grantee, 0
+        from pg_attribute as t
+        join pg_class as c on c.oid = t.attrelid
+        cross join aclexplode(t.attacl) as g
+        where c.relnamespace = 'rota'::regnamespace
+        union all
+        select 'schema', n.nspname::text, g.privilege_type, g.grantee, n.nspowner
+        from pg_namespace as n
+        cross join aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) as g
+        where n.nspname = 'rota'
+    ) as a (kind, name, privilege, grantee, owner)
+    left join pg_roles as r on r.oid = a.grantee
+    where a.grantee <> a.owner
+"""
+
+
+def functions(conn: Connection) -> list[dict]:
+    """Return what the catalogue says about each of our functions."""
+    with conn.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+        return cursor.execute(
+            """
+            select
+                p.proname as name,
+                p.oid,
+                p.prosrc as body,
+                l.lanname as language,
+                p.prosecdef as is_definer,
+                coalesce(p.proconfig, '{}') as settings,
+                coalesce(p.proargnames[1:p.pronargs], '{}') as parameters,
+                p.pronargdefaults as defaults,
+                p.proargtypes::oid[]::regtype[]::text[] as types,
+                obj_description(p.oid, 'pg_proc') as comment
+            from pg_proc as p
+            join pg_language as l on l.oid = p.prolang
+            where p.pronamespace = 'rota'::regnamespace
+            order by p.proname
+            """
+        ).fetchall()
+
+
+def test_each_file_creates_the_one_function_it_is_named_for(conn):
+    created = [function["name"] for function in functions(conn)]
+
+    assert sorted(created) == sorted([path.stem for path in FUNCTION_FILES] + ["version"])
+    for path in FUNCTION_FILES:
+        creations = re.findall(r"^create or replace function (\S+?)\(", path.read_text(), re.M)
+        assert creations == [f"rota.{path.stem}"], path.name
+
+
+def test_each_function_has_a_comment_of_one_sentence(conn):
+    for function in functions(conn):
+        assert function["comment"], function["name"]
+        assert function["comment"].endswith("."), function["name"]
+
+
+def test_the_file_of_each_door_says_first_why_it_is_safe():
+    for path in FUNCTION_FILES:
+        text = re.sub(r"\A(drop function if exists [^;]*;\s*)+", "", path.read_text())
+        assert text.startswith("-- ") or path.stem.startswith("_"), path.name
+
+
+def test_the_search_path_is_pinned_wherever_it_matters(conn):
+    for function in functions(conn):
+        if function["language"] != "sql" or function["is_definer"]:
+            assert 'search_path=""' in function["settings"], function["name"]
+
+
+def test_every_raised_exception_has_a_code_of_ours():
+    raised = 0
+    for path in FUNCTION_FILES:
+        code = re.sub(r"--.*", "", path.read_text())
+        for statement in RAISE.findall(code):
+            assert re.search(r"\berrcode\s*=\s*('RT[A-Z][0-9A-Z]{2}'|v_\w+)", statement), (
+                path.name,
+                statement,
+            )
+            raised += 1
+    assert raised > 20
+
+
+def test_no_parameter_has_a_type_that_drivers_do_not_send(conn):
+    for function in functions(conn):
+        assert not {"smallint", "numeric", "real"}.intersection(function["types"]), function["name"]
+
+
+def test_sql_stays_within_a_hundred_columns_and_has_no_tabs():
+    assert not [
+        f"{path.name}:{number}"
+        for path in FOLDER.rglob("*.sql")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > 100 or "\t" in line
+    ]
+
+
+def test_nothing_is_granted_to_public_and_no_table_can_be_written(conn):
+    for kind, name, privilege, grantee in conn.execute(GRANTS):
+        assert grantee != "PUBLIC", (kind, name, privilege)
+        assert privilege in {"function": "EXECUTE", "schema": "USAGE"}.get(kind, "SELECT"), name
+
+
+def test_rights_are_those_of_the_checked_in_table(conn):
+    """After a change of db/grants.sql: WRITE_EXPECTED_GRANTS=1 pytest tests/test_house_rules.py."""
+    found = grants_table(conn)
+    if os.environ.get("WRITE_EXPECTED_GRANTS"):
+        EXPECTED_GRANTS.write_text(found)
+
+    assert found == EXPECTED_GRANTS.read_text()
+
+
+def grants_table(conn: Connection) -> str:
+    """Return a table of functions, tables and views by role, as the server judges the rights."""
+    rows = conn.execute(
+        """
+        select 'function', p.proname::text, r.name,
+            case when has_function_privilege(r.name, p.oid, 'execute') then 'x' else '' end
+        from pg_proc as p
+        cross join unnest(%(roles)s::text[]) as r (name)
+        where p.pronamespace = 'rota'::regnamespace and p.proname not like '\\_%%'
+        union all
+        select
+            case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end,
+            c.relname::text,
+            r.name,
+            concat(
+                case when has_table_privilege(r.name, c.oid, 'select') then 'r' end,
+                case when has_table_privilege(
+                    r.name, c.oid, 'insert, update, delete, truncate, references, trigger'
+                ) then 'w' end
+            )
+        from pg_class as c
+        cross join unnest(%(roles)s::text[]) as r (name)
+        where c.relnamespace = 'rota'::regnamespace
+            and c.relkind in ('r', 'p', 'v', 'S')
+            and not c.relispartition
+        """,
+        {"roles": list(ROLES)},
+    ).fetchall()
+    rights = {(kind, name, role): right for kind, name, role, right in rows}
+    lines = [
+        "Who may do what: x execute, r read, w write. Helpers (_…) and partitions are nobody's.",
+        "",
+        f"{'':9} {'':24} " + " ".join(f"{role.removeprefix('rota_'):8}" for role in ROLES),
+    ]
+    for kind, name in sorted({(kind, name) for kind, name, _ in rights}):
+        cells = " ".join(f"{rights[kind, name, role] or '-':8}" for role in ROLES)
+        lines.append(f"{kind:9} {name:24} {cells}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def test_nobody_has_rights_on_helpers_or_partitions(conn):
+    granted = {name for _, name, *_ in conn.execute(GRANTS)}
+    partitions = conn.execute(
+        "select relname from pg_class where relispartition and relnamespace = 'rota'::regnamespace"
+    ).fetchall()
+
+    assert partitions
+    assert not granted.intersection(name for (name,) in partitions)
+    assert not [name for name in granted if name.startswith("_")]
+
+
+def calls_by_gateway() -> Iterator[tuple[str, ast.Call]]:
+    """Find each ``call(conn, "function", …)`` of our programs."""
+    for path in (*ROOT.glob("app/**/*.py"), *ROOT.glob("worker/**/*.py"), *ROOT.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "call":
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node
+
+
+def test_every_call_through_the_gateway_fits_its_function(conn):
+    signatures = {function["name"]: function for function in functions(conn)}
+    checked = 0
+    for place, node in calls_by_gateway():
+        given = {keyword.arg for keyword in node.keywords if keyword.arg}
+        name = node.args[1]
+        if not isinstance(name, ast.Constant):
+            continue  # one that is chosen when it runs
+        assert name.value in signatures, f"{place}: no function rota.{name.value}"
+        signature = signatures[name.value]
+        assert given <= set(signature["parameters"]), place
+        if all(keyword.arg for keyword in node.keywords):
+            needed = len(signature["parameters"]) - signature["defaults"]
+            assert given >= set(signature["parameters"][:needed]), place
+        checked += 1
+    assert checked >= 10
+
+
+def test_every_call_in_written_sql_fits_its_function(conn):
+    signatures = {function["name"]: function["parameters"] for function in functions(conn)}
+    checked = 0
+    for path in (*ROOT.glob("app/**/*.py"), *ROOT.glob("worker/**/*.py")):
+        for name, arguments in re.findall(r"\brota\.(\w+)\(([^)]*)", path.read_text()):
+            if not re.search(r"=>|%s|^$", arguments):
+                continue  # prose
+            assert name in signatures, f"{path.relative_to(ROOT)}: no function rota.{name}"
+            assert set(re.findall(r"(\w+) =>", arguments)) <= set(signatures[name]), name
+            checked += 1
+    assert checked >= 2
+
+
+def test_the_linter_that_reads_function_bodies_finds_nothing(conn):
+    try:
+        conn.execute("create extension plpgsql_check")
+    except (errors.UndefinedFile, errors.FeatureNotSupported):
+        pytest.skip("this server does not have the extension plpgsql_check")
+
+    found = conn.execute(
+        """
+        select p.oid::regprocedure::text, c.*
+        from pg_proc as p
+        join pg_language as l on l.oid = p.prolang and l.lanname = 'plpgsql'
+        cross join plpgsql_check_function(
+            p.oid,
+            performance_warnings => false,
+            extra_warnings => true,
+            security_warnings => true
+        ) as c
+        where p.pronamespace = 'rota'::regnamespace
+            and 'record'::regtype <> all (p.proargtypes) -- whose columns it cannot know
+        """
+    ).fetchall()
+
+    assert found == []
