@@ -10,12 +10,17 @@ VERSIONS ?= 18 16 15
 SERVER_TESTS := tests/functions tests/concurrency tests/schedules tests/test_deploy.py \
 	tests/test_house_rules.py
 
-.PHONY: run demo test lint clean help
+MINUTES ?= 5
+
+.PHONY: run demo test drain faults soak lint clean help
 
 help:
 	@echo "make run    run Rota here: database, API and one worker; Ctrl-C stops it"
 	@echo "make demo   enqueue a hundred jobs in a running Rota and watch them"
 	@echo "make test   run the tests on every PostgreSQL at hand, or on TEST_DATABASE_URL"
+	@echo "make drain  10,000 jobs while a worker is killed every second"
+	@echo "make faults every fault in its long form; docs/faults.md has what is seen"
+	@echo "make soak   all faults in rotation, for MINUTES=5"
 	@echo "make lint   check the style of Python and SQL"
 	@echo "make clean  remove the virtual environment and the embedded database with its data"
 
@@ -27,6 +32,15 @@ demo: $(VENV)/run
 
 test: $(VENV)/dev
 	@exec $(BIN)/python -m tests.all $(VERSIONS) -- $(SERVER_TESTS)
+
+drain: $(VENV)/dev
+	@ROTA_DRAIN_JOBS=10000 $(BIN)/python -m pytest -q -s tests/faults/test_drain.py
+
+faults: $(VENV)/dev
+	@ROTA_FAULTS=all $(BIN)/python -m pytest -q tests/history tests/faults
+
+soak: $(VENV)/dev
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

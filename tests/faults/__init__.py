@@ -1,0 +1,1 @@
+"""Faults, injected into the real worker and API against a real server of their own."""

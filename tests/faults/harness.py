@@ -1,0 +1,288 @@
+"""What every fault needs: a server of its own, producers, a fleet of workers, and the verdict.
+
+A ``House`` is one database with all who use it. Its folder keeps the history of the run:
+``python -m tests.history.check FOLDER`` decides it again.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from db.embedded import Cluster
+from db.gateway import call
+from tests.history.check import Demands, Report, Saved, check
+from tests.history.record import History, recording_cursor
+from tests.waiting import wait_until
+
+REPOSITORY = Path(__file__).parents[2]
+LEASE = 2.0  # seconds
+DRAINED_WITHIN = 90.0  # seconds after the last fault, on a busy machine
+
+JOBS = """
+    select
+        j.id, j.payload ->> 'key' as key, j.state, l.token::text, j.run, j.queue, j.priority,
+        j.max_retries, j.payload ? 'gives_up' as gave_up, j.schedule_type,
+        extract(epoch from j.scheduled_for)::float8 as scheduled_for
+    from rota.jobs as j
+    left join rota.live_jobs as l on l.id = j.id
+"""
+
+EXECUTIONS = """
+    select
+        e.job_id, e.token::text, e.run, e.attempt, e.outcome, e.job_state,
+        extract(epoch from e.started_at)::float8 as started_at,
+        extract(epoch from e.finished_at)::float8 as finished_at
+    from rota.job_executions as e
+"""
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+
+class House:
+    """One database, its producers and its workers.
+
+    Args:
+        cluster: the server, which faults may stop, kill and start again.
+        dbname: a database with Rota on it.
+        folder: where the history goes.
+        seed: decides what is random here.
+    """
+
+    def __init__(self, cluster: Cluster, dbname: str, folder: Path, seed: int) -> None:
+        self.cluster = cluster
+        self.dbname = dbname
+        self.folder = folder
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.workers: list[Worker] = []
+        self.history = History(folder / "history.jsonl")
+        self._cursor = recording_cursor(self.history)
+        self._keys = 0
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.execute(
+            "select rota.configure_queue('default', backoff_base => '0.2 s', backoff_cap => '1 s')"
+        )
+
+    @property
+    def url(self) -> str:
+        """The database, by the straight way."""
+        return self.cluster.url(self.dbname)
+
+    # -- asking --------------------------------------------------------------------------------
+
+    def execute(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        """Run a statement on a connection of its own."""
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            cursor = conn.execute(query, arguments)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: str, *arguments: Any) -> Any:
+        """Return the one value of a query's one row."""
+        return self.execute(query, *arguments)[0][0]
+
+    # -- producing -----------------------------------------------------------------------------
+
+    def produce(self, count: int, url: str | None = None, pause: float = 0, **job: Any) -> None:
+        """Enqueue jobs, each in a transaction of its own, reconnecting as often as it takes.
+
+        A job whose enqueue was refused or is unknown is not tried again.
+        """
+        conn: psycopg.Connection[Any] | None = None
+        payload = job.pop("payload", {})
+        for _ in range(count):
+            while conn is None or conn.closed:
+                try:
+                    conn = psycopg.connect(
+                        url or self.url,
+                        autocommit=True,
+                        cursor_factory=self._cursor,
+                        connect_timeout=5,
+                        tcp_user_timeout=3000,
+                    )
+                except psycopg.OperationalError:
+                    time.sleep(0.1)
+            self._keys += 1
+            arguments = {"task": "work", "max_retries": 20, **job}
+            arguments["payload"] = Jsonb({"key": f"{self.seed}-{self._keys}", **payload})
+            try:
+                call(conn, "enqueue_job", **arguments)
+            except psycopg.Error as error:
+                if (error.sqlstate or "08").startswith(("08", "57P")):
+                    conn.close()
+                else:
+                    time.sleep(0.1)
+            if pause:
+                time.sleep(pause)
+        if conn:
+            conn.close()
+
+    @contextlib.contextmanager
+    def producing(self, count: int, **job: Any) -> Iterator[None]:
+        """Enqueue jobs in the background of a block, which is left when all are enqueued."""
+        thread = threading.Thread(target=self.produce, args=[count], kwargs=job, daemon=True)
+        thread.start()
+        yield
+        thread.join(DRAINED_WITHIN)
+        assert not thread.is_alive(), "the producer is stuck"
+
+    # -- workers -------------------------------------------------------------------------------
+
+    def worker(
+        self,
+        url: str | None = None,
+        die_at: str | None = None,
+        lease: float = LEASE,
+        concurrency: int = 4,
+        poll: float = 0.2,
+        extra: tuple[str, ...] = (),
+    ) -> Worker:
+        """Start a worker."""
+        number = len(self.workers) + 1
+        log = self.folder / f"worker-{number}.log"
+        environment = {
+            **os.environ,
+            "DATABASE_URL": url or self.url,
+            "ROTA_HISTORY": str(self.folder / "history.jsonl"),
+            "ROTA_EFFECTS": str(self.folder / "effects.jsonl"),
+            "ROTA_DIE_AT": die_at or "",
+        }
+        arguments = ["--tasks", "tests.faults.tasks", "--lease", str(lease)]
+        arguments += ["--concurrency", str(concurrency), "--poll", str(poll), "--grace", "5"]
+        process = self.run(["-m", "tests.faults.worker", *arguments, *extra], environment, log)
+        worker = Worker(process, log)
+        self.workers.append(worker)
+        return worker
+
+    def run(
+        self, arguments: list[str], environment: dict[str, str], log: Path
+    ) -> subprocess.Popen[bytes]:
+        """Start a Python program of the project."""
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=output,
+                stderr=output,
+            )
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """End every process that is left."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    # -- faults --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def fault(self, kind: str, target: int | str, clock: bool = False) -> Iterator[None]:
+        """Put a fault on record; it lasts as long as the block.
+
+        Args:
+            kind: what it is.
+            target: whom it befalls: a process id, ``server`` or ``network``.
+            clock: whether it moves the server's clock.
+        """
+        name = self.history.invoke("fault", kind=kind, target=target, clock=clock)
+        yield
+        self.history.answer(name, "fault", "ok")
+
+    def kill(self, worker: Worker) -> None:
+        """Kill a worker as the system does when memory is short."""
+        with self.fault("worker SIGKILL", worker.pid):
+            worker.process.kill()
+            worker.process.wait()
+
+    @contextlib.contextmanager
+    def stopped(self, worker: Worker) -> Iterator[None]:
+        """Have a worker stand still during the block."""
+        with self.fault("worker SIGSTOP", worker.pid):
+            worker.process.send_signal(signal.SIGSTOP)
+            yield
+            worker.process.send_signal(signal.SIGCONT)
+
+    def crash(self, mode: str = "kill") -> None:
+        """Crash the server and start it again."""
+        with self.fault(f"server {mode}", "server"):
+            if mode == "kill":
+                self.cluster.kill()
+            else:
+                self.cluster.stop(mode)
+            self.cluster.start()
+
+    # -- the verdict ---------------------------------------------------------------------------
+
+    def live(self) -> int:
+        """Return how many ordinary jobs have not ended; all of them while nobody can say."""
+        try:
+            return self.value(
+                "select count(*) from rota.live_jobs where schedule_type = 'ONE_TIME'"
+            )
+        except psycopg.Error:
+            return sys.maxsize
+
+    def drain(self, timeout: float = DRAINED_WITHIN) -> None:
+        """Wait until every ordinary job has ended."""
+        wait_until(lambda: self.live() == 0, timeout)
+
+    def stop_workers(self) -> None:
+        """Stop the workers gently; each must end well."""
+        alive = [worker for worker in self.workers if worker.alive]
+        for worker in alive:
+            worker.process.terminate()
+        for worker in alive:
+            code = worker.process.wait(30)
+            log = worker.log.read_text()
+            assert code == 0 or (code == -signal.SIGTERM and "started" not in log), log[-3000:]
+
+    def decide(self, **demands: Any) -> Report:
+        """Drain, stop the workers, save the run, and hold it to every promise."""
+        self.drain()
+        self.stop_workers()
+        return self.judge(**demands)
+
+    def judge(self, **demands: Any) -> Report:
+        """Save the run, and hold it to every promise."""
+        needed = Demands(**demands)
+        (self.folder / "demands.json").write_text(json.dumps(asdict(needed)))
+        (self.folder / "seed").write_text(f"{self.seed}\n")
+        with psycopg.connect(self.url, row_factory=psycopg.rows.dict_row) as conn:
+            for name, query in (("jobs", JOBS), ("executions", EXECUTIONS)):
+                rows = conn.execute(query).fetchall()
+                text = "".join(json.dumps(row) + "\n" for row in rows)
+                (self.folder / f"{name}.jsonl").write_text(text)
+            broken = conn.execute("select * from rota.check_invariants()").fetchall()
+        report = check(Saved.load(self.folder), needed)
+        assert broken == []
+        assert report.verdicts == [], f"seed {self.seed}, history in {self.folder}"
+        return report
