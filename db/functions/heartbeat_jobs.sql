@@ -1,5 +1,8 @@
--- Locks in the order of ids, as every batch does. A lease is only ever lengthened. A pair that
--- holds no lease is absent from the rows, and nothing changes for it. The update is heap-only.
+-- Locks in the order of ids, as every batch does, and passes by what another session holds: a job
+-- whose handler holds its lease (hold_lease) must not keep the leases of the whole batch from being
+-- extended. Such a job is still ours, cannot be taken back while it is held, and is answered with
+-- the lease that it has. A lease is only ever lengthened. A pair that holds no lease is absent from
+-- the rows, and nothing changes for it. The update is heap-only.
 create or replace function rota.heartbeat_jobs(
     job_ids bigint[],
     tokens uuid[],
@@ -31,8 +34,19 @@ begin
         from rota.live_jobs as j
         where j.id = any(job_ids) and j.token = any(tokens)
         order by j.id
-        for no key update
+        for no key update skip locked
     );
+
+    if cardinality(v_held) < cardinality(job_ids) then
+        return query
+            select j.id, j.lease_until, j.cancel_requested_at is not null
+            from rota.live_jobs as j
+            where j.id = any(job_ids)
+                and j.ctid <> all(v_held)
+                and (j.id, j.token) in (
+                    select u.job_id, u.token from unnest(job_ids, tokens) as u(job_id, token)
+                );
+    end if;
 
     return query
         update rota.live_jobs as j
