@@ -1,7 +1,8 @@
 -- One session at a time; another returns at once. Partitions are made and dropped under a short
--- lock timeout: a week that cannot be had now, because somebody reads, is had at the next call, and
--- finishes are never queued behind a waiting lock for longer than that. Until a week exists, the
--- default partition takes its rows. Only finished jobs and executions are ever dropped.
+-- lock timeout, and each of these two steps gives up as a whole and lets go of its locks when one
+-- cannot be had: what somebody's long transaction prevents now is done at the next call, and no
+-- finish is queued behind a waiting lock for longer than that, nor deadlocks with one. Until a week
+-- exists, the default partition takes its rows. Only finished jobs and executions are ever dropped.
 create or replace function rota.maintain()
     returns void
     language plpgsql
@@ -13,6 +14,7 @@ as $$
 declare
     v_now timestamptz := rota._now();
     v_retention interval;
+    v_week timestamptz;
 begin
     if not pg_try_advisory_xact_lock(hashtextextended('rota.maintain', 0)) then
         return;
@@ -21,13 +23,24 @@ begin
     select s.retention into v_retention
     from rota.settings as s;
 
-    for v_weeks_ahead in 0..4 loop
-        perform rota._make_partition('job_executions', v_now + v_weeks_ahead * interval '7 days');
-        perform rota._make_partition('finished_jobs', v_now + v_weeks_ahead * interval '7 days');
-    end loop;
+    begin
+        for v_weeks_ahead in 0..4 loop
+            v_week := v_now + v_weeks_ahead * interval '7 days';
+            perform rota._make_partition('finished_jobs', v_week);
+            perform rota._make_partition('job_executions', v_week);
+        end loop;
+    exception
+        when lock_not_available then
+            raise notice 'the coming weeks could not be prepared; the next maintain tries again';
+    end;
 
-    perform rota._drop_partitions('job_executions', v_now - v_retention);
-    perform rota._drop_partitions('finished_jobs', v_now - v_retention);
+    begin
+        perform rota._drop_partitions('finished_jobs', v_now - v_retention);
+        perform rota._drop_partitions('job_executions', v_now - v_retention);
+    exception
+        when lock_not_available then
+            raise notice 'old weeks could not be dropped; the next maintain tries again';
+    end;
 
     -- Copies of a lane, which concurrent first jobs left; the one that came first stays, so a
     -- producer that saw a lane is always right.
