@@ -54,6 +54,11 @@ begin
                 ('function', 'retry_job',           '{rota_operator}'),
                 ('function', 'pause_queue',         '{rota_operator}'),
                 ('function', 'resume_queue',        '{rota_operator}'),
+                ('function', 'pause_schedule',      '{rota_operator}'),
+                ('function', 'resume_schedule',     '{rota_operator}'),
+                ('function', 'trigger_schedule',    '{rota_operator}'),
+                ('function', 'backfill_schedule',   '{rota_operator}'),
+                ('function', 'delete_schedule',     '{rota_operator}'),
                 ('function', 'configure_queue',     '{rota_operator}'),
                 ('function', 'configure_retention', '{rota_operator}'),
                 ('function', 'check_invariants',    '{rota_operator}'),
@@ -64,6 +69,7 @@ begin
                 ('table',    'jobs',                '{rota_operator, rota_reader}'),
                 ('table',    'executions',          '{rota_operator, rota_reader}'),
                 ('table',    'job_executions',      '{rota_operator, rota_reader}'),
+                ('table',    'schedule_status',     '{rota_operator, rota_reader}'),
                 ('table',    'queue_status',        '{rota_operator, rota_reader}'),
                 ('table',    'worker_status',       '{rota_operator, rota_reader}')
         ) as a(kind, object, roles)

@@ -4,9 +4,7 @@ create or replace function rota._check_schedule(
     every interval,
     cron text,
     time_zone text,
-    starts_at timestamptz,
     name text,
-    misfire text,
     queue text,
     priority integer,
     max_retries integer,
@@ -14,7 +12,7 @@ create or replace function rota._check_schedule(
 )
     returns void
     language plpgsql
-    stable
+    volatile
     set search_path = ''
 as $$
 declare
@@ -23,15 +21,16 @@ declare
         case
             when num_nonnulls(every, cron) <> 1
                 then 'give either every or cron'
-            when not isfinite(every) or every <= interval '0'
-                or extract(epoch from every) not between 1 and 3155760000
-                then format('every must be from 1 second to 100 years, not %s', every)
-            when starts_at not between '0001-01-02 00:00:00+00' and '9998-12-31 00:00:00+00'
-                then format('starts_at must lie between the years 1 and 9998, not at %s', starts_at)
+            when time_zone is null
+                then 'time_zone must not be null'
             when length(name) not between 1 and 200 or name ~ '[[:cntrl:]]'
                 then 'name must have 1 to 200 characters and no control characters'
-            when misfire is null or misfire not in ('skip', 'once', 'all')
-                then format('misfire must be skip, once or all, not %s', coalesce(misfire, 'null'))
+            when not isfinite(every) or every <= interval '0'
+                or extract(month from every) < 0 or extract(year from every) < 0
+                or extract(day from every) < 0 or every - date_trunc('day', every) < interval '0'
+                then format('every must be a positive interval, not %s', every)
+            when every < interval '1 millisecond' or every > interval '100 years'
+                then format('every must be from 1 millisecond to 100 years, not %s', every)
         end
     );
 begin
@@ -49,4 +48,4 @@ end;
 $$;
 
 comment on function rota._check_schedule is
-    'Refuse a schedule that could not be kept, and say why.';
+    'Refuse a job or a timing that could not be kept, and say why.';

@@ -78,8 +78,8 @@ begin
                     )
                 end as retry_at,
                 case when j.schedule_type <> 'ONE_TIME'
-                    then rota._next_slot(j.id, j.scheduled_for, v_now)
-                end as next_slot
+                    then rota._next_slot(j, v_now)
+                end as next
             from rota.live_jobs as j
             join (
                 select distinct on (u.job_id, u.token) u.*
@@ -95,9 +95,9 @@ begin
                     when h.outcome = 'RELEASED' then 'SAME RUN'
                     when h.outcome = 'SUCCEEDED' and h.schedule_type = 'ONE_TIME' then 'COMPLETED'
                     when h.outcome <> 'SUCCEEDED' and retry and h.attempt <= h.max_retries
-                        and (h.next_slot is null or h.retry_at < h.next_slot) then 'SAME RUN'
+                        and ((h.next).slot is null or h.retry_at < (h.next).slot) then 'SAME RUN'
                     when h.schedule_type = 'ONE_TIME' then 'FAILED'
-                    when h.next_slot is not null then 'NEXT RUN'
+                    when (h.next).slot is not null then 'NEXT RUN'
                     else 'COMPLETED'
                 end as verdict
             from held as h
@@ -108,9 +108,10 @@ begin
                     then 'SCHEDULED'
                     else d.verdict
                 end as new_state,
-                case d.verdict
-                    when 'SAME RUN' then d.retry_at
-                    when 'NEXT RUN' then d.next_slot
+                case
+                    when d.verdict = 'NEXT RUN' then (d.next).run_at
+                    when d.verdict = 'SAME RUN' and (d.next).run_at = 'infinity' then 'infinity'
+                    when d.verdict = 'SAME RUN' then d.retry_at
                 end as new_run_at
             from judged as d
         ), kept as (
@@ -118,7 +119,7 @@ begin
             set state = 'SCHEDULED',
                 run_at = d.new_run_at,
                 scheduled_for = case d.verdict
-                    when 'NEXT RUN' then d.next_slot else d.scheduled_for
+                    when 'NEXT RUN' then (d.next).slot else d.scheduled_for
                 end,
                 run = d.run + case d.verdict when 'NEXT RUN' then 1 else 0 end,
                 attempt = case
@@ -164,13 +165,29 @@ begin
             )
             select
                 d.id, d.run, d.attempt, d.outcome, d.worker, d.token, d.scheduled_for,
-                d.started_at, v_now, d.error, d.result, d.new_state, d.new_run_at
+                d.started_at, v_now, d.error, d.result, d.new_state,
+                nullif(d.new_run_at, 'infinity')
             from decided as d
+        ), passed as (
+            insert into rota.job_executions (
+                job_id, run, attempt, outcome, scheduled_for, finished_at, error, result,
+                job_state, next_run_at
+            )
+            select
+                d.id, d.run, 0, 'SKIPPED', d.scheduled_for, v_now, p.reason,
+                jsonb_build_object('slots', p.slots), d.new_state, nullif(d.new_run_at, 'infinity')
+            from decided as d
+            cross join lateral rota._slots_passed(
+                d.id, d.scheduled_for, (d.next).slot,
+                d.outcome not in ('SUCCEEDED', 'CANCELLED') and retry
+                    and d.attempt <= d.max_retries
+            ) as p
+            where d.verdict = 'NEXT RUN' and p.reason is not null
         )
-        select d.id, d.token, d.new_state, d.new_run_at
+        select d.id, d.token, d.new_state, nullif(d.new_run_at, 'infinity')
         from decided as d;
 end;
 $$;
 
 comment on function rota._end_attempts is
-    'End the running attempts held under these (job, token) pairs, and say what became of the jobs.';
+    'End the attempts held under these (job, token) pairs, and say what became of the jobs.';

@@ -1,28 +1,58 @@
--- Strictly later than the slot it follows, so a clock that was put back makes no slot twice, and
--- later than now, so that slots which passed meanwhile are coalesced into the run that just ended.
-create or replace function rota._next_slot(
-    job_id bigint,
-    scheduled_for timestamptz,
-    at timestamptz
-)
-    returns timestamptz
+-- Reads only; the caller holds the job's row. Strictly later than the slot it follows, so a clock
+-- that was put back makes no slot twice.
+-- Slots that came while the run was under way are coalesced into it, unless the schedule catches
+-- up. Slots that had been missed before the run began, of which misfire 'all' runs one after the
+-- other, are not the run's fault: it goes on with them.
+create or replace function rota._next_slot(job rota.live_jobs, at timestamptz)
+    returns rota.next_slot
     language plpgsql
     volatile
     set search_path = ''
 as $$
 declare
     v_schedule rota.schedules;
+    v_slot timestamptz;
 begin
     select s.* into v_schedule
     from rota.schedules as s
-    where s.job_id = _next_slot.job_id;
+    where s.job_id = job.id;
 
-    return rota._slot_after(
-        v_schedule.every, v_schedule.cron, v_schedule.time_zone, v_schedule.starts_at,
-        greatest(scheduled_for, at)
-    );
+    if job.run >= v_schedule.max_runs then
+        return null;
+    end if;
+
+    if v_schedule.trigger_requested_at is not null then
+        return row(greatest(at, job.scheduled_for), at)::rota.next_slot;
+    end if;
+
+    if v_schedule.fixed_delay then
+        v_slot := greatest(at, job.scheduled_for) + v_schedule.every;
+        v_slot := case
+            when v_schedule.ends_at is null or v_slot < v_schedule.ends_at then v_slot
+        end;
+    else
+        v_slot := rota._slot_after(v_schedule, job.scheduled_for);
+
+        if v_slot <= at and v_schedule.overlap = 'coalesce'
+            and not (v_schedule.misfire = 'all' and v_slot <= job.started_at)
+        then
+            v_slot := rota._slot_after(v_schedule, at);
+        end if;
+    end if;
+
+    if v_slot is null then
+        return null;
+    end if;
+
+    return row(
+        v_slot,
+        case when v_schedule.paused_at is null
+            then v_slot + random() * v_schedule.jitter
+            else 'infinity'
+        end
+    )::rota.next_slot;
 end;
 $$;
 
 comment on function rota._next_slot is
-    'Say when a schedule runs next, after this slot and after this time.';
+    'Say which slot follows the run that a schedule has ended; null when it is over.';

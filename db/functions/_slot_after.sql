@@ -1,23 +1,31 @@
-create or replace function rota._slot_after(
-    every interval,
-    cron text,
-    time_zone text,
-    starts_at timestamptz,
-    after timestamptz
-)
+-- Total, for it decides inside finish_job and recover_jobs, where one bad schedule must stop no
+-- other job: a cron expression or a zone that the server no longer understands (new time zone
+-- data) gives 'infinity', so the schedule waits, check_invariants names it, and saving it anew
+-- heals it. Null: the schedule is over.
+create or replace function rota._slot_after(schedule rota.schedules, after timestamptz)
     returns timestamptz
     language plpgsql
-    volatile
+    stable
     set search_path = ''
 as $$
+declare
+    v_after timestamptz := greatest(after, schedule.starts_at - interval '1 microsecond');
+    v_slot timestamptz;
 begin
-    if cron is null then
-        return rota._interval_slot(starts_at, every, time_zone, after);
+    if schedule.cron is null then
+        v_slot := rota._interval_slot(
+            schedule.starts_at, schedule.every, schedule.time_zone, v_after
+        );
+    else
+        v_slot := rota.next_run(schedule.cron, schedule.time_zone, v_after);
     end if;
 
-    return rota.next_run(cron, time_zone, greatest(after, starts_at - interval '1 microsecond'));
+    return case when schedule.ends_at is null or v_slot < schedule.ends_at then v_slot end;
+exception
+    when sqlstate 'RTV01' or sqlstate 'RTV02' or data_exception then
+        return 'infinity';
 end;
 $$;
 
 comment on function rota._slot_after is
-    'Say which slot of an interval''s grid, or of a cron expression, comes first after a time.';
+    'Say which slot of a schedule comes first after a time; null when it is over.';

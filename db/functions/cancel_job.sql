@@ -37,21 +37,7 @@ begin
         end if;
 
         if v_live.state = 'SCHEDULED' then
-            delete from rota.live_jobs as j
-            where j.id = v_live.id;
-
-            insert into rota.finished_jobs (
-                id, task, payload, queue, priority, state, schedule_type, run_at, scheduled_for,
-                run, attempt, max_retries, timeout, unique_key, name, progress,
-                cancel_requested_at, cancel_reason, last_error, created_at, finished_at
-            )
-            values (
-                v_live.id, v_live.task, v_live.payload, v_live.queue, v_live.priority, 'CANCELLED',
-                v_live.schedule_type, v_live.run_at, v_live.scheduled_for, v_live.run,
-                v_live.attempt, v_live.max_retries, v_live.timeout, v_live.unique_key,
-                v_live.name, v_live.progress, v_now, reason, v_live.last_error,
-                v_live.created_at, v_now
-            );
+            perform rota._retire_job(v_live, 'CANCELLED', reason, v_now);
 
             return row(v_live.id, 'CANCELLED', null)::rota.job_outcome;
         end if;

@@ -13,6 +13,8 @@
 -- The token is random, never the attempt's number: after a crash that loses a claim (asynchronous
 -- commit, asynchronous standby) the attempt rewinds, and a zombie's number would match again.
 --
+-- A schedule among the rows has its misfire policy applied under the same lock (_settle_missed).
+--
 -- The cursor. While an old snapshot pins finished jobs, a scan of a lane steps over all of them.
 -- A session whose scan was slow remembers where the lane's first job was, for about 100 times as
 -- long as the scan took, and starts there until then. What was committed late behind that place,
@@ -44,13 +46,14 @@ declare
     v_began timestamptz;
     v_took interval;
     v_found tid[];
+    v_recurring boolean;
     v_room integer := max_jobs;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'jobs can be claimed at READ COMMITTED only, not at %',
             upper(current_setting('transaction_isolation'))
             using errcode = 'RTC04',
-                  hint = 'At a higher level a claim that meets another fails instead of passing it.';
+                  hint = 'At higher levels a claim that meets another one fails.';
     end if;
 
     if queues is null then
@@ -80,8 +83,9 @@ begin
     loop
         v_cursor := rota._lane_cursor(v_lane.queue, v_lane.priority, v_now);
         v_began := clock_timestamp();
-        v_found := array(
-            select j.ctid
+        select array_agg(p.place), bool_or(p.recurring) into v_found, v_recurring
+        from (
+            select j.ctid as place, j.schedule_type <> 'ONE_TIME' as recurring
             from rota.live_jobs as j
             where j.queue = v_lane.queue
                 and j.priority = v_lane.priority
@@ -91,16 +95,20 @@ begin
             order by j.run_at, j.id
             limit v_room
             for no key update skip locked
-        );
+        ) as p;
         v_took := clock_timestamp() - v_began;
 
         if v_cursor.expires_at is not null
-            or v_took > interval '1 ms' + cardinality(v_found) * interval '20 us'
+            or v_took > interval '1 ms' + coalesce(cardinality(v_found), 0) * interval '20 us'
         then
             perform rota._move_lane_cursor(v_cursor, v_found[1], v_now, v_took);
         end if;
 
-        continue when v_found = '{}';
+        if v_recurring then
+            v_found := rota._settle_missed(v_found, v_now);
+        end if;
+
+        continue when coalesce(v_found, '{}') = '{}';
 
         v_token := coalesce(v_token, gen_random_uuid());
 

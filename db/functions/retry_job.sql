@@ -14,6 +14,7 @@ declare
     v_now timestamptz := rota._now();
     v_run_at timestamptz := v_now;
     v_finished rota.finished_jobs;
+    v_schedule rota.schedules;
     v_state text;
     v_constraint text;
 begin
@@ -36,13 +37,26 @@ begin
     end if;
 
     if v_finished.schedule_type <> 'ONE_TIME' then
-        v_run_at := rota._next_slot(v_finished.id, v_finished.scheduled_for, v_now);
+        select s.* into v_schedule
+        from rota.schedules as s
+        where s.job_id = v_finished.id;
+
+        v_run_at := case
+            when v_finished.run >= v_schedule.max_runs then null
+            when v_schedule.fixed_delay then v_now
+            else rota._slot_after(v_schedule, greatest(v_finished.scheduled_for, v_now))
+        end;
     end if;
 
     if v_run_at is null then
         raise exception 'the schedule of job % is over', job_id
             using errcode = 'RTC01';
     end if;
+
+    update rota.schedules as s
+    set paused_at = null,
+        trigger_requested_at = null
+    where s.job_id = v_finished.id;
 
     perform rota._use_lane(v_finished.queue, v_finished.priority);
 

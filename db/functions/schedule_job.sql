@@ -1,7 +1,9 @@
 -- With a name, the partial unique index on live names decides, as it does for unique_key in
--- enqueue_job: insert, or find the holder and lock it, or turn round because it just ended. A
--- holder that RUNS keeps its lease and its slot; finish_job finds the new definition and takes the
--- next slot from it. Lock order: the job's row, then its schedule.
+-- enqueue_job: find the holder and lock it, or insert, or turn round because somebody else did, or
+-- because the holder just ended. Lock order: the job's row, then its schedule.
+-- An update keeps the id and loses or doubles no slot: one that runs, is due, or waits for a retry
+-- stays as it is, and the new timing decides what follows it (_next_slot); only a slot that lies
+-- ahead is chosen anew. The anchor of the grid stays unless starts_at is given.
 create or replace function rota.schedule_job(
     task text,
     payload jsonb default '{}',
@@ -14,7 +16,14 @@ create or replace function rota.schedule_job(
     queue text default 'default',
     priority integer default 0,
     max_retries integer default null,
-    timeout interval default null
+    timeout interval default null,
+    ends_at timestamptz default null,
+    max_runs bigint default null,
+    fixed_delay boolean default false,
+    jitter interval default '0',
+    misfire_cap integer default 100,
+    max_lateness interval default null,
+    overlap text default 'coalesce'
 )
     returns rota.enqueued_job
     language plpgsql
@@ -25,22 +34,46 @@ create or replace function rota.schedule_job(
 as $$
 declare
     v_now timestamptz := rota._now();
-    v_starts_at timestamptz := coalesce(starts_at, v_now);
-    v_first timestamptz;
+    v_type rota.schedule_type := case when cron is null then 'INTERVAL' else 'CRON' end;
+    v_schedule rota.schedules;
+    v_held rota.live_jobs;
+    v_old rota.schedules;
+    v_slot timestamptz;
     v_job rota.enqueued_job;
 begin
     perform rota._check_schedule(
-        task, payload, every, cron, time_zone, starts_at, name, misfire, queue, priority,
-        max_retries, timeout
+        task, payload, every, cron, time_zone, name, queue, priority, max_retries, timeout
+    );
+    perform rota._check_schedule_options(
+        every, starts_at, ends_at, max_runs, fixed_delay, jitter, misfire, misfire_cap,
+        max_lateness, overlap
     );
 
-    v_first := rota._slot_after(
-        every, cron, time_zone, v_starts_at, greatest(v_starts_at, v_now) - interval '1 microsecond'
-    );
+    v_schedule.every := every;
+    v_schedule.cron := cron;
+    v_schedule.time_zone := time_zone;
+    v_schedule.starts_at := coalesce(starts_at, v_now);
+    v_schedule.ends_at := ends_at;
+    v_schedule.max_runs := max_runs;
+    v_schedule.fixed_delay := fixed_delay;
+    v_schedule.jitter := jitter;
+    v_schedule.misfire := misfire;
+    v_schedule.misfire_cap := misfire_cap;
+    v_schedule.max_lateness := max_lateness;
+    v_schedule.overlap := overlap;
 
     perform rota._use_lane(queue, priority);
 
     loop
+        select j.* into v_held
+        from rota.live_jobs as j
+        where j.name = schedule_job.name
+        for no key update;
+
+        exit when found;
+
+        v_slot := rota._first_slot(v_schedule, v_now);
+
         insert into rota.live_jobs as j (
             task, payload, queue, priority, schedule_type, run_at, scheduled_for,
             max_retries, timeout, name, created_at
@@ -50,9 +83,9 @@ begin
             schedule_job.payload,
             schedule_job.queue,
             schedule_job.priority,
-            case when cron is null then 'INTERVAL' else 'CRON' end,
-            v_first,
-            v_first,
+            v_type,
+            v_slot + random() * schedule_job.jitter,
+            v_slot,
             coalesce(schedule_job.max_retries, q.max_retries, 3),
             coalesce(schedule_job.timeout, q.timeout),
             schedule_job.name,
@@ -62,42 +95,68 @@ begin
         on conflict ((j.name)) where j.name is not null do nothing
         returning j.id, true into v_job;
 
-        exit when v_job.created;
+        if found then
+            v_schedule.job_id := v_job.job_id;
 
-        update rota.live_jobs as j
-        set task = schedule_job.task,
-            payload = schedule_job.payload,
-            queue = schedule_job.queue,
-            priority = schedule_job.priority,
-            schedule_type = case when cron is null then 'INTERVAL' else 'CRON' end,
-            run_at = case j.state when 'SCHEDULED' then v_first else j.run_at end,
-            scheduled_for = case j.state when 'SCHEDULED' then v_first else j.scheduled_for end,
-            max_retries = greatest(
-                coalesce(schedule_job.max_retries, j.max_retries),
-                case j.state when 'RUNNING' then j.attempt - 1 else 0 end
-            ),
-            attempt = case j.state when 'SCHEDULED' then 0 else j.attempt end,
-            timeout = coalesce(schedule_job.timeout, j.timeout)
-        where j.name = schedule_job.name
-        returning j.id, false into v_job;
+            insert into rota.schedules
+            values (v_schedule.*);
 
-        exit when found;
+            if v_slot <= v_now then
+                perform rota._wake(queue);
+            end if;
+
+            return v_job;
+        end if;
     end loop;
 
-    insert into rota.schedules as s (job_id, every, cron, time_zone, starts_at, misfire)
-    values (v_job.job_id, every, cron, time_zone, v_starts_at, misfire)
-    on conflict (job_id) do update
-    set every = excluded.every,
-        cron = excluded.cron,
-        time_zone = excluded.time_zone,
-        starts_at = excluded.starts_at,
-        misfire = excluded.misfire;
+    select s.* into v_old
+    from rota.schedules as s
+    where s.job_id = v_held.id;
 
-    if v_first <= v_now then
-        perform rota._wake(queue);
+    v_schedule.job_id := v_held.id;
+    v_schedule.starts_at := coalesce(starts_at, v_old.starts_at);
+    v_schedule.paused_at := v_old.paused_at;
+    v_schedule.trigger_requested_at := v_old.trigger_requested_at;
+
+    delete from rota.schedules as s
+    where s.job_id = v_held.id;
+
+    insert into rota.schedules
+    values (v_schedule.*);
+
+    update rota.live_jobs as j
+    set task = schedule_job.task,
+        payload = schedule_job.payload,
+        queue = schedule_job.queue,
+        priority = schedule_job.priority,
+        schedule_type = v_type,
+        max_retries = greatest(
+            coalesce(schedule_job.max_retries, j.max_retries), j.attempt - 1
+        ),
+        timeout = coalesce(schedule_job.timeout, j.timeout)
+    where j.id = v_held.id;
+
+    if v_held.state = 'SCHEDULED' and v_held.attempt = 0 and v_held.scheduled_for > v_now
+        and (
+            v_old.every, v_old.cron, v_old.time_zone, v_old.starts_at, v_old.ends_at,
+            v_old.fixed_delay, v_old.jitter
+        ) is distinct from (
+            v_schedule.every, v_schedule.cron, v_schedule.time_zone, v_schedule.starts_at,
+            v_schedule.ends_at, v_schedule.fixed_delay, v_schedule.jitter
+        )
+    then
+        v_slot := rota._first_slot(v_schedule, v_now);
+
+        update rota.live_jobs as j
+        set scheduled_for = v_slot,
+            run_at = case when v_schedule.paused_at is null
+                then v_slot + random() * v_schedule.jitter
+                else 'infinity'
+            end
+        where j.id = v_held.id;
     end if;
 
-    return v_job;
+    return row(v_held.id, false)::rota.enqueued_job;
 end;
 $$;
 

@@ -84,6 +84,16 @@ begin
         create type rota.broken_invariant as (invariant text, job_id bigint, detail text);
     end if;
 
+    -- A slot, and when its run may start: later by its jitter, or 'infinity' while paused.
+    if to_regtype('rota.next_slot') is null then
+        create type rota.next_slot as (slot timestamptz, run_at timestamptz);
+    end if;
+
+    -- How many slots there are, and the last of them.
+    if to_regtype('rota.slot_list') is null then
+        create type rota.slot_list as (number bigint, last_ones timestamptz[]);
+    end if;
+
     -- A position in one lane of waiting jobs, kept in a setting of a session (claim_next_job).
     if to_regtype('rota.lane_cursor') is null then
         create type rota.lane_cursor as (

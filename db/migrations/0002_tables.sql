@@ -88,11 +88,27 @@ create table if not exists rota.schedules (
     cron text,
     time_zone text not null,
     starts_at timestamptz not null,  -- the grid of "every" is anchored here
+    ends_at timestamptz,
+    max_runs bigint,
+    fixed_delay boolean not null,    -- "every" counts from the end of a run; there is no grid
+    jitter interval not null,
     misfire text not null,
+    misfire_cap integer not null,
+    max_lateness interval,
+    overlap text not null,
+    paused_at timestamptz,
+    trigger_requested_at timestamptz,
 
     constraint either_every_or_cron check (num_nonnulls(every, cron) = 1),
+    constraint only_every_has_a_fixed_delay check (not fixed_delay or every is not null),
     constraint known_misfire check (misfire in ('skip', 'once', 'all')),
-    constraint starts_at_is_finite check (isfinite(starts_at))
+    constraint known_overlap check (overlap in ('coalesce', 'catch_up')),
+    constraint misfire_cap_from_1_to_1000 check (misfire_cap between 1 and 1000),
+    constraint max_runs_positive check (max_runs > 0),
+    constraint jitter_not_negative check (jitter >= interval '0'),
+    constraint max_lateness_positive check (max_lateness > interval '0'),
+    constraint starts_at_is_finite check (isfinite(starts_at)),
+    constraint ends_after_its_start check (ends_at > starts_at)
 );
 
 -- COMPLETED, FAILED and CANCELLED jobs, by the week in which they ended: retention drops a

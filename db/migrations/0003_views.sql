@@ -92,6 +92,42 @@ where j.state = 'RUNNING';
 comment on view rota.executions is
     'Every attempt, ended or RUNNING.';
 
+create or replace view rota.schedule_status as
+select
+    j.id as job_id,
+    j.name,
+    j.task,
+    j.payload,
+    j.queue,
+    j.priority,
+    j.max_retries,
+    j.timeout,
+    j.schedule_type,
+    s.every,
+    s.cron,
+    s.time_zone,
+    s.starts_at,
+    s.ends_at,
+    s.max_runs,
+    s.fixed_delay,
+    s.jitter,
+    s.misfire,
+    s.misfire_cap,
+    s.max_lateness,
+    s.overlap,
+    s.paused_at,
+    j.state,
+    j.run,
+    j.scheduled_for,
+    nullif(j.run_at, 'infinity') as run_at,
+    j.last_error,
+    j.created_at
+from rota.live_jobs as j
+join rota.schedules as s on s.job_id = j.id;
+
+comment on view rota.schedule_status is
+    'Every live schedule: its definition, its present run, and the next.';
+
 create or replace view rota.queue_status as
 select
     coalesce(q.name, n.queue) as queue,

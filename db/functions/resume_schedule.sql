@@ -1,0 +1,69 @@
+-- Slots that passed during the pause are not run: whoever paused wanted that. They leave a SKIPPED
+-- row. A retry that waited through the pause runs now, unless a later slot has overtaken it.
+create or replace function rota.resume_schedule(name text)
+    returns rota.job_outcome
+    language plpgsql
+    volatile
+    security definer
+    set search_path = ''
+as $$
+declare
+    v_now timestamptz := rota._now();
+    v_job rota.live_jobs := rota._lock_schedule(name);
+    v_schedule rota.schedules;
+    v_slot timestamptz := v_job.scheduled_for;
+    v_run_at timestamptz;
+begin
+    update rota.schedules as s
+    set paused_at = null
+    where s.job_id = v_job.id and s.paused_at is not null
+    returning s.* into v_schedule;
+
+    if not found or v_job.state = 'RUNNING' then
+        return row(v_job.id, v_job.state, nullif(v_job.run_at, 'infinity'))::rota.job_outcome;
+    end if;
+
+    if v_slot <= v_now then
+        v_slot := case
+            when v_schedule.fixed_delay then v_now
+            else rota._slot_after(v_schedule, v_now)
+        end;
+    end if;
+
+    if v_job.attempt > 0 and rota._slot_after(v_schedule, v_job.scheduled_for) > v_now then
+        v_slot := v_job.scheduled_for;
+        v_run_at := v_now;
+    else
+        v_run_at := v_slot + random() * v_schedule.jitter;
+    end if;
+
+    if v_slot is distinct from v_job.scheduled_for and not v_schedule.fixed_delay then
+        perform rota._record_skipped(
+            v_job,
+            1 + (rota._slots_between(v_schedule, v_job.scheduled_for, v_now, 1)).number,
+            'the schedule was paused',
+            v_slot,
+            v_now
+        );
+    end if;
+
+    if v_slot is null then
+        perform rota._retire_job(v_job, 'COMPLETED', null, v_now);
+        return row(v_job.id, 'COMPLETED', null)::rota.job_outcome;
+    end if;
+
+    update rota.live_jobs as j
+    set scheduled_for = v_slot,
+        run_at = v_run_at,
+        run = j.run + case when v_slot <> v_job.scheduled_for and j.attempt > 0 then 1 else 0 end,
+        attempt = case when v_slot <> v_job.scheduled_for then 0 else j.attempt end
+    where j.id = v_job.id;
+
+    perform rota._wake(v_job.queue);
+
+    return row(v_job.id, 'SCHEDULED', v_run_at)::rota.job_outcome;
+end;
+$$;
+
+comment on function rota.resume_schedule is
+    'Let a paused schedule run again, from its next slot on.';

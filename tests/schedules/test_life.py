@@ -1,0 +1,599 @@
+"""The life of a schedule: its runs, retries and missed slots, and what operators do to it.
+
+Every test starts the clock at a Monday, 2030-01-07 00:00 UTC, and moves it; nothing waits.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from db.gateway import call
+
+MONDAY = datetime(2030, 1, 7, tzinfo=UTC)
+SECOND, MINUTE, HOUR, DAY = (
+    timedelta(seconds=1),
+    timedelta(minutes=1),
+    timedelta(hours=1),
+    timedelta(days=1),
+)
+
+
+@pytest.fixture
+def at(conn, clock):
+    """Put the clock to some time after that Monday's midnight; the clock still runs on."""
+
+    def move(after):
+        clock.set(MONDAY + after)
+
+    move(timedelta(0))
+    return move
+
+
+def hourly(conn, **options):
+    """A schedule at every full hour, the first at 01:00."""
+    arguments = {
+        "task": "tick",
+        "every": HOUR,
+        "starts_at": MONDAY + HOUR,
+        "name": "tick",
+        "max_retries": 0,
+        **options,
+    }
+    return call(conn, "schedule_job", **arguments)[0]["job_id"]
+
+
+def claim(conn):
+    """Claim the one job that is due, as (hours since Monday, what finish_job wants)."""
+    rows = call(conn, "claim_next_job", max_jobs=10)
+    if not rows:
+        return None
+    (row,) = rows
+    return hours(row["scheduled_for"]), {"job_id": row["id"], "token": row["token"]}
+
+
+def hours(instant):
+    return (instant - MONDAY) / HOUR
+
+
+def run(conn, **ending):
+    """Claim and finish what is due; return the slot, in hours since Monday."""
+    slot, held = claim(conn)
+    call(conn, "finish_job", **held, **ending)
+    return slot
+
+
+def status(conn):
+    cursor = conn.cursor(row_factory=dict_row)
+    return cursor.execute("select * from rota.schedule_status").fetchone()
+
+
+def skipped(conn):
+    """The SKIPPED rows, as (number of slots, why)."""
+    return [
+        (result["slots"], reason)
+        for result, reason in conn.execute(
+            "select result, error from rota.job_executions where outcome = 'SKIPPED'"
+            " order by finished_at"
+        )
+    ]
+
+
+def test_slots_stay_on_the_grid_whatever_the_runs_take(conn, at):
+    hourly(conn)
+    slots = []
+    for hour in range(1, 6):
+        at(hour * HOUR + 7 * MINUTE)
+        slots.append(run(conn, error="boom"))
+
+    assert slots == [1, 2, 3, 4, 5]
+    assert skipped(conn) == []
+    assert status(conn)["run"] == 6
+
+
+def test_a_schedule_without_a_start_runs_at_once(conn, at):
+    call(conn, "schedule_job", task="tick", every=HOUR)
+
+    assert run(conn) == pytest.approx(0, abs=0.01)
+    assert claim(conn) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "runs", "rows"),
+    [
+        (
+            {"misfire": "skip"},
+            [169],
+            [(167, "167 slots were missed; misfire policy skip")],
+        ),
+        ({"misfire": "once"}, [168, 169], [(167, "167 slots were missed; misfire policy once")]),
+        (
+            {"misfire": "all", "misfire_cap": 5},
+            [164, 165, 166, 167, 168, 169],
+            [(163, "163 slots were missed; misfire policy all, cap 5")],
+        ),
+        (
+            {"misfire": "all", "misfire_cap": 1000},
+            [*range(1, 170)],
+            [],
+        ),
+        (
+            {"misfire": "all", "misfire_cap": 1000, "max_lateness": 3 * HOUR},
+            [166, 167, 168, 169],
+            [(165, "165 slots were missed; misfire policy all")],
+        ),
+        (
+            {"misfire": "once", "max_lateness": MINUTE},
+            [169],
+            [(168, "168 slots were missed; misfire policy once")],
+        ),
+        ({"misfire": "skip", "max_lateness": HOUR}, [168, 169], [(167, "167 slots were missed")]),
+    ],
+    ids=str,
+)
+def test_a_week_without_workers_gives_what_the_misfire_mode_promises(conn, at, options, runs, rows):
+    hourly(conn, **options)
+    at(7 * DAY + 30 * MINUTE)
+    ran = []
+    while claimed := claim(conn):
+        ran.append(claimed[0])
+        call(conn, "finish_job", **claimed[1])
+    at(7 * DAY + HOUR)
+    ran.append(run(conn))
+
+    assert ran == runs
+    if options == {"misfire": "skip"}:
+        rows = [(168, "168 slots were missed; misfire policy skip")]
+    found = skipped(conn)
+    assert [count for count, _ in found] == [count for count, _ in rows]
+    for (_, reason), (_, expected) in zip(found, rows, strict=True):
+        assert reason.startswith(expected)
+
+
+@pytest.mark.parametrize("misfire", ["skip", "once", "all"])
+def test_a_year_of_minutes_missed_does_not_flood(conn, at, misfire):
+    call(
+        conn,
+        "schedule_job",
+        task="tick",
+        cron="* * * * *",
+        name="tick",
+        misfire=misfire,
+        misfire_cap=10,
+        max_retries=0,
+    )
+    at(365 * DAY + 30 * SECOND)
+    ran = []
+    while claimed := claim(conn):
+        ran.append(round(claimed[0] * 60))
+        call(conn, "finish_job", **claimed[1])
+
+    last = 365 * 24 * 60
+    assert (
+        ran
+        == {
+            "skip": [last],
+            "once": [last],
+            "all": [*range(last - 9, last + 1)],
+        }[misfire]
+    )
+    ((slots, _),) = skipped(conn)
+    assert slots == last - len(ran)
+
+
+def test_slots_that_come_during_a_run_are_coalesced_into_it(conn, at):
+    hourly(conn)
+    at(HOUR)
+    _, held = claim(conn)
+    at(4 * HOUR + MINUTE)
+
+    call(conn, "finish_job", **held)
+
+    assert hours(status(conn)["scheduled_for"]) == 5
+    assert skipped(conn) == [(3, "3 slots came while the run was under way")]
+
+
+@pytest.mark.parametrize(("misfire", "runs"), [("once", [4]), ("all", [2, 3, 4]), ("skip", [])])
+def test_slots_that_come_during_a_run_can_be_caught_up(conn, at, misfire, runs):
+    hourly(conn, overlap="catch_up", misfire=misfire)
+    at(HOUR)
+    _, held = claim(conn)
+    at(4 * HOUR + 2 * MINUTE)
+    call(conn, "finish_job", **held)
+
+    ran = []
+    while claimed := claim(conn):
+        ran.append(claimed[0])
+        call(conn, "finish_job", **claimed[1])
+
+    assert ran == runs
+    assert hours(status(conn)["scheduled_for"]) == 5
+
+
+def test_a_retry_stays_inside_its_run_and_leaves_the_next_slot_alone(conn, at):
+    hourly(conn, max_retries=3)
+    at(HOUR)
+    _, held = claim(conn)
+    (told,) = call(conn, "finish_job", **held, error="boom", retry_in=MINUTE)
+    assert hours(told["run_at"]) == pytest.approx(1 + 1 / 60, abs=0.01)
+    at(HOUR + 2 * MINUTE)
+
+    assert run(conn) == 1
+
+    at(2 * HOUR)
+    assert run(conn) == 2
+    runs = conn.execute(
+        "select run, attempt, outcome from rota.job_executions order by finished_at"
+    ).fetchall()
+    assert runs == [(1, 1, "FAILED"), (1, 2, "SUCCEEDED"), (2, 1, "SUCCEEDED")]
+
+
+def test_a_retry_that_would_come_after_the_next_slot_is_given_up_on_record(conn, at):
+    hourly(conn, max_retries=3)
+    at(HOUR)
+    _, held = claim(conn)
+
+    (told,) = call(conn, "finish_job", **held, error="boom", retry_in=2 * HOUR)
+
+    assert hours(told["run_at"]) == 2
+    assert skipped(conn) == [(0, "its retries were given up because the next slot came")]
+
+
+def test_a_retry_overtaken_by_a_slot_while_nobody_worked_is_given_up_on_record(conn, at):
+    hourly(conn, max_retries=3)
+    at(HOUR)
+    _, held = claim(conn)
+    call(conn, "finish_job", **held, error="boom", retry_in=MINUTE)
+    at(2 * HOUR + MINUTE)
+
+    slot, held = claim(conn)
+
+    assert slot == 2
+    assert status(conn)["run"] == 2
+    assert len(skipped(conn)) == 1
+    call(conn, "finish_job", **held)
+
+
+def test_a_run_that_is_lost_is_taken_back_and_the_schedule_goes_on(conn, at):
+    hourly(conn)
+    at(HOUR)
+    claim(conn)
+    at(HOUR + 5 * MINUTE)
+
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 1}]
+
+    assert hours(status(conn)["run_at"]) == 2
+
+
+def test_a_fixed_delay_counts_from_the_end_of_the_run(conn, at):
+    hourly(conn, fixed_delay=True)
+    at(HOUR)
+    _, held = claim(conn)
+    at(3 * HOUR + 20 * MINUTE)
+
+    call(conn, "finish_job", **held)
+
+    assert hours(status(conn)["run_at"]) == pytest.approx(4 + 1 / 3, abs=0.01)
+    at(30 * HOUR)
+    assert run(conn) == pytest.approx(4 + 1 / 3, abs=0.01)
+    assert skipped(conn) == []
+
+
+def test_a_schedule_ends_before_its_end(conn, at):
+    job_id = hourly(conn, ends_at=MONDAY + 3 * HOUR)
+    for hour in (1, 2):
+        at(hour * HOUR)
+        last = call(conn, "finish_job", **claim(conn)[1], error="boom")
+
+    assert last == [{"job_id": job_id, "state": "COMPLETED", "run_at": None}]
+
+
+def test_a_schedule_whose_end_passed_while_nobody_worked_ends(conn, at):
+    job_id = hourly(conn, ends_at=MONDAY + 3 * HOUR, misfire="skip")
+    at(5 * HOUR)
+
+    assert claim(conn) is None
+
+    state = conn.execute("select state from rota.jobs where id = %s", [job_id]).fetchone()[0]
+    assert state == "COMPLETED"
+    assert [count for count, _ in skipped(conn)] == [2]
+
+
+def test_a_schedule_ends_after_its_last_run(conn, at):
+    hourly(conn, max_runs=2)
+    at(HOUR)
+    run(conn)
+    at(2 * HOUR)
+
+    (told,) = call(conn, "finish_job", **claim(conn)[1])
+
+    assert told["state"] == "COMPLETED"
+
+
+def test_a_cancelled_schedule_that_is_over_cannot_come_back(conn, at):
+    job_id = hourly(conn, ends_at=MONDAY + 3 * HOUR)
+    call(conn, "delete_schedule", name="tick")
+    at(4 * HOUR)
+
+    with pytest.raises(psycopg.Error, match="over") as caught:
+        call(conn, "retry_job", job_id=job_id)
+
+    assert caught.value.sqlstate == "RTC01"
+
+
+def test_jitter_spreads_the_starts_and_leaves_the_slots_alone(conn, at):
+    for number in range(40):
+        hourly(conn, name=str(number), jitter=10 * MINUTE)
+
+    rows = conn.execute("select run_at, scheduled_for from rota.schedule_status").fetchall()
+
+    delays = [run_at - slot for run_at, slot in rows]
+    assert {hours(slot) for _, slot in rows} == {1}
+    assert all(timedelta(0) <= delay <= 10 * MINUTE for delay in delays)
+    assert max(delays) > 5 * MINUTE > min(delays)
+
+
+def test_an_update_with_the_same_timing_moves_nothing(conn, at):
+    job_id = hourly(conn)
+    at(HOUR + MINUTE)
+
+    assert hourly(conn, payload=Jsonb({"new": 1})) == job_id
+
+    found = status(conn)
+    assert (hours(found["scheduled_for"]), found["payload"]) == (1, {"new": 1})
+    assert run(conn) == 1
+
+
+def test_an_update_of_the_timing_chooses_the_slot_ahead_anew(conn, at):
+    hourly(conn)
+    at(10 * MINUTE)
+
+    hourly(conn, every=2 * HOUR, starts_at=MONDAY + HOUR / 2)
+
+    assert hours(status(conn)["scheduled_for"]) == 0.5
+    assert conn.execute("select count(*) from rota.jobs").fetchone()[0] == 1
+
+
+def test_an_update_neither_loses_nor_doubles_a_slot_that_is_due(conn, at):
+    hourly(conn)
+    at(HOUR + MINUTE)
+    hourly(conn, every=30 * MINUTE, starts_at=None)
+
+    assert run(conn) == 1
+    assert hours(status(conn)["scheduled_for"]) == 1.5
+    hourly(conn, every=HOUR, starts_at=None)
+    assert hours(status(conn)["scheduled_for"]) == 2
+
+
+def test_an_update_while_it_runs_takes_effect_with_the_next_slot(conn, at):
+    hourly(conn)
+    at(HOUR)
+    slot, held = claim(conn)
+
+    job_id = hourly(conn, every=None, cron="15 * * * *", task="other")
+    (told,) = call(conn, "finish_job", **held)
+
+    assert (slot, told["job_id"], hours(told["run_at"])) == (1, job_id, 1.25)
+    assert status(conn)["schedule_type"] == "CRON"
+
+
+def test_a_pause_holds_the_runs_and_a_resume_goes_on_with_the_next_slot(conn, at):
+    hourly(conn)
+    at(HOUR + MINUTE)
+    call(conn, "pause_schedule", name="tick")
+    at(4 * HOUR + MINUTE)
+    assert claim(conn) is None
+    assert status(conn)["run_at"] is None
+
+    (told,) = call(conn, "resume_schedule", name="tick")
+
+    assert hours(told["run_at"]) == 5
+    assert skipped(conn) == [(4, "the schedule was paused")]
+    at(5 * HOUR)
+    assert run(conn) == 5
+
+
+def test_a_pause_while_it_runs_lets_the_run_end_and_holds_the_next(conn, at):
+    hourly(conn)
+    at(HOUR)
+    _, held = claim(conn)
+    call(conn, "pause_schedule", name="tick")
+
+    (told,) = call(conn, "finish_job", **held)
+
+    assert (told["state"], told["run_at"]) == ("SCHEDULED", None)
+    at(3 * HOUR)
+    assert claim(conn) is None
+
+
+def test_pausing_and_resuming_ahead_of_the_slot_changes_nothing(conn, at):
+    hourly(conn)
+    call(conn, "pause_schedule", name="tick")
+    call(conn, "pause_schedule", name="tick")
+    call(conn, "resume_schedule", name="tick")
+    call(conn, "resume_schedule", name="tick")
+
+    assert skipped(conn) == []
+    at(HOUR)
+    assert run(conn) == 1
+
+
+def test_a_retry_that_waited_through_a_pause_runs_after_it(conn, at):
+    hourly(conn, max_retries=2)
+    at(HOUR)
+    call(conn, "finish_job", **claim(conn)[1], error="boom", retry_in=MINUTE)
+    call(conn, "pause_schedule", name="tick")
+    at(HOUR + 10 * MINUTE)
+    assert claim(conn) is None
+
+    call(conn, "resume_schedule", name="tick")
+
+    assert run(conn) == 1
+    assert status(conn)["run"] == 2
+
+
+def test_a_trigger_runs_now_and_the_next_slot_stays(conn, at):
+    hourly(conn)
+    at(30 * MINUTE)
+
+    call(conn, "trigger_schedule", name="tick")
+
+    assert run(conn) == pytest.approx(0.5, abs=0.01)
+    assert hours(status(conn)["scheduled_for"]) == 1
+    assert skipped(conn) == []
+
+
+def test_a_trigger_during_a_run_starts_another_when_it_ends(conn, at):
+    hourly(conn)
+    at(HOUR)
+    _, held = claim(conn)
+    call(conn, "trigger_schedule", name="tick")
+    assert claim(conn) is None
+    at(HOUR + MINUTE)
+
+    call(conn, "finish_job", **held)
+
+    assert run(conn) == pytest.approx(1 + 1 / 60, abs=0.01)
+    assert hours(status(conn)["scheduled_for"]) == 2
+
+
+def test_a_trigger_runs_a_paused_schedule_once(conn, at):
+    hourly(conn)
+    call(conn, "pause_schedule", name="tick")
+
+    call(conn, "trigger_schedule", name="tick")
+
+    run(conn)
+    at(3 * HOUR)
+    assert claim(conn) is None
+
+
+def test_a_backfill_adds_a_job_for_each_slot_once(conn, at):
+    hourly(conn)
+    arguments = {"name": "tick", "starts_at": MONDAY + 2 * HOUR, "ends_at": MONDAY + 5 * HOUR}
+
+    made = call(conn, "backfill_schedule", **arguments)
+    again = call(conn, "backfill_schedule", **arguments)
+
+    assert [row["created"] for row in made] == [True] * 3
+    assert [row["created"] for row in again] == [False] * 3
+    rows = call(conn, "claim_next_job", max_jobs=10)
+    assert sorted(hours(row["scheduled_for"]) for row in rows) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("starts_at", "ends_at"),
+    [
+        (MONDAY, MONDAY),
+        (MONDAY + DAY, MONDAY),
+        (MONDAY, MONDAY + 1001 * HOUR + HOUR),
+        (MONDAY, "infinity"),
+        (None, MONDAY),
+    ],
+)
+def test_a_backfill_of_a_bad_range_is_refused(conn, at, starts_at, ends_at):
+    hourly(conn)
+
+    with pytest.raises(psycopg.Error) as caught:
+        call(conn, "backfill_schedule", name="tick", starts_at=starts_at, ends_at=ends_at)
+
+    assert caught.value.sqlstate == "RTV01"
+    assert conn.execute("select count(*) from rota.jobs").fetchone()[0] == 1
+
+
+def test_a_deleted_schedule_ends_now_or_with_its_run(conn, at):
+    job_id = hourly(conn)
+    (told,) = call(conn, "delete_schedule", name="tick")
+    assert told["state"] == "CANCELLED"
+
+    hourly(conn)
+    at(HOUR)
+    _, held = claim(conn)
+    (told,) = call(conn, "delete_schedule", name="tick")
+    assert told["state"] == "RUNNING"
+    assert call(conn, "finish_job", **held)[0]["state"] == "CANCELLED"
+    assert held["job_id"] != job_id
+
+
+@pytest.mark.parametrize(
+    "function", ["pause_schedule", "resume_schedule", "trigger_schedule", "delete_schedule"]
+)
+def test_a_schedule_that_is_not_there_is_not_found(conn, function):
+    with pytest.raises(psycopg.Error, match="nobody") as caught:
+        call(conn, function, name="nobody")
+
+    assert caught.value.sqlstate == "RTN02"
+
+
+@pytest.mark.parametrize("step", [-2 * HOUR, -3 * DAY])
+def test_a_clock_put_back_runs_no_slot_twice(conn, at, clock, step):
+    hourly(conn)
+    at(5 * HOUR)
+    assert run(conn) == 5
+    clock.advance(step)
+
+    assert claim(conn) is None
+    assert hours(status(conn)["scheduled_for"]) == 6
+
+
+def test_a_zone_that_the_server_no_longer_knows_stops_no_other_job(conn, at):
+    hourly(conn, every=None, cron="0 * * * *", name="bad", time_zone="Europe/Berlin")
+    hourly(conn, name="good")
+    at(HOUR)
+    call(conn, "claim_next_job", max_jobs=2)
+    conn.execute("update rota.schedules set time_zone = 'Gone/Away' where cron is not null")
+    at(HOUR + 5 * MINUTE)
+
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 2}]
+
+    broken = conn.execute("select invariant from rota.check_invariants()").fetchall()
+    assert [invariant.startswith("K2") for (invariant,) in broken] == [True]
+    hourly(conn, every=None, cron="0 * * * *", name="bad")
+    call(conn, "pause_schedule", name="bad")
+    call(conn, "resume_schedule", name="bad")
+    assert hours(conn.execute("select max(run_at) from rota.jobs").fetchone()[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "named"),
+    [
+        ({"every": None}, "RTV01", "every or cron"),
+        ({"cron": "* * * * *"}, "RTV01", "every or cron"),
+        ({"every": timedelta(0)}, "RTV01", "every"),
+        ({"every": -HOUR}, "RTV01", "every"),
+        ({"every": "1 month -10 days"}, "RTV01", "every"),
+        ({"every": "101 years"}, "RTV01", "every"),
+        ({"starts_at": "infinity"}, "RTV01", "starts_at"),
+        ({"ends_at": MONDAY}, "RTV01", "ends_at"),
+        ({"ends_at": "infinity"}, "RTV01", "ends_at"),
+        ({"max_runs": 0}, "RTV01", "max_runs"),
+        ({"jitter": -SECOND}, "RTV01", "jitter"),
+        ({"jitter": HOUR}, "RTV01", "jitter"),
+        ({"jitter": None}, "RTV01", "jitter"),
+        ({"misfire": "never"}, "RTV01", "misfire"),
+        ({"misfire": None}, "RTV01", "misfire"),
+        ({"misfire_cap": 0}, "RTV01", "misfire_cap"),
+        ({"misfire_cap": 1001}, "RTV01", "misfire_cap"),
+        ({"max_lateness": timedelta(0)}, "RTV01", "max_lateness"),
+        ({"overlap": "allow"}, "RTV01", "overlap"),
+        ({"fixed_delay": None}, "RTV01", "fixed_delay"),
+        ({"every": None, "cron": "* * * * *", "fixed_delay": True}, "RTV01", "fixed_delay"),
+        ({"every": None, "cron": "61 * * * *"}, "RTV02", "minute"),
+        ({"every": None, "cron": "0 0 30 2 *"}, "RTV02", "never"),
+        ({"time_zone": "Mars/Phobos"}, "RTV02", "time_zone"),
+        ({"time_zone": None}, "RTV01", "time_zone"),
+        ({"name": ""}, "RTV01", "name"),
+        ({"priority": 101}, "RTV01", "priority"),
+        ({"task": ""}, "RTV01", "task"),
+    ],
+    ids=str,
+)
+def test_a_schedule_that_could_not_be_kept_is_refused_by_name(conn, at, options, code, named):
+    with pytest.raises(psycopg.Error, match=named) as caught:
+        hourly(conn, **options)
+
+    assert caught.value.sqlstate == code
+    assert conn.execute("select count(*) from rota.jobs").fetchone()[0] == 0
+    assert conn.execute("select count(*) from rota.schedules").fetchone()[0] == 0
