@@ -18,6 +18,7 @@ declare
     v_eve constant integer := (first_day - date '0001-01-01') % 7;
     v_by_date bigint := days & v_month;
     v_by_weekday bigint := 0;
+    v_weekdays bigint;
     v_day integer;
     v_weekday integer;
 begin
@@ -42,15 +43,15 @@ begin
     end if;
 
     for v_week in 0..6 loop
-        continue when (weekdays >> (7 * v_week)) & 127 = 0;
-        -- seven bits turned so that bit 0 is the weekday of day 1, then repeated five times
-        v_by_weekday := v_by_weekday | (
-            ((weekdays >> (7 * v_week)) & 127) * 129 >> ((v_eve + 1) % 7) & 127
-        ) * 270549121 * 2 & case v_week
+        v_weekdays := (weekdays >> (7 * v_week)) & 127;
+        continue when v_weekdays = 0;
+        -- turned so that bit 0 is the weekday of day 1, then five times in a row from day 1 on
+        v_weekdays := (((v_weekdays * 129) >> ((v_eve + 1) % 7)) & 127) * 270549121 * 2;
+        v_by_weekday := v_by_weekday | (v_weekdays & case v_week
             when 0 then v_month
             when 6 then v_month & (127::bigint << (v_length - 6))
             else v_month & (254::bigint << (7 * (v_week - 1)))
-        end;
+        end);
     end loop;
 
     return case
