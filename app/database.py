@@ -21,11 +21,13 @@ CONNECTION_DEFAULTS = {
 }
 
 # Set for each transaction, and so through a pooler too, where a session is not ours to change.
-# No request may hold a thread, or a place in a queue of locks, for longer.
+# No request may hold a thread, or a place in a queue of locks, for longer. To compile a query
+# costs more than to run any of ours.
 TRANSACTION_SETTINGS = """
     set local statement_timeout = '10s';
     set local lock_timeout = '3s';
-    set local timezone = 'UTC'
+    set local timezone = 'UTC';
+    set local jit = off
 """
 
 

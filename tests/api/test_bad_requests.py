@@ -61,7 +61,7 @@ WRONG_JOBS = [
     ({"task": "a", "schedule_type": ["INTERVAL"]}, "schedule_type"),
     ({"task": "a", "schedule_type": "INTERVAL"}, "interval_seconds"),
     ({"task": "a", "schedule_type": "INTERVAL", "interval_seconds": 0}, "interval_seconds"),
-    ({"task": "a", "schedule_type": "INTERVAL", "interval_seconds": 0.5}, "interval_seconds"),
+    ({"task": "a", "schedule_type": "INTERVAL", "interval_seconds": 0.0005}, "interval_seconds"),
     (
         {
             "task": "a",

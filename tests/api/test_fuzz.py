@@ -18,7 +18,7 @@ def test_the_documentation_keeps_its_word(server: Server, tmp_path: Path) -> Non
             # A schema cannot say that no text may hold a NUL, or that a key is taken.
             "--exclude-checks=positive_data_acceptance",
             "--seed=20",
-            "--max-examples=30",
+            "--max-examples=20",
             "--continue-on-failure",
             "--generation-database=none",
             "--no-color",
