@@ -1,6 +1,6 @@
 -- Total for every value that a table can hold: the exponent is clamped before power(), which
 -- overflows at 2^1024, and the seconds before make_interval(), which wraps to a negative interval
--- on PostgreSQL 15. Base and cap are at most a year by a CHECK, attempts at most 1001.
+-- on PostgreSQL 15. Base and cap are at most 366 days by a CHECK, attempts at most 1001.
 -- Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 create or replace function rota._backoff(attempt integer, base interval, cap interval)
     returns interval

@@ -5,8 +5,8 @@ create or replace function rota._check_delay(parameter text, delay interval)
     set search_path = ''
 as $$
 begin
-    if delay not between interval '0' and interval '1 year' then
-        raise exception '% must be from 0 to 1 year, not %', parameter, delay
+    if delay not between interval '0' and interval '366 days' then
+        raise exception '% must be from 0 to 366 days, not %', parameter, delay
             using errcode = 'RTV01';
     end if;
 end;

@@ -17,12 +17,12 @@ declare
     v_complaint text := case
         when max_retries not between 0 and 1000
             then format('max_retries must be from 0 to 1000, not %s', max_retries)
-        when backoff_base <= interval '0' or backoff_base > interval '1 year'
-            then format('backoff_base must be more than 0 and at most 1 year, not %s', backoff_base)
-        when backoff_cap <= interval '0' or backoff_cap > interval '1 year'
-            then format('backoff_cap must be more than 0 and at most 1 year, not %s', backoff_cap)
-        when timeout <= interval '0' or timeout > interval '1 year'
-            then format('timeout must be more than 0 and at most 1 year, not %s', timeout)
+        when backoff_base <= interval '0' or backoff_base > interval '366 days'
+            then format('backoff_base must be from 0 to 366 days, not %s', backoff_base)
+        when backoff_cap <= interval '0' or backoff_cap > interval '366 days'
+            then format('backoff_cap must be from 0 to 366 days, not %s', backoff_cap)
+        when timeout <= interval '0' or timeout > interval '366 days'
+            then format('timeout must be from 0 to 366 days, not %s', timeout)
     end;
 begin
     perform rota._check_queue(queue);

@@ -171,11 +171,14 @@ select
     w.started_at,
     w.last_seen_at,
     w.stopped_at,
-    (
-        select count(*) from rota.live_jobs as j
-        where j.worker = w.worker and j.state = 'RUNNING'
-    ) as running
-from rota.workers as w;
+    coalesce(r.running, 0) as running
+from rota.workers as w
+left join (
+    select j.worker, count(*) as running
+    from rota.live_jobs as j
+    where j.state = 'RUNNING'
+    group by j.worker
+) as r on r.worker = w.worker;
 
 comment on view rota.worker_status is
     'Worker processes that announced themselves, with the number of jobs each runs now.';
