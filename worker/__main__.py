@@ -102,7 +102,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def check_version(url: str, give_up: threading.Event) -> str:
     """Return the version of the deployed functions, which must be that of this checkout."""
-    link = Link(url, "version", 10.0, give_up)
+    link = Link(url, "version", give_up, 10.0, 10.0)
     advice = "run python -m db.deploy, and start the worker from the same checkout"
 
     def version(conn: Connection) -> str:

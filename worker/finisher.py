@@ -12,14 +12,13 @@ import psycopg
 from db.gateway import call
 from worker.desk import Desk
 from worker.job import Job, storable
-from worker.link import Connection, Link
+from worker.link import LOCKED, Connection, Link
 
 log = logging.getLogger("rota.worker")
 
 LARGEST_BATCH = 1000  # jobs
 LARGEST_BATCH_BYTES = 4_000_000
-FEW = 10  # up to so many jobs of a batch get a line each in the log
-SUMMARY = 1.0  # seconds between the lines about the others
+LINES = 20  # so many jobs a second get a line each in the log, the others a line in sum
 
 FINISH = """
     select f.job_id, f.outcome
@@ -51,14 +50,19 @@ class Finisher:
     def __init__(self, desk: Desk, link: Link) -> None:
         self._desk = desk
         self._link = link
+        self._blocked: list[Job] = []  # rows that somebody else has locked
         self._summary: Counter[str] = Counter()
+        self._lines = LINES
         self._summed_up_at = time.monotonic()
 
     def run(self) -> None:
         """Finish what is done, until a None comes."""
+        self._link.run(lambda conn: None)  # be connected before connections become scarce
         going = True
-        while going:
-            batch, going = self._next_batch()
+        while going or self._blocked:
+            batch, going = self._next_batch() if going else ([], False)
+            batch += self._blocked
+            self._blocked = []
             if batch:
                 self._finish(batch)
             self._sum_up()
@@ -69,7 +73,7 @@ class Finisher:
         size = 0
         get = self._desk.done.get
         try:
-            job = get(timeout=SUMMARY)
+            job = get(timeout=1.0)
             while job is not None:
                 batch.append(job)
                 if job.result is not None:
@@ -105,13 +109,16 @@ class Finisher:
         together: Callable[[Connection, list[Job]], Outcomes],
         alone: Callable[[Connection, Job], Outcomes],
     ) -> None:
-        """Tell the database about these jobs in one call, or if it refuses that, one by one."""
+        """Tell the database about these jobs in one call, or if it refuses that, one by one.
+
+        A job whose row is locked by somebody else comes back with the next batch.
+        """
         try:
-            outcomes = self._link.run(lambda conn: together(conn, jobs))
+            outcomes = self._link.run(lambda conn: together(conn, jobs), unless=LOCKED)
         except psycopg.Error:
-            outcomes = []
-            for job in jobs:
-                outcomes += self._tell_alone(job, alone)
+            outcomes = [outcome for job in jobs for outcome in self._tell_alone(job, alone)]
+        if self._blocked:
+            jobs = [job for job in jobs if job not in self._blocked]
         self._desk.forget(jobs)
         self._note(jobs, outcomes)
 
@@ -119,8 +126,11 @@ class Finisher:
         """Tell the database about one job; if it refuses the values, that the attempt failed."""
         for _ in range(2):
             try:
-                return self._link.run(lambda conn: alone(conn, job))
+                return self._link.run(lambda conn: alone(conn, job), unless=LOCKED)
             except psycopg.Error as error:
+                if error.sqlstate == LOCKED and not self._desk.closing.is_set():
+                    self._blocked.append(job)
+                    return []
                 if error.sqlstate in ("RTC02", "RTC03"):
                     return [(job.id, "LEASE_LOST" if error.sqlstate == "RTC02" else "CONFLICT")]
                 refusal = storable(f"the database refused how this attempt ended: {error}")
@@ -134,10 +144,11 @@ class Finisher:
 
     def _note(self, jobs: list[Job], outcomes: Outcomes) -> None:
         """Log what became of the jobs: one by one when they are few, else in sum."""
-        if len(jobs) > FEW and not log.isEnabledFor(logging.DEBUG):
+        if len(jobs) > self._lines and not log.isEnabledFor(logging.DEBUG):
             self._summary.update(outcome for _, outcome in outcomes)
             return
-        level = logging.INFO if len(jobs) <= FEW else logging.DEBUG
+        level = logging.INFO if len(jobs) <= self._lines else logging.DEBUG
+        self._lines -= len(jobs)
         became = dict(outcomes)
         for job in jobs:
             outcome = became.get(job.id, "LEASE_LOST")
@@ -160,10 +171,13 @@ class Finisher:
 
     def _sum_up(self) -> None:
         now = time.monotonic()
-        if self._summary and now - self._summed_up_at >= SUMMARY:
-            log.info("jobs finished", extra={"fields": dict(self._summary)})
-            self._summary.clear()
-            self._summed_up_at = now
+        if now - self._summed_up_at < 1:
+            return
+        if self._summary:
+            log.info("attempts ended", extra={"fields": dict(self._summary)})
+        self._summary.clear()
+        self._lines = LINES
+        self._summed_up_at = now
 
 
 def _array(items: list[str]) -> str:

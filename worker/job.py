@@ -73,7 +73,8 @@ class Job:
         attempt: 1 at the first try.
         max_retries: how many tries may follow the first.
         timeout: seconds that the attempt may take, or None.
-        token: proof of this attempt's lease, for ``rota.hold_lease`` and ``rota.finish_job``.
+        token: proof of this attempt's lease, for ``rota.hold_lease`` and ``rota.finish_job``. A
+            handler that finishes its own job must return the very result that it passed there.
     """
 
     __slots__ = (

@@ -11,7 +11,7 @@ import psycopg
 from db.gateway import call
 from worker.desk import Desk
 from worker.job import Job, clock
-from worker.link import Connection, Link
+from worker.link import LOCKED, Connection, Link
 
 log = logging.getLogger("rota.worker")
 
@@ -23,7 +23,10 @@ RECOVER_BATCH = 1000  # jobs
 MAINTAIN_PERIOD = 3600.0  # seconds
 
 HEARTBEAT = """
-    select h.job_id, h.cancel_requested
+    select
+        h.job_id,
+        extract(epoch from h.lease_until - clock_timestamp())::float8,
+        h.cancel_requested
     from rota.heartbeat_jobs(%(ids)s::bigint[], %(tokens)s::text[]::uuid[], %(lease)s) as h
 """
 
@@ -46,6 +49,7 @@ class Heartbeat:
 
     def run(self) -> None:
         """Beat until closed."""
+        self._link.run(lambda conn: None)  # be connected before connections become scarce
         next_beat = clock() + self._period
         while not self.closed:
             self._desk.attention.wait(max(0.0, self._next_event(next_beat) - clock()))
@@ -94,8 +98,8 @@ class Heartbeat:
             latest = {job.id: job for job in sorted(held, key=lambda job: job.leased_at)}
             for job in held:
                 if latest[job.id] is not job:
-                    self._hear(job, None, asked_at)
-            due = [j for j in latest.values() if j.leased_at <= asked_at - self._period / 3]
+                    self._hear(job, asked_at, None)
+            due = [job for job in latest.values() if job.leased_at <= asked_at - self._period / 3]
             if not due:
                 return
             arguments = {
@@ -103,9 +107,10 @@ class Heartbeat:
                 "tokens": [job.token for job in due],
                 "lease": timedelta(seconds=self._lease),
             }
-            answers = dict(conn.execute(HEARTBEAT, arguments).fetchall())
+            rows = conn.execute(HEARTBEAT, arguments).fetchall()
+            answers = {job_id: (left, cancel) for job_id, left, cancel in rows}
             for job in due:
-                self._hear(job, answers.get(job.id), asked_at)
+                self._hear(job, asked_at, answers.get(job.id))
 
         self._link.run(beat)
 
@@ -128,32 +133,37 @@ class Heartbeat:
                 lease=timedelta(seconds=self._lease),
                 progress=job.news,
             )
-            self._hear(job, rows[0]["cancel_requested"], asked_at)
+            self._hear(job, asked_at, (self._lease, rows[0]["cancel_requested"]))
 
         job.news_sent_at = clock()
         try:
-            self._link.run(send)
+            self._link.run(send, unless=LOCKED)
         except psycopg.Error as error:
             if error.sqlstate == "RTC02":
-                self._hear(job, None, clock())
+                self._hear(job, clock(), None)
             else:
                 log.warning(
                     "the database refused a progress report",
                     extra={"fields": {"job_id": job.id, "sqlstate": error.sqlstate}},
                 )
 
-    def _hear(self, job: Job, cancel_requested: bool | None, asked_at: float) -> None:
-        """Take the answer about one lease: None means that it is no longer ours."""
-        if cancel_requested is None:
+    def _hear(self, job: Job, asked_at: float, answer: tuple[float, bool] | None) -> None:
+        """Take the answer about one lease: seconds left, and whether to stop; None if it is lost.
+
+        Less time is left than we asked for when the handler itself keeps its row locked
+        (``hold_lease``): nobody can take the job back then, and nobody can extend the lease.
+        """
+        if answer is None:
+            job.lost = True
             if job in self._desk.running:
-                job.lost = True
                 log.warning(
                     "the lease was lost, what its handler returns will be discarded",
                     extra={"fields": {"job_id": job.id, "task": job.task}},
                 )
             return
+        left, cancel_requested = answer
         job.leased_at = asked_at
-        job.trusted_until = asked_at + self._lease - self._margin
+        job.trusted_until = asked_at + min(left, self._lease) - self._margin
         job.cancel_requested = job.cancel_requested or cancel_requested
 
 

@@ -23,6 +23,8 @@ LONGEST_PAUSE = 5.0
 # read-only, or somebody else's lock or transaction was in the way.
 PASSING = ("08", "25006", "25P03", "40", "53", "55P03", "57", "58")
 
+LOCKED = "55P03"
+
 # The session is of no use any more, even where the connection is still open.
 SESSION_LOST = ("08", "25006", "57P")
 
@@ -57,14 +59,23 @@ class Link:
     Args:
         url: a libpq connection string. What it says goes before our own defaults.
         purpose: shown as part of ``application_name``.
-        patience: seconds that one statement may take, lock waits included.
         give_up: once set, a failure is not followed by another try.
+        patience: seconds that one statement may take.
+        lock_patience: seconds that it may wait for one lock.
     """
 
-    def __init__(self, url: str, purpose: str, patience: float, give_up: threading.Event) -> None:
+    def __init__(
+        self,
+        url: str,
+        purpose: str,
+        give_up: threading.Event,
+        patience: float,
+        lock_patience: float,
+    ) -> None:
         self._purpose = purpose
-        self._patience = patience
         self._give_up = give_up
+        self._patience = patience
+        self._lock_patience = lock_patience
         self._pid = os.getpid()
         self._conn: Connection | None = None
         self.pooled = False  # whether a pooler may give us another session with each transaction
@@ -98,10 +109,11 @@ class Link:
             self._conn.close()
             self._conn = None
 
-    def run(self, work: Callable[[Connection], Result]) -> Result:
+    def run(self, work: Callable[[Connection], Result], unless: str | None = None) -> Result:
         """Do the work on the connection, as often as it takes until the database takes it.
 
-        It must be safe to repeat: a reply that was lost may have been a success.
+        It must be safe to repeat: a reply that was lost may have been a success. An error whose
+        SQLSTATE is ``unless`` is raised, where the caller has something better to do than wait.
 
         Raises:
             psycopg.Error: an error that the same call would meet again.
@@ -114,7 +126,7 @@ class Link:
             except psycopg.Error as error:
                 if (error.sqlstate or "08").startswith(SESSION_LOST):
                     self.close()
-                if not passes(error):
+                if not passes(error) or (unless and error.sqlstate == unless):
                     raise
                 if self._give_up.is_set():
                     raise GaveUp(self._purpose) from error
@@ -146,10 +158,10 @@ class Link:
                 conn.execute(
                     """
                     select
-                        set_config('statement_timeout', %(ms)s, false),
-                        set_config('lock_timeout', %(ms)s, false)
+                        set_config('statement_timeout', %s, false),
+                        set_config('lock_timeout', %s, false)
                     """,
-                    {"ms": str(int(self._patience * 1000))},
+                    [str(int(self._patience * 1000)), str(int(self._lock_patience * 1000))],
                 )
         except BaseException:
             conn.close()

@@ -18,6 +18,8 @@ from worker.link import GaveUp, Link
 log = logging.getLogger("rota.worker")
 
 MARGIN = 0.1  # of the lease: this much before its end it is not trusted any more
+LOCK_PATIENCE = 0.5  # seconds that a call waits for a lock; our own calls hold theirs for less
+LONG_PATIENCE = 60.0  # seconds for a call that no lease depends on
 LAST_WORD = 5.0  # seconds, at least, for the last results to reach the database at a stop
 ABANDONED_DELAY = timedelta(seconds=1)  # by then this process is gone
 
@@ -51,8 +53,9 @@ class Worker:
         limits = {queue: limit for queue, limit in options.queues.items() if limit is not None}
         self._desk = desk = Desk(limits)
 
-        def link(purpose: str, give_up: threading.Event, patience: float = lease / 3) -> Link:
-            return Link(options.url, purpose, patience, give_up)
+        def link(purpose: str, give_up: threading.Event, patience: float | None = None) -> Link:
+            patience = patience or max(1.0, lease / 3)
+            return Link(options.url, purpose, give_up, patience, LOCK_PATIENCE)
 
         self._claimer = Claimer(
             desk,
@@ -65,7 +68,7 @@ class Worker:
             margin,
             options.poll,
         )
-        self._finisher = Finisher(desk, link("finish", desk.closing))
+        self._finisher = Finisher(desk, link("finish", desk.closing, LONG_PATIENCE))
         self._heartbeat = Heartbeat(desk, link("heartbeat", desk.closing), lease, margin)
         about = {
             "pid": os.getpid(),
@@ -74,7 +77,7 @@ class Worker:
             "version": version,
         }
         self._upkeep = Upkeep(
-            link("upkeep", desk.stopping, patience=300.0), desk.stopping, self.id, about
+            link("upkeep", desk.stopping, LONG_PATIENCE), desk.stopping, self.id, about
         )
 
     def run(self) -> int:

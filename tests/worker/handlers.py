@@ -7,6 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from worker import Fail, Job, Retry, task
 
 
@@ -43,6 +45,17 @@ def noop(job: Job) -> None:
 def nap(job: Job) -> None:
     trace(job, "start")
     time.sleep(job.payload["seconds"])
+    trace(job, "end")
+
+
+@task("spin")
+def spin(job: Job) -> None:
+    """Keep the interpreter busy."""
+    trace(job, "start")
+    gate = Path(job.payload["until"])
+    number = 0
+    while number % 100_000 or not gate.exists():
+        number += 1
     trace(job, "end")
 
 
@@ -124,3 +137,16 @@ def fork(job: Job) -> str:
     if child:
         os.waitpid(child, 0)
     return "once"
+
+
+@task("ledger")
+def ledger(job: Job) -> None:
+    """Write to the database and finish, in one transaction that holds the lease."""
+    with psycopg.connect(os.environ["DATABASE_URL"]) as conn:
+        conn.execute("select rota.hold_lease(%s, %s)", [job.id, job.token])
+        trace(job, "start")
+        while not Path(job.payload["until"]).exists():
+            time.sleep(0.01)
+        conn.execute("insert into ledger values (%s)", [job.id])
+        conn.execute("select rota.finish_job(%s, %s)", [job.id, job.token])
+    trace(job, "end")

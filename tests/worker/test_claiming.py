@@ -124,6 +124,27 @@ def test_a_long_handler_outlives_its_lease(
     assert outcomes(job_id) == ["SUCCEEDED"]
 
 
+def test_handlers_that_keep_the_interpreter_busy_do_not_stop_the_heartbeat(
+    conn: Connection,
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    outcomes: Callable,
+    trace: Trace,
+    settled: Callable,
+) -> None:
+    start_worker("--lease", "1")
+    ids = [enqueue("spin", trace.payload) for _ in range(4)]
+    wait_until(lambda: trace.count()["start"] == 4)
+
+    ends_at = time.monotonic() + 2.5  # leases
+    while time.monotonic() < ends_at:
+        assert call(conn, "recover_jobs") == [{"recover_jobs": 0}]
+    trace.open_gate()
+    settled()
+
+    assert [outcomes(job_id) for job_id in ids] == [["SUCCEEDED"]] * 4
+
+
 def test_quick_jobs_are_claimed_in_batches_and_all_run_once(
     conn: Connection, start_worker: StartWorker, trace: Trace, settled: Callable
 ) -> None:

@@ -1,16 +1,18 @@
 """Workers that die, freeze, stop or lose their database: no job is lost, none finished twice."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import Connection
+from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
 from db.deploy import deploy
@@ -187,6 +189,8 @@ def test_a_worker_whose_sessions_are_all_ended_finishes_what_it_runs(
     settled: Callable,
 ) -> None:
     start_worker("--lease", "5")
+    enqueue("echo")
+    settled()
     ids = [enqueue("hold", trace.payload) for _ in range(4)]
     wait_until(lambda: trace.count()["start"] == 4)
 
@@ -199,9 +203,32 @@ def test_a_worker_whose_sessions_are_all_ended_finishes_what_it_runs(
     after = enqueue("echo")
     settled()
 
-    assert len(ended) >= 3
+    assert len(ended) >= 4
     assert trace.count() == {"start": 4, "end": 4}
     assert [outcomes(job_id) for job_id in [*ids, after]] == [["SUCCEEDED"]] * 5
+
+
+def test_a_locked_row_holds_up_no_other_result(
+    conn: Connection,
+    connect: Callable[..., Connection],
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    job: ReadJob,
+    trace: Trace,
+) -> None:
+    worker = start_worker("--grace", "1")
+    locked, *others = [enqueue("hold", trace.payload) for _ in range(6)]
+    wait_until(lambda: trace.count()["start"] == 6)
+    blocker = connect(autocommit=False)
+    blocker.execute("select from rota.live_jobs where id = %s for update", [locked])
+
+    trace.open_gate()
+    wait_until(lambda: all(job(other)["state"] == "COMPLETED" for other in others))
+
+    assert job(locked)["state"] == "RUNNING"
+    blocker.rollback()
+    wait_until(lambda: job(locked)["state"] == "COMPLETED")
+    assert worker.stop() == 0
 
 
 def test_a_crash_of_the_server_costs_no_result(tmp_path: Path) -> None:
@@ -258,18 +285,38 @@ def test_a_worker_refuses_a_database_without_rota(empty_db: str, start_worker: S
     assert "run python -m db.deploy" in worker.lines[-1]["error"]
 
 
+@contextmanager
+def login(conn: Connection, db: str, group: str) -> Iterator[str]:
+    """Create a role that is in one of Rota's groups only; give the URL that it connects with."""
+    role = f"rota_test_{os.getpid()}"
+    conn.execute(f"create role {role} login password 'secret' in role {group}")
+    try:
+        yield make_conninfo(db, user=role, password="secret")
+    finally:
+        conn.execute(f"drop role {role}")
+
+
+def test_a_worker_needs_no_other_rights_than_those_of_its_role(
+    conn: Connection, db: str, start_worker: StartWorker, enqueue: Callable[..., int], job: ReadJob
+) -> None:
+    with login(conn, db, "rota_worker") as url:
+        worker = start_worker(url=url)
+        done, unknown = enqueue("sleep", {"seconds": 1.5}), enqueue("sing")
+
+        wait_until(lambda: job(done)["state"] == "COMPLETED" and job(unknown)["last_error"])
+
+        assert worker.stop() == 0
+        assert not [line for line in worker.lines if line["level"] in ("ERROR", "CRITICAL")]
+
+
 def test_a_worker_that_lacks_the_right_to_claim_ends_with_an_error(
     conn: Connection, db: str, start_worker: StartWorker
 ) -> None:
-    conn.execute("create role rota_test_nobody login")
-    try:
-        conn.execute("grant rota_reader to rota_test_nobody")
-        worker = start_worker(url=db.replace("postgres@", "rota_test_nobody@"), ready=False)
+    with login(conn, db, "rota_reader") as url:
+        worker = start_worker(url=url, ready=False)
 
         assert worker.wait() != 0
         assert "permission denied" in str(worker.lines)
-    finally:
-        conn.execute("drop owned by rota_test_nobody; drop role rota_test_nobody")
 
 
 def test_a_bad_command_line_is_refused() -> None:
@@ -280,3 +327,28 @@ def test_a_bad_command_line_is_refused() -> None:
 
         assert ended.returncode == 2
         assert "usage: python -m worker" in ended.stderr
+
+
+def test_a_handler_that_holds_its_lease_writes_once_and_disturbs_no_other(
+    conn: Connection,
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    outcomes: Callable,
+    trace: Trace,
+    settled: Callable,
+) -> None:
+    conn.execute("create table public.ledger (job_id bigint)")
+    start_worker("--lease", "1")
+    other = enqueue("hold", trace.payload)
+    job_id = enqueue("ledger", trace.payload)
+    wait_until(lambda: trace.count()["start"] == 2)
+
+    ends_at = time.monotonic() + 2.5  # leases
+    while time.monotonic() < ends_at:
+        assert call(conn, "recover_jobs") == [{"recover_jobs": 0}]
+    trace.open_gate()
+    settled()
+
+    assert conn.execute("select job_id from ledger").fetchall() == [(job_id,)]
+    assert outcomes(job_id) == ["SUCCEEDED"]
+    assert outcomes(other) == ["SUCCEEDED"]
