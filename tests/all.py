@@ -1,13 +1,15 @@
 """Run the tests on every PostgreSQL at hand: ``python -m tests.all 18 16 15 -- tests/functions``.
 
-The first version gets all the tests, each other one those named after ``--``. A version that is
-not installed is passed by. With ``TEST_DATABASE_URL`` all the tests run once, on that server.
-The closing line of each run is repeated at the end.
+The first version gets all the tests. Meanwhile the others get, one after the other, those named
+after ``--``; their output comes when the first is through. A version that is not installed is
+passed by. With ``TEST_DATABASE_URL`` all the tests run once, on that server. The closing line of
+each run is repeated at the end.
 """
 
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from db.embedded import binaries
 
@@ -17,40 +19,47 @@ def main(arguments: list[str]) -> int:
     border = arguments.index("--")
     versions, server_tests = arguments[:border], arguments[border + 1 :]
     if os.environ.get("TEST_DATABASE_URL"):
-        runs = [("TEST_DATABASE_URL", {}, [])]
-    else:
-        runs = [
-            (f"PostgreSQL {version}", {"ROTA_PG": version}, [] if number == 0 else server_tests)
-            for number, version in enumerate(versions)
+        code, _ = _pytest([], {}, aloud=True)
+        return code
+
+    installed = [version for version in versions if binaries(int(version))]
+    for version in versions:
+        if version not in installed:
+            print(f"PostgreSQL {version} is not installed here: passed by", flush=True)
+    if not installed:
+        return 1
+    first, *others = installed
+    with ThreadPoolExecutor(1) as meanwhile:
+        quiet = [
+            (version, meanwhile.submit(_pytest, server_tests, {"ROTA_PG": version}, aloud=False))
+            for version in others
         ]
+        print(f"==== PostgreSQL {first}", flush=True)
+        results = {first: _pytest([], {"ROTA_PG": first}, aloud=True)}
+        for version, run in quiet:
+            results[version] = run.result()
+            print(f"==== PostgreSQL {version}\n{results[version][1]}", flush=True)
 
-    closing_lines, codes = [], []
-    for name, environment, tests in runs:
-        if environment and binaries(int(environment["ROTA_PG"])) is None:
-            closing_lines.append(f"{name}: not installed here, passed by")
-            continue
-        print(f"==== {name}", flush=True)
-        code, last_line = _pytest(tests, os.environ | environment)
-        codes.append(code)
-        closing_lines.append(f"{name}: {last_line}")
-    print("\n".join(closing_lines))
-    return max(codes, default=1)
+    for version, (_, output) in results.items():
+        print(f"PostgreSQL {version}: {output.rstrip().splitlines()[-1]}")
+    return max(code for code, _ in results.values())
 
 
-def _pytest(tests: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run pytest and let its output through; return its exit code and last line."""
-    last_line = ""
+def _pytest(tests: list[str], environment: dict[str, str], *, aloud: bool) -> tuple[int, str]:
+    """Run pytest, print its output as it comes if aloud; return its exit code and output."""
     with subprocess.Popen(
         [sys.executable, "-m", "pytest", "-q", *tests],
-        env=environment,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     ) as process:
+        lines = []
         for line in process.stdout or ():
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            last_line = line.strip() or last_line
-    return process.returncode, last_line
+            lines.append(line)
+            if aloud:
+                print(line, end="", flush=True)
+    return process.returncode, "".join(lines)
 
 
 if __name__ == "__main__":
