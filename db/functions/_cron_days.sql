@@ -19,28 +19,27 @@ declare
     v_by_date bigint := days & v_month;
     v_by_weekday bigint := 0;
     v_weekdays bigint;
+    v_left bigint;
     v_day integer;
-    v_weekday integer;
 begin
-    if last_days > 0 or days >= 1::bigint << 32 then
-        for v_n in 1..v_length loop
-            -- the last weekday is the weekday nearest to the last day, which never crosses the end
-            if (days >> (31 + v_n)) & 1 = 1 or (v_n = v_length and (last_days >> 31) & 1 = 1) then
-                v_weekday := (v_eve + v_n) % 7;
-                v_day := case
-                    when v_weekday = 6 and v_n = 1 then 3
-                    when v_weekday = 6 then v_n - 1
-                    when v_weekday = 0 and v_n = v_length then v_n - 2
-                    when v_weekday = 0 then v_n + 1
-                    else v_n
-                end;
-                v_by_date := v_by_date | (1::bigint << v_day);
-            end if;
-            if (last_days >> (v_length - v_n)) & 1 = 1 then
-                v_by_date := v_by_date | (1::bigint << v_n);
-            end if;
-        end loop;
-    end if;
+    -- so many days before the last
+    v_left := last_days & ((1::bigint << v_length) - 1);
+    while v_left > 0 loop
+        v_by_date := v_by_date | (1::bigint << (v_length - rota._cron_lowest(v_left)));
+        v_left := v_left & (v_left - 1);
+    end loop;
+
+    -- the weekdays nearest to a day, which stay in its month; so LW is the one nearest to the last
+    v_left := ((days >> 31) | ((last_days >> 31) << v_length)) & v_month;
+    while v_left > 0 loop
+        v_day := rota._cron_lowest(v_left);
+        v_left := v_left & (v_left - 1);
+        v_by_date := v_by_date | (1::bigint << case (v_eve + v_day) % 7
+            when 6 then case when v_day = 1 then 3 else v_day - 1 end
+            when 0 then case when v_day = v_length then v_day - 2 else v_day + 1 end
+            else v_day
+        end);
+    end loop;
 
     for v_week in 0..6 loop
         v_weekdays := (weekdays >> (7 * v_week)) & 127;
