@@ -12,7 +12,7 @@ SERVER_TESTS := tests/functions tests/concurrency tests/schedules tests/test_dep
 
 MINUTES ?= 5
 
-.PHONY: run demo test drain faults soak lint clean help
+.PHONY: run demo test drain faults soak bench lint clean help
 
 help:
 	@echo "make run    run Rota here: database, API and one worker; Ctrl-C stops it"
@@ -21,8 +21,6 @@ help:
 	@echo "make drain  10,000 jobs while a worker is killed every second"
 	@echo "make faults every fault in its long form; docs/faults.md has what is seen"
 	@echo "make soak   all faults in rotation, for MINUTES=5"
-	@echo "make soak   drain 10,000 jobs while a worker is killed every second"
-	@echo "make faults try the slow faults too: crashes and partitions, again and again"
 	@echo "make bench  measure Rota and its peers on this machine"
 	@echo "make lint   check the style of Python and SQL"
 	@echo "make clean  remove the virtual environment and the embedded database with its data"
@@ -44,12 +42,6 @@ faults: $(VENV)/dev
 
 soak: $(VENV)/dev
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
-
-soak: $(VENV)/dev
-	@ROTA_DRAIN_JOBS=10000 exec $(BIN)/python -m pytest -q tests/faults/test_drain.py
-
-faults: $(VENV)/dev
-	@ROTA_FAULTS=all exec $(BIN)/python -m pytest -q tests/faults
 
 bench: $(VENV)/dev
 	@exec $(BIN)/python -m bench
