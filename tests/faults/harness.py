@@ -107,6 +107,29 @@ class House:
         """Return the one value of a query's one row."""
         return self.execute(query, *arguments)[0][0]
 
+    def outcomes(self, task: str = "work", queue: str = "default") -> list[list[str]]:
+        """Return for each job, in the order of ids, how its attempts ended."""
+        rows = self.execute(
+            """
+            select
+                array_agg(e.outcome::text order by e.finished_at)
+                    filter (where e.job_id is not null)
+            from rota.jobs as j
+            left join rota.job_executions as e on e.job_id = j.id
+            where j.task = %s and j.queue = %s
+            group by j.id
+            order by j.id
+            """,
+            task,
+            queue,
+        )
+        return [row[0] or [] for row in rows]
+
+    def effects(self, phase: str) -> int:
+        """Return how many effects of this phase handlers have left so far."""
+        path = self.folder / "effects.jsonl"
+        return path.read_text().count(f'"phase": "{phase}"') if path.exists() else 0
+
     # -- producing -----------------------------------------------------------------------------
 
     def produce(self, count: int, url: str | None = None, pause: float = 0, **job: Any) -> None:
@@ -202,6 +225,26 @@ class House:
                 process.kill()
                 process.wait()
 
+    @contextlib.contextmanager
+    def fleet(self, size: int, **options: Any) -> Iterator[None]:
+        """Keep so many workers alive during the block, as a supervisor does."""
+        ended = threading.Event()
+
+        def supervise() -> None:
+            fleet = [self.worker(**options) for _ in range(size)]
+            while not ended.wait(0.05):
+                for number, worker in enumerate(fleet):
+                    if not worker.alive:
+                        fleet[number] = self.worker(**options)
+
+        thread = threading.Thread(target=supervise, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
     # -- faults --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -252,8 +295,15 @@ class House:
             return sys.maxsize
 
     def drain(self, timeout: float = DRAINED_WITHIN) -> None:
-        """Wait until every ordinary job has ended."""
-        wait_until(lambda: self.live() == 0, timeout)
+        """Wait until every ordinary job has ended; recover meanwhile, as any session may."""
+
+        def drained() -> bool:
+            assert not any(worker.process.poll() == 2 for worker in self.workers), "cannot start"
+            with contextlib.suppress(psycopg.Error):
+                self.execute("select rota.recover_jobs()")
+            return self.live() == 0
+
+        wait_until(drained, timeout)
 
     def stop_workers(self) -> None:
         """Stop the workers gently; each must end well."""

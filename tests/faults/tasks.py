@@ -102,6 +102,7 @@ def fork(job: Job) -> dict[str, int]:
 def transfer(job: Job) -> dict[str, int]:
     """Move one unit between two accounts, exactly once: the finish is in the same transaction."""
     note(job, "start")
+    time.sleep(job.payload.get("pause", 0))
     outcome = {"moved": 1}
     with psycopg.Connection.connect(os.environ["DATABASE_URL"]) as conn:
         conn.execute("select rota.hold_lease(%s, %s)", [job.id, job.token])

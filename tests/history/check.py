@@ -138,6 +138,8 @@ class _Check:
         self.effects = sorted(saved.effects, key=lambda line: line["mono"])
         self.calls, self.faults = _calls(saved.history)
         self.clock_moved = any(fault.asked.get("clock") for fault in self.faults)
+        # A lease that its handler holds in a transaction is not extended meanwhile.
+        self.held = {effect["job"] for effect in saved.effects if effect["phase"] == "held"}
         self.figures = Figures(
             faults=Counter(fault.asked["kind"] for fault in self.faults),
             attempts=len(saved.executions),
@@ -280,7 +282,7 @@ class _Check:
                 if call.op == "claim":
                     pairs = [(item["job"], item["token"]) for item in call.answer["jobs"]]
                 else:
-                    alive = set(call.answer["alive"])
+                    alive = set(call.answer["alive"]) - self.held
                     pairs = [(job, token) for job, token in call.asked["pairs"] if job in alive]
                 lease = call.asked["lease"]
                 for pair in pairs:

@@ -1,0 +1,139 @@
+"""What may befall a worker process: killed, stopped, blocked, poisoned, forked."""
+
+import os
+import threading
+
+import pytest
+
+from tests.faults.harness import House
+from tests.waiting import wait_until
+from worker.link import Link
+
+
+@pytest.mark.parametrize(
+    ("point", "attempts"),
+    [
+        ("claim:ok", ["LOST", "SUCCEEDED"]),
+        ("effect:start", ["LOST", "SUCCEEDED"]),
+        ("effect:done", ["LOST", "SUCCEEDED"]),
+        ("finish:invoke", ["LOST", "SUCCEEDED"]),
+        ("finish:ok", ["SUCCEEDED"]),
+    ],
+)
+def test_f1_a_worker_killed_at_any_point_loses_no_job(
+    house: House, point: str, attempts: list[str]
+):
+    house.produce(1)
+    doomed = house.worker(die_at=point, lease=1, concurrency=1)
+    with house.fault(f"worker dies at {point}", doomed.pid):
+        wait_until(lambda: not doomed.alive)
+
+    house.worker(concurrency=1)
+
+    report = house.decide(jobs=1)
+    assert house.outcomes() == [attempts]
+    assert report.figures.duplicates_explained == (point in ("effect:done", "finish:invoke"))
+
+
+def test_f9_a_worker_that_stood_still_past_its_lease_finishes_nothing(house: House):
+    house.produce(4, payload={"seconds": 0.5})
+    zombie = house.worker(lease=1)
+    wait_until(lambda: house.effects("start") == 4)
+    with house.stopped(zombie):
+        house.worker()
+        house.drain()
+    wait_until(lambda: "LEASE_LOST" in zombie.log.read_text())
+
+    report = house.decide(jobs=4, late=1)
+
+    assert house.outcomes() == [["LOST", "SUCCEEDED"]] * 4
+    assert report.figures.duplicates_explained == 4
+
+
+def test_f10_a_handler_that_holds_the_interpreter_may_lose_its_lease_and_nothing_else(
+    house: House,
+):
+    house.produce(1, task="hold_interpreter", payload={"seconds": 4})
+    blocked = house.worker(lease=1, concurrency=1)
+    wait_until(lambda: house.effects("start"))
+    with house.fault("interpreter held", blocked.pid):
+        house.worker()
+        house.drain()
+        wait_until(lambda: "LEASE_LOST" in blocked.log.read_text())
+
+    report = house.decide(jobs=1, late=1)
+
+    assert house.outcomes("hold_interpreter") == [["LOST", "SUCCEEDED"]]
+    assert report.figures.duplicates_explained == 1
+
+
+@pytest.mark.parametrize("how", ["kill", "exit", "segfault"])
+def test_f26_a_poison_job_spends_its_attempts_and_fails(house: House, how: str):
+    house.produce(1, task="poison", max_retries=1, payload={"how": how})
+    house.produce(3)
+    with house.fleet(1, lease=1, concurrency=1), house.fault(f"poison: {how}", "server"):
+        house.drain()
+
+    house.decide(jobs=4)
+
+    assert house.outcomes("poison") == [["LOST", "LOST"]]
+    assert house.value("select state from rota.jobs where task = 'poison'") == "FAILED"
+    assert {attempts[-1] for attempts in house.outcomes()} == {"SUCCEEDED"}
+
+
+def test_f27_a_task_that_this_worker_does_not_know_waits_for_one_that_does(house: House):
+    house.produce(1, max_retries=0)
+    ignorant = house.run(
+        ["-m", "worker", "--poll", "0.2"],
+        {**os.environ, "DATABASE_URL": house.url},
+        house.folder / "ignorant.log",
+    )
+    with house.fault("unknown task", ignorant.pid):
+        wait_until(lambda: house.outcomes() == [["RELEASED"]])
+    ignorant.terminate()
+    assert ignorant.wait(30) == 0
+    assert "has no handler for task 'work'" in house.value("select error from rota.job_executions")
+
+    house.worker()
+
+    house.decide(jobs=1)
+    assert house.outcomes() == [["RELEASED", "SUCCEEDED"]]
+
+
+def test_f25_a_result_that_cannot_be_stored_is_a_failed_attempt(house: House):
+    hows = ["nul", "surrogate", "nan", "nested", "object", "large", "number", "raises"]
+    for how in hows:
+        house.produce(1, task="answer", max_retries=0, payload={"how": how})
+    house.produce(1)
+    house.worker()
+
+    house.decide(jobs=len(hows) + 1, faults=0)
+
+    assert house.outcomes("answer") == [["FAILED"]] * len(hows)
+
+
+def test_f34_a_handler_that_forks_finishes_once(house: House):
+    house.produce(3, task="fork")
+    house.worker()
+
+    house.decide(jobs=3, faults=0)
+
+    assert house.outcomes("fork") == [["SUCCEEDED"]] * 3
+
+
+def test_f34_a_forked_child_is_refused_its_parents_connection(house: House):
+
+    link = Link(house.url, "test", threading.Event(), patience=5.0, lock_patience=5.0)
+    link.connection()
+    child = os.fork()
+    if child == 0:
+        try:
+            link.connection()
+        except RuntimeError:
+            os._exit(42)
+        os._exit(0)
+
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 42
+    link.close()
