@@ -25,10 +25,13 @@ FUNCTIONS = """
         coalesce(
             (
                 select string_agg(
-                    format('%s %s', a.attname, format_type(a.atttypid, a.atttypmod)),
+                    format(
+                        '%s %s', a.attname, format_type(coalesce(d.typbasetype, a.atttypid), null)
+                    ),
                     ', ' order by a.attnum
                 )
                 from pg_attribute as a
+                left join pg_type as d on d.oid = a.atttypid and d.typtype = 'd'
                 where a.attrelid = t.typrelid and a.attnum > 0
             ),
             format_type(t.oid, null)
@@ -52,8 +55,11 @@ VIEWS = """
         c.relname,
         obj_description(c.oid, 'pg_class'),
         array(
-            select format('%s %s', a.attname, format_type(a.atttypid, a.atttypmod))
+            select format(
+                '%s %s', a.attname, format_type(coalesce(d.typbasetype, a.atttypid), null)
+            )
             from pg_attribute as a
+            left join pg_type as d on d.oid = a.atttypid and d.typtype = 'd'
             where a.attrelid = c.oid and a.attnum > 0
             order by a.attnum
         )
