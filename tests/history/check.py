@@ -147,7 +147,7 @@ class _Check:
 
         self.endings: dict[Pair, Line] = {}
         self.runs: dict[tuple[int, int], list[Line]] = defaultdict(list)
-        for row in sorted(saved.executions, key=lambda row: (row["finished_at"], row["attempt"])):
+        for row in sorted(saved.executions, key=_place):
             self.runs[row["job_id"], row["run"]].append(row)
             if row["token"] is not None:
                 self.endings[row["job_id"], row["token"]] = row
@@ -532,6 +532,11 @@ class _Check:
 
     def rows(self) -> Iterable[Line]:
         return self.endings.values()
+
+
+def _place(row: Line) -> tuple[int, bool, float]:
+    """Return an execution's place among those of its run, also where the clock was moved."""
+    return row["attempt"], row["outcome"] != "RELEASED", row["finished_at"]
 
 
 def _calls(history: list[Line]) -> tuple[list[Call], list[Call]]:
