@@ -26,12 +26,15 @@ FUNCTIONS = """
             (
                 select string_agg(
                     format(
-                        '%s %s', a.attname, format_type(coalesce(d.typbasetype, a.atttypid), null)
+                        '%s %s',
+                        a.attname,
+                        format_type(coalesce(b.typbasetype, d.typbasetype, a.atttypid), null)
                     ),
                     ', ' order by a.attnum
                 )
                 from pg_attribute as a
                 left join pg_type as d on d.oid = a.atttypid and d.typtype = 'd'
+                left join pg_type as b on b.oid = d.typbasetype and b.typtype = 'd'
                 where a.attrelid = t.typrelid and a.attnum > 0
             ),
             format_type(t.oid, null)
@@ -56,10 +59,13 @@ VIEWS = """
         obj_description(c.oid, 'pg_class'),
         array(
             select format(
-                '%s %s', a.attname, format_type(coalesce(d.typbasetype, a.atttypid), null)
+                '%s %s',
+                a.attname,
+                format_type(coalesce(b.typbasetype, d.typbasetype, a.atttypid), null)
             )
             from pg_attribute as a
             left join pg_type as d on d.oid = a.atttypid and d.typtype = 'd'
+            left join pg_type as b on b.oid = d.typbasetype and b.typtype = 'd'
             where a.attrelid = c.oid and a.attnum > 0
             order by a.attnum
         )

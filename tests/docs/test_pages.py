@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from app import create_app
 from db.reference import render
 from tests.docs.pages import COMMANDS, MODES, OUTPUTS, PAGES, ROOT, Block, agrees, blocks, settle
 from tests.test_compose import free_port
@@ -77,7 +78,10 @@ class Reader:
             process = self._start(code, subprocess.PIPE)
             output, _ = process.communicate(timeout=PATIENCE)
             text = output.decode().replace(f"127.0.0.1:{self.port}", STATED_PORT)
-            if block.output is None or agrees(text, block.output):
+            if block.output is None:
+                assert process.returncode == 0 and "ERROR:" not in text, f"{block}\n{text}"
+                return
+            if agrees(text, block.output):
                 return
             if time.monotonic() > deadline:
                 pytest.fail(f"{block} shows\n{settle(block.output)}\nbut there is\n{settle(text)}")
@@ -208,6 +212,33 @@ def test_the_readme_lists_every_setting():
     assert {"DATABASE_URL", "PORT"} <= variables
     assert {"--queues", "--concurrency"} <= options
     assert [name for name in sorted(variables | options) if f"`{name}" not in readme] == []
+
+
+def test_the_readme_lists_every_request():
+    rules = create_app("postgresql:///").url_map.iter_rules()
+    served = {
+        f"{method} "
+        + re.sub(r"<id:job_id>", "{id}", re.sub(r"<queue:queue>", "{queue}", str(rule)))
+        for rule in rules
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+        if not str(rule).startswith("/api") and str(rule) != "/"
+    }
+
+    listed = set(
+        re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*[^`?/…])`", PAGES[0].read_text())
+    )
+
+    assert listed == served
+
+
+def test_the_readme_lists_every_error_of_the_functions():
+    raised = {
+        code
+        for path in (ROOT / "db" / "functions").glob("*.sql")
+        for code in re.findall(r"\bRT[A-Z]\d\d\b", path.read_text())
+    }
+
+    assert raised == set(re.findall(r"`(RT[A-Z]\d\d)`", PAGES[0].read_text()))
 
 
 def test_the_reference_is_that_of_these_functions(conn):
