@@ -1,4 +1,5 @@
--- Fenced and locked as in finish_job. A repeat after a lost reply gets the first answer.
+-- Fenced and locked as in finish_job. A repeat after a lost reply gets the first answer, also when
+-- a cancel had been asked for, which turns a release into the end of the job.
 create or replace function rota.release_job(
     job_id bigint,
     token uuid,
@@ -29,7 +30,7 @@ begin
 
     v_past := rota._past_ending(job_id, token);
 
-    if v_past.outcome is distinct from 'RELEASED' then
+    if v_past.job_id is null or v_past.outcome not in ('RELEASED', 'CANCELLED') then
         perform rota._refuse_lost_lease(job_id);
     end if;
 
