@@ -1,0 +1,61 @@
+"""Any history of calls leaves what the model says, and breaks no invariant.
+
+``make test`` makes the same histories each time. ``ROTA_MODEL_EXAMPLES=5000`` makes so many new
+ones; a failure prints the steps that lead to it.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.model.database import Database
+from tests.model.machine import SESSIONS, RotaMachine
+
+FUNCTIONS = [
+    "cancel_job",
+    "claim_next_job",
+    "enqueue_job",
+    "enqueue_jobs",
+    "finish_job",
+    "finish_jobs",
+    "heartbeat_job",
+    "heartbeat_jobs",
+    "hold_lease",
+    "recover_jobs",
+    "release_job",
+    "retry_job",
+    "schedule_job",
+]
+SOAK = int(os.environ.get("ROTA_MODEL_EXAMPLES", "0"))
+
+
+@pytest.fixture
+def database(db: str) -> Iterator[Database]:
+    database = Database(db, SESSIONS)
+    yield database
+    database.close()
+
+
+def test_any_history_of_calls_leaves_what_the_model_says(database: Database) -> None:
+    run_state_machine_as_test(
+        lambda: RotaMachine(database),
+        settings=settings(
+            max_examples=SOAK or 200,
+            stateful_step_count=60,
+            derandomize=not SOAK,
+            database=None,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    print(sorted(database.tally.items()))
+    answered = {function for function, came in database.tally if came == "answered"}
+    assert answered >= set(FUNCTIONS), "a run that proves nothing about the others"
+    waited = {function for function, came in database.tally if came == "waited"}
+    assert len(waited) > 5, "hardly anybody waited for anybody"
+    refused = {came for _, came in database.tally}
+    assert refused >= {"RTC01", "RTC02", "RTC03", "RTN01", "RTV01"}
