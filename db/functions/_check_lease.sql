@@ -5,7 +5,7 @@ create or replace function rota._check_lease(lease interval)
     set search_path = ''
 as $$
 begin
-    if lease is null or lease <= interval '0' or lease > interval '30 days' then
+    if not rota._is_lease(lease) then
         raise exception 'lease must be more than 0 and at most 30 days, not %',
             coalesce(lease::text, 'null')
             using errcode = 'RTV01';

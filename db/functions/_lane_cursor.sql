@@ -1,5 +1,5 @@
--- See claim_next_job for what the cursor is. The setting's name is a hash of the lane, so the
--- value names the lane too, and another lane's is not used. A clock that was put back makes the
+-- See claim_next_job for what the cursor is. Two lanes may share a setting, whose name is a hash,
+-- so the value names its lane, and another lane's is not used. A clock that was put back makes the
 -- cursor void, else it would outlive its time. An empty setting is what a session keeps of one
 -- whose transaction rolled back.
 create or replace function rota._lane_cursor(
@@ -14,7 +14,7 @@ create or replace function rota._lane_cursor(
 as $$
 declare
     v_cursor rota.lane_cursor := nullif(
-        current_setting('rota.cursor_' || to_hex(hashtextextended(queue, priority)), true), ''
+        current_setting(rota._lane_setting(queue, priority), true), ''
     )::rota.lane_cursor;
 begin
     if v_cursor.queue = queue and v_cursor.priority = priority

@@ -28,7 +28,7 @@ begin
     end if;
 
     perform set_config(
-        'rota.cursor_' || to_hex(hashtextextended(cursor.queue, cursor.priority)),
+        rota._lane_setting(cursor.queue, cursor.priority),
         cursor::text,
         false
     );

@@ -17,12 +17,15 @@
 --
 -- The cursor. While an old snapshot pins finished jobs, a scan of a lane steps over all of them.
 -- A session whose scan was slow remembers where the lane's first job was, for about 100 times as
--- long as the scan took, and starts there until then. What was committed late behind that place,
--- or came back to it, is found when the cursor expires: being wrong only delays a job, and the
--- slow scans take at most about 1 % of a session's time. The setting belongs to the transaction,
--- so a claim that rolls back takes its cursor back with it.
+-- long as the scan took, and starts there until then. A scan that only waited for the processor or
+-- the disk must not leave a cursor, so a slow one is timed again. What was committed late behind
+-- that place, or came back to it, is found when the cursor expires: being wrong only delays a job,
+-- and the slow scans take at most about 1 % of a session's time. The setting belongs to the
+-- transaction, so a claim that rolls back takes its cursor back with it.
 --
--- For the planner settings see _end_attempts.
+-- A lane that has copies is looked at more than once, which finds nothing more. What a call that
+-- finds nothing costs is what an idle system costs, so helpers are called only when there is
+-- something to do. For the planner settings see _end_attempts.
 create or replace function rota.claim_next_job(
     queues text[] default '{default}',
     worker text default null,
@@ -41,10 +44,12 @@ as $$
 declare
     v_now timestamptz := rota._now();
     v_token uuid;
-    v_lane record;
+    v_queue text;
+    v_priority integer;
     v_cursor rota.lane_cursor;
     v_began timestamptz;
     v_took interval;
+    v_slow boolean;
     v_found tid[];
     v_recurring boolean;
     v_room integer := max_jobs;
@@ -66,30 +71,39 @@ begin
             using errcode = 'RTV01';
     end if;
 
-    perform rota._check_lease(lease);
+    if not rota._is_lease(lease) then
+        perform rota._check_lease(lease);
+    end if;
 
-    for v_lane in
+    for v_queue, v_priority in
         select l.queue, l.priority
         from rota.lanes as l
-        left join rota.queues as q on q.name = l.queue
         where l.queue = any(claim_next_job.queues)
-            and q.paused_at is null
-        group by l.queue, l.priority
+            and not exists (
+                select from rota.queues as q where q.name = l.queue and q.paused_at is not null
+            )
         order by
             l.priority desc,
             case when cardinality(claim_next_job.queues) > 1
                 then rota._oldest_due(l.queue, l.priority, v_now)
             end
     loop
-        v_cursor := rota._lane_cursor(v_lane.queue, v_lane.priority, v_now);
+        v_cursor := null;
+
+        if rota._has_lane_cursor(v_queue, v_priority) then
+            v_cursor := rota._lane_cursor(v_queue, v_priority, v_now);
+        end if;
+
         v_began := clock_timestamp();
         select array_agg(p.place), bool_or(p.recurring) into v_found, v_recurring
         from (
             select j.ctid as place, j.schedule_type <> 'ONE_TIME' as recurring
             from rota.live_jobs as j
-            where j.queue = v_lane.queue
-                and j.priority = v_lane.priority
-                and (j.run_at, j.id) >= (v_cursor.run_at, v_cursor.id)
+            where j.queue = v_queue
+                and j.priority = v_priority
+                and (j.run_at, j.id) >= (
+                    coalesce(v_cursor.run_at, '-infinity'), coalesce(v_cursor.id, 0)
+                )
                 and j.run_at <= v_now
                 and j.state = 'SCHEDULED'
             order by j.run_at, j.id
@@ -98,17 +112,27 @@ begin
         ) as p;
         v_took := clock_timestamp() - v_began;
 
-        if v_cursor.expires_at is not null
-            or v_took > interval '1 ms' + coalesce(cardinality(v_found), 0) * interval '20 us'
+        if v_cursor.expires_at is null
+            and v_took > interval '1 ms' + coalesce(cardinality(v_found), 0) * interval '20 us'
         then
-            perform rota._move_lane_cursor(v_cursor, v_found[1], v_now, v_took);
+            v_took := rota._scan_time(v_queue, v_priority, v_now);
+            v_slow := v_took > interval '1 ms';
+        else
+            v_slow := v_cursor.expires_at is not null;
         end if;
+
+        if v_slow then
+            perform rota._move_lane_cursor(
+                rota._lane_cursor(v_queue, v_priority, v_now), v_found[1], v_now, v_took
+            );
+        end if;
+
+        continue when v_found is null;
 
         if v_recurring then
             v_found := rota._settle_missed(v_found, v_now);
+            continue when v_found = '{}';
         end if;
-
-        continue when coalesce(v_found, '{}') = '{}';
 
         v_token := coalesce(v_token, gen_random_uuid());
 
@@ -127,8 +151,9 @@ begin
                 returning j.*
             )
             select
-                c.id, c.token, c.task, c.payload, c.queue, c.priority, c.attempt, c.max_retries,
-                c.scheduled_for, c.lease_until, c.timeout
+                c.id, c.token, c.task::text, c.payload, c.queue::text, c.priority::integer,
+                c.attempt, c.max_retries::integer, c.scheduled_for, c.lease_until::timestamptz,
+                c.timeout::interval
             from claimed as c
             order by c.run_at, c.id;
 

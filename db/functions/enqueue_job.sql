@@ -33,8 +33,6 @@ begin
             using errcode = 'RTV01';
     end if;
 
-    perform rota._use_lane(queue, priority);
-
     loop
         insert into rota.live_jobs as j (
             task, payload, queue, priority, run_at, scheduled_for,
@@ -65,7 +63,14 @@ begin
         exit when found;
     end loop;
 
-    if v_job.created and v_run_at <= v_now then
+    if not exists (
+        select from rota.lanes as l
+        where l.queue = enqueue_job.queue and l.priority = enqueue_job.priority
+    ) then
+        perform rota._use_lane(queue, priority);
+    end if;
+
+    if v_job.created and v_run_at <= v_now and not rota._nobody_sleeps(queue) then
         perform rota._wake(queue);
     end if;
 

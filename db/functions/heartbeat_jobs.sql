@@ -39,7 +39,7 @@ begin
 
     if cardinality(v_held) < cardinality(job_ids) then
         return query
-            select j.id, j.lease_until, j.cancel_requested_at is not null
+            select j.id, j.lease_until::timestamptz, j.cancel_requested_at is not null
             from rota.live_jobs as j
             where j.id = any(job_ids)
                 and j.ctid <> all(v_held)
@@ -55,7 +55,7 @@ begin
             and (j.id, j.token) in (
                 select u.job_id, u.token from unnest(job_ids, tokens) as u(job_id, token)
             )
-        returning j.id, j.lease_until, j.cancel_requested_at is not null;
+        returning j.id, j.lease_until::timestamptz, j.cancel_requested_at is not null;
 end;
 $$;
 

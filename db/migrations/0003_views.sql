@@ -1,31 +1,33 @@
 -- depends: 0002_tables
 
 -- What people read. A view runs with its owner's rights, so a reader needs none on the tables.
+-- The casts give both halves of the jobs the same types, without which a condition on the view
+-- would not reach the indexes.
 
 create or replace view rota.jobs as
 select
     j.id,
-    j.task,
-    j.state,
+    j.task::text as task,
+    j.state::rota.job_state as state,
     j.schedule_type,
-    j.queue,
-    j.priority,
-    nullif(j.run_at, 'infinity') as run_at,
+    j.queue::text as queue,
+    j.priority::integer as priority,
+    nullif(j.run_at::timestamptz, 'infinity') as run_at,
     j.attempt,
-    j.max_retries,
+    j.max_retries::integer as max_retries,
     j.payload,
     null::jsonb as result,
     j.last_error,
-    j.unique_key,
-    j.name,
+    j.unique_key::text as unique_key,
+    j.name::text as name,
     j.worker,
-    j.lease_until,
+    j.lease_until::timestamptz as lease_until,
     j.created_at,
     j.started_at,
     null::timestamptz as finished_at,
     j.scheduled_for,
-    j.run,
-    j.timeout,
+    j.run::bigint as run,
+    j.timeout::interval as timeout,
     j.progress,
     j.cancel_requested_at,
     j.cancel_reason
@@ -34,7 +36,7 @@ union all
 select
     f.id,
     f.task,
-    f.state,
+    f.state::rota.job_state,
     f.schedule_type,
     f.queue,
     f.priority,
@@ -78,7 +80,7 @@ from rota.job_executions as e
 union all
 select
     j.id,
-    j.run,
+    j.run::bigint,
     j.attempt,
     'RUNNING',
     j.worker,

@@ -13,14 +13,16 @@ WITHOUT_CHECKS = """
         v_check record;
     begin
         for v_check in
-            select c.conrelid::regclass as on_table, c.conname
+            select
+                case when c.contypid = 0
+                    then format('table %s', c.conrelid::regclass)
+                    else format('domain %s', c.contypid::regtype)
+                end as owner,
+                c.conname
             from pg_constraint as c
-            where c.connamespace = 'rota'::regnamespace and c.contype = 'c'
-                and c.conrelid <> 0 and c.coninhcount = 0
+            where c.connamespace = 'rota'::regnamespace and c.contype = 'c' and c.coninhcount = 0
         loop
-            execute format(
-                'alter table %s drop constraint %I', v_check.on_table, v_check.conname
-            );
+            execute format('alter %s drop constraint %I', v_check.owner, v_check.conname);
         end loop;
     end;
     $$;

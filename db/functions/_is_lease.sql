@@ -1,0 +1,11 @@
+-- Without settings of its own, so that the planner puts it in the place of its call.
+create or replace function rota._is_lease(lease interval)
+    returns boolean
+    language sql
+    immutable
+as $$
+    select lease is not null and lease > interval '0' and lease <= interval '30 days'
+$$;
+
+comment on function rota._is_lease is
+    'Tell whether a lease may last this long.';

@@ -1,0 +1,30 @@
+-- A look without a lock, over the same rows as a claim's. What a claim steps over because it is
+-- dead to everybody is gone from the index when we come; what an old snapshot pins is not.
+create or replace function rota._scan_time(
+    queue text,
+    priority integer,
+    at timestamptz
+)
+    returns interval
+    language plpgsql
+    volatile
+    set search_path = ''
+as $$
+declare
+    v_began timestamptz := clock_timestamp();
+begin
+    perform
+    from rota.live_jobs as j
+    where j.queue = _scan_time.queue
+        and j.priority = _scan_time.priority
+        and j.run_at <= at
+        and j.state = 'SCHEDULED'
+    order by j.run_at, j.id
+    limit 1;
+
+    return clock_timestamp() - v_began;
+end;
+$$;
+
+comment on function rota._scan_time is
+    'Measure how long it takes to find the first due job of a lane, from the lane''s start.';
