@@ -28,7 +28,7 @@ LONGEST_UNKNOWN_DELAY = 300.0
 CLAIM = """
     select
         c.id, c.token::text, c.task, c.payload::text, c.queue, c.attempt, c.max_retries,
-        extract(epoch from c.timeout)::float8
+        extract(epoch from c.timeout)::float8, extract(epoch from c.scheduled_for)::float8
     from set_config('synchronous_commit', 'off', true) as s,
         rota.claim_next_job(
             queues => %(queues)s,
@@ -121,7 +121,7 @@ class Claimer:
         worker: our id.
         queues: the queues to serve, each with the number of its jobs that may run here at one
             time, or None.
-        concurrency: the number of handler threads.
+        concurrency: the number of jobs that may run at one time.
         lease: seconds.
         margin: seconds before its end from which a lease is not trusted.
         poll: seconds between two looks for work in an idle system.

@@ -3,18 +3,21 @@
 Threads share these collections without a lock of our own: each step (put, get, add, discard,
 remove, update) is atomic in the interpreter, and no decision needs two of them at once.
 
-    claimer ──► ready ──► handler threads ──► done ──► finisher
-                 └──────── held, extended by the heartbeat ┘
+    claimer ──► ready ──► crew of handlers ──► done ──► finisher
+                 └──────── held, extended by the heartbeat ─┘
 """
 
+import logging
 import os
 import select
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 
 from worker.job import Job, clock
+
+log = logging.getLogger("rota.worker")
 
 
 class Bell:
@@ -63,7 +66,6 @@ class Desk:
         self.room = Bell()  # for the claimer
         self.low_water = -1  # ring for room when no more jobs than this are in hand
         self.attention = threading.Event()  # for the heartbeat
-        self.pid = os.getpid()
 
     def take(self, jobs: list[Job]) -> None:
         """Take charge of jobs just claimed."""
@@ -72,14 +74,6 @@ class Desk:
         if self.of_limited_queue:
             for job in jobs:
                 self.of_limited_queue.get(job.queue, set()).add(job)
-
-    def work(self, handle: Callable[[Job], None]) -> None:
-        """Run jobs until a None comes: what each handler thread does."""
-        while (job := self.ready.get()) is not None:
-            handle(job)
-            if os.getpid() != self.pid:
-                os._exit(0)  # the handler forked and let its child return: this is the child
-            self.give_up(job)
 
     def give_up(self, job: Job) -> None:
         """Note that nothing runs for this job here any more."""
@@ -126,6 +120,17 @@ class Desk:
             self.timed.discard(job)
         self.done.put(job)
         return True
+
+    def time_out(self, job: Job) -> None:
+        """Fail an attempt whose time is over, unless it has ended.
+
+        Its handler is told, what it returns is discarded, and until then it occupies its place.
+        """
+        if self.settle(job, error=f"timed out after {job.timeout:g} seconds"):
+            log.warning(
+                "timed out; its place stays occupied until the handler returns",
+                extra={"fields": {"job_id": job.id, "task": job.task}},
+            )
 
     def hand_back(self, job: Job, reason: str, delay: timedelta = timedelta()) -> None:
         """Release a job that was not started; its attempt will not be charged."""

@@ -7,7 +7,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,8 +18,10 @@ Handler = Callable[["Job"], Any]
 LONGEST_ERROR = 8_000  # characters; the database cuts at 10,000
 LONGEST_RESULT = 1_000_000  # bytes of JSON
 FRAMES = 15  # of a traceback, the innermost
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 registry: dict[str, Handler] = {}
+coroutines: set[str] = set()  # the tasks whose handlers are coroutine functions
 
 # Time that goes on while this process, or the machine, is suspended.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -33,16 +35,24 @@ def clock() -> float:
 def task(name: str) -> Callable[[Handler], Handler]:
     """Register a function as the handler of the jobs whose task is ``name``.
 
+    A plain function runs in a thread of its own. It is told to stop by ``Job.cancelled``, and
+    nothing but itself can stop it.
+
+    An ``async def`` runs on the event loop that all such handlers of a process share, hundreds at
+    one time if ``--concurrency`` allows that. It is stopped with ``asyncio.CancelledError`` when
+    its timeout has passed, when somebody cancels the job, and when its lease is lost. While it
+    computes, or waits in a call that is not awaited, the others stand still, though no lease is
+    lost for that; ``await asyncio.to_thread(...)`` keeps such a call out of their way.
+
     Raises:
         ValueError: another function handles that task already.
-        TypeError: the function is a coroutine; handlers run in threads.
     """
 
     def register(handler: Handler) -> Handler:
-        if inspect.iscoroutinefunction(handler):
-            raise TypeError(f"the handler of {name!r} is a coroutine; write a plain function")
         if registry.setdefault(name, handler) is not handler:
             raise ValueError(f"task {name!r} has a handler already: {registry[name]}")
+        if inspect.iscoroutinefunction(handler):
+            coroutines.add(name)
         return handler
 
     return register
@@ -73,6 +83,8 @@ class Job:
         attempt: 1 at the first try.
         max_retries: how many tries may follow the first.
         timeout: seconds that the attempt may take, or None.
+        scheduled_for: the slot that a run of a schedule stands for, be it late, a retry or part of
+            a backfill; of another job the time for which it was enqueued.
         token: proof of this attempt's lease, for ``rota.hold_lease`` and ``rota.finish_job``. A
             handler that finishes its own job must return the very result that it passed there.
     """
@@ -80,6 +92,7 @@ class Job:
     __slots__ = (
         "_desk",
         "_payload",
+        "_slot",
         "attempt",
         "cancel_requested",
         "deadline",
@@ -87,6 +100,7 @@ class Job:
         "handed_back",
         "id",
         "leased_at",
+        "look",
         "lost",
         "max_retries",
         "news",
@@ -108,7 +122,7 @@ class Job:
         desk: "Desk",
         leased_at: float,
         trusted_until: float,
-        row: tuple[int, str, str, str, str, int, int, float | None],
+        row: tuple[int, str, str, str, str, int, int, float | None, float],
     ) -> None:
         """Take a row of the claim; see ``worker.claimer``."""
         (
@@ -120,6 +134,7 @@ class Job:
             self.attempt,
             self.max_retries,
             self.timeout,
+            self._slot,
         ) = row
         self._desk = desk
 
@@ -127,6 +142,7 @@ class Job:
         self.trusted_until = trusted_until
         self.cancel_requested = False
         self.lost = False
+        self.look: Callable[[], object] | None = None  # has the event loop look at stop_reason
         self.started_at = 0.0
         self.deadline: float | None = None
         self.news: str | None = None  # progress that was not sent yet
@@ -151,16 +167,35 @@ class Job:
         return self._payload[0]
 
     @property
+    def scheduled_for(self) -> datetime:
+        """The time that this run stands for, in UTC."""
+        return EPOCH + timedelta(seconds=self._slot)
+
+    @property
     def cancelled(self) -> bool:
         """Whether to stop: somebody asked for it, or this attempt no longer counts.
 
         It no longer counts when its timeout has passed, when its lease was lost, and when the
         lease could not be extended for so long that it may have been lost.
         """
-        if self.cancel_requested or self.lost:
-            return True
+        return self.stop_reason is not None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why to stop, or None."""
+        if self.lost:
+            return "its lease was lost"
         now = clock()
-        return now >= self.trusted_until or (self.deadline is not None and now >= self.deadline)
+        if self.deadline is not None and now >= self.deadline:
+            return f"timed out after {self.timeout:g} seconds"
+        if now >= self.trusted_until:
+            return "its lease could not be extended in time"
+        return "cancelled on request" if self.cancel_requested else None
+
+    def interrupt(self) -> None:
+        """Have a coroutine stop if it should; a thread must look by itself."""
+        if (look := self.look) is not None:
+            look()
 
     @property
     def log(self) -> logging.LoggerAdapter:

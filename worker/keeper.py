@@ -71,22 +71,10 @@ class Heartbeat:
         return min([next_beat, *deadlines, *news])
 
     def _end_overdue(self) -> None:
-        """Fail attempts whose time is over.
-
-        A thread cannot be stopped from outside. Its handler is told by ``Job.cancelled``, what it
-        returns is discarded, and its place is taken until it returns.
-        """
         now = clock()
         for job in list(self._desk.timed):
-            if (
-                job.deadline is not None
-                and now >= job.deadline
-                and self._desk.settle(job, error=f"timed out after {job.timeout:g} seconds")
-            ):
-                log.warning(
-                    "timed out; its thread stays occupied until the handler returns",
-                    extra={"fields": {"job_id": job.id, "task": job.task}},
-                )
+            if job.deadline is not None and now >= job.deadline:
+                self._desk.time_out(job)
 
     def _beat(self) -> None:
         """Extend the lease of everything held, but for leases that are quite new."""
@@ -160,11 +148,14 @@ class Heartbeat:
                     "the lease was lost, what its handler returns will be discarded",
                     extra={"fields": {"job_id": job.id, "task": job.task}},
                 )
+            job.interrupt()
             return
         left, cancel_requested = answer
         job.leased_at = asked_at
         job.trusted_until = asked_at + min(left, self._lease) - self._margin
         job.cancel_requested = job.cancel_requested or cancel_requested
+        if cancel_requested:
+            job.interrupt()
 
 
 class Upkeep:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from worker.claimer import Claimer, Ear
+from worker.crew import Crew
 from worker.desk import Desk
 from worker.finisher import Finisher
-from worker.job import Fail, Job, Retry, clock, describe, encode, registry, storable
+from worker.job import clock, registry
 from worker.keeper import Heartbeat, Upkeep
 from worker.link import GaveUp, Link
 
@@ -21,6 +22,7 @@ MARGIN = 0.1  # of the lease: this much before its end it is not trusted any mor
 LOCK_PATIENCE = 0.5  # seconds that a call waits for a lock; our own calls hold theirs for less
 LONG_PATIENCE = 60.0  # seconds for a call that no lease depends on
 LAST_WORD = 5.0  # seconds, at least, for the last results to reach the database at a stop
+FAREWELL = 0.5  # seconds that a coroutine gets to end after the grace time
 ABANDONED_DELAY = timedelta(seconds=1)  # by then this process is gone
 
 
@@ -37,7 +39,7 @@ class Options:
 
 
 class Worker:
-    """Claims jobs, runs them in threads, and tells the database how they ended.
+    """Claims jobs, runs their handlers, and tells the database how they ended.
 
     Claiming, handling and finishing go on at the same time, each on a connection of its own. The
     database decides everything that two workers could disagree about.
@@ -69,6 +71,7 @@ class Worker:
             options.poll,
         )
         self._finisher = Finisher(desk, link("finish", desk.closing, LONG_PATIENCE))
+        self._crew = Crew(desk, options.concurrency, self._thread)
         self._heartbeat = Heartbeat(desk, link("heartbeat", desk.closing), lease, margin)
         about = {
             "pid": os.getpid(),
@@ -90,10 +93,7 @@ class Worker:
         finisher = self._thread("finish", self._finisher.run)
         heartbeat = self._thread("heartbeat", self._heartbeat.run)
         upkeep = self._thread("upkeep", self._upkeep.run)
-        handlers = [
-            self._thread(f"handler-{number}", lambda: self._desk.work(self._handle))
-            for number in range(1, self._options.concurrency + 1)
-        ]
+        self._crew.start()
         log.info(
             "started",
             extra={
@@ -114,11 +114,9 @@ class Worker:
         claimer.join(self._options.lease)
         self._desk.hand_back_ready("its worker stopped before it was started")
         log.info("stopping", extra={"fields": {"running": len(self._desk.running)}})
-        for _ in handlers:
-            self._desk.ready.put(None)
-        for handler in handlers:
-            handler.join(max(0.0, grace_ends_at - clock()))
+        self._crew.stop(grace_ends_at - clock())
         self._abandon_running()
+        self._crew.let_coroutines_end(FAREWELL)
 
         self._desk.done.put(None)
         finisher.join(max(LAST_WORD, grace_ends_at - clock()))
@@ -152,32 +150,6 @@ class Worker:
             self._failure = True
             self._stop.set()
 
-    def _handle(self, job: Job) -> None:
-        """Run one job's handler. Whatever that does, the attempt ends and the thread goes on."""
-        desk = self._desk
-        if job.cancelled:  # its lease may belong to another by now
-            desk.hand_back(job, "it was cancelled, or its lease ran out, before it was started")
-            return
-        desk.start(job)
-        try:
-            value = registry[job.task](job)
-        except Retry as error:
-            desk.settle(job, error=storable(str(error)), retry_in=error.delay)
-        except Fail as error:
-            desk.settle(job, error=storable(str(error)) or "failed", retry=False)
-        except BaseException as error:
-            desk.settle(job, error=describe(error))
-        else:
-            self._succeed(job, value)
-
-    def _succeed(self, job: Job, value: object) -> None:
-        try:
-            result = None if value is None else encode(value)
-        except Exception as error:
-            self._desk.settle(job, error=storable(f"the result cannot be stored: {error}"))
-        else:
-            self._desk.settle(job, result=result)
-
     def _abandon_running(self) -> None:
         """Release what outlived the grace time; it is due again when this process is gone."""
         for job in list(self._desk.running):
@@ -191,3 +163,4 @@ class Worker:
                     "still running after the grace time, handed back",
                     extra={"fields": {"job_id": job.id, "task": job.task}},
                 )
+            job.interrupt()

@@ -174,7 +174,7 @@ def test_a_job_that_overruns_its_timeout_is_failed_and_keeps_its_thread(
     assert outcomes(slow) == ["TIMED_OUT"]
     assert job(slow)["last_error"] == "timed out after 0.3 seconds"
     assert trace.count() == {"start": 1}
-    assert len(worker.logged("timed out; its thread stays occupied until the handler returns")) == 1
+    assert len(worker.logged("timed out; its place stays occupied until the handler returns")) == 1
     assert job(next_one)["state"] == "SCHEDULED"
 
     trace.open_gate()
