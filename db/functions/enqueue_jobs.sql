@@ -1,14 +1,18 @@
+-- A misspelt key must not be a job that silently lacks an option.
 -- All or nothing: every job is checked before the first is written, and one statement writes all
 -- that have no unique_key. Those that have one go through enqueue_job in the order of their keys,
 -- so that two bulks which share keys wait for each other and never deadlock. The text is read
 -- under an exception block that writes nothing, so it costs no transaction id; only when a value
--- does not convert is the offending job looked for, one by one.
+-- does not convert is the offending job looked for, one by one. For the planner settings see
+-- _end_attempts.
 create or replace function rota.enqueue_jobs(jobs jsonb)
     returns setof rota.enqueued_job
     language plpgsql
     volatile
     security definer
     set search_path = ''
+    set jit = off
+    set enable_nestloop = off
 as $$
 declare
     v_now timestamptz := rota._now();
@@ -24,12 +28,21 @@ begin
     end if;
 
     begin
-        select format('jobs[%s]: %s', i.place - 1, i.complaint) into v_complaint
-        from (
-            select
-                t.place,
-                coalesce(
-                    rota._bad_keys(t.job),
+        select format('jobs[%s]: %s is not an argument of enqueue_job', o.place - 1, k.key)
+        into v_complaint
+        from jsonb_array_elements(jobs) with ordinality as o(job, place)
+        cross join lateral jsonb_object_keys(o.job) as k(key)
+        where k.key <> all (
+            '{task,payload,queue,run_at,priority,max_retries,timeout,unique_key}'
+        )
+        order by o.place, k.key
+        limit 1;
+
+        if not found then
+            select format('jobs[%s]: %s', i.place - 1, i.complaint) into v_complaint
+            from (
+                select
+                    t.place,
                     rota._bad_job(
                         t.task,
                         coalesce(t.payload, '{}'),
@@ -39,22 +52,21 @@ begin
                         t.max_retries,
                         t.timeout,
                         t.unique_key
+                    ) as complaint
+                from rows from (
+                    jsonb_to_recordset(jobs) as (
+                        task text, payload jsonb, queue text, run_at timestamptz,
+                        priority integer, max_retries integer, timeout interval, unique_key text
                     )
-                ) as complaint
-            from rows from (
-                jsonb_array_elements(jobs),
-                jsonb_to_recordset(jobs) as (
-                    task text, payload jsonb, queue text, run_at timestamptz, priority integer,
-                    max_retries integer, timeout interval, unique_key text
+                ) with ordinality as t(
+                    task, payload, queue, run_at, priority, max_retries, timeout, unique_key,
+                    place
                 )
-            ) with ordinality as t(
-                job, task, payload, queue, run_at, priority, max_retries, timeout, unique_key,
-                place
-            )
-        ) as i
-        where i.complaint is not null
-        order by i.place
-        limit 1;
+            ) as i
+            where i.complaint is not null
+            order by i.place
+            limit 1;
+        end if;
     exception
         when data_exception then
             v_complaint := rota._unreadable_job(jobs);
@@ -100,7 +112,6 @@ begin
         from item as i
         left join rota.queues as q on q.name = coalesce(i.queue, 'default')
         where i.unique_key is null
-        order by i.place
     )
     select
         array_agg(i.id order by i.place),
@@ -109,14 +120,17 @@ begin
     from item as i;
 
     for v_keyed in
-        select o.place, t.*
-        from jsonb_array_elements(jobs) with ordinality as o(job, place)
-        cross join lateral jsonb_to_record(o.job) as t(
-            task text, payload jsonb, queue text, run_at timestamptz, priority integer,
-            max_retries integer, timeout interval, unique_key text
+        select t.*
+        from rows from (
+            jsonb_to_recordset(jobs) as (
+                task text, payload jsonb, queue text, run_at timestamptz, priority integer,
+                max_retries integer, timeout interval, unique_key text
+            )
+        ) with ordinality as t(
+            task, payload, queue, run_at, priority, max_retries, timeout, unique_key, place
         )
         where t.unique_key is not null
-        order by t.unique_key, o.place
+        order by t.unique_key, t.place
     loop
         v_job := rota.enqueue_job(
             task => v_keyed.task,
