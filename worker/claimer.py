@@ -62,14 +62,15 @@ class Ear:
         if self.asleep or clock() < self._deaf_until:
             return False
         try:
-            conn = self._link.connection()
-            if self._link.pooled:
-                self._deaf_until = float("inf")
-                log.info("behind a connection pooler there are no notifications: polling")
-                self._link.close()
-                return False
-            conn.execute("listen rota_jobs")
-            conn.execute("select rota.begin_sleep(queues => %s)", [self._queues])
+            with self._link.watched():
+                conn = self._link.connection()
+                if self._link.pooled:
+                    self._deaf_until = float("inf")
+                    log.info("behind a connection pooler there are no notifications: polling")
+                    self._link.close()
+                    return False
+                conn.execute("listen rota_jobs")
+                conn.execute("select rota.begin_sleep(queues => %s)", [self._queues])
         except psycopg.Error as error:
             self._go_deaf(error)
             return False
@@ -82,7 +83,8 @@ class Ear:
         if self._conn is None:
             return
         try:
-            self._conn.execute("select rota.end_sleep(queues => %s)", [self._queues])
+            with self._link.watched():
+                self._conn.execute("select rota.end_sleep(queues => %s)", [self._queues])
         except psycopg.Error as error:
             self._go_deaf(error)
         self._conn = None

@@ -1,14 +1,18 @@
 """A connection that comes back: what to do about each error, and how long to wait."""
 
+import contextlib
 import logging
 import os
 import random
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+
+from worker.job import clock
 
 log = logging.getLogger("rota.worker")
 
@@ -18,6 +22,7 @@ Result = TypeVar("Result")
 
 FIRST_PAUSE = 0.1  # seconds, doubled with each failure
 LONGEST_PAUSE = 5.0
+SILENCE = 2.0  # seconds that an answer may be on its way, beyond what its statement may take
 
 # The same call may be made again: the connection broke, the server is starting, stopping, full or
 # read-only, or somebody else's lock or transaction was in the way.
@@ -78,6 +83,7 @@ class Link:
         self._lock_patience = lock_patience
         self._pid = os.getpid()
         self._conn: Connection | None = None
+        self._asked_at: float | None = None  # while an answer is waited for
         self.pooled = False  # whether a pooler may give us another session with each transaction
         self._parameters = {
             "application_name": f"rota worker: {purpose}",
@@ -100,7 +106,7 @@ class Link:
         if os.getpid() != self._pid:
             raise RuntimeError("a forked process must not use its parent's connection")
         if self._conn is None or self._conn.closed:
-            self._conn = self._open()
+            self._open()
         return self._conn
 
     def close(self) -> None:
@@ -122,7 +128,8 @@ class Link:
         pause = Pause()
         while True:
             try:
-                return work(self.connection())
+                with self.watched():
+                    return work(self.connection())
             except psycopg.Error as error:
                 if (error.sqlstate or "08").startswith(SESSION_LOST):
                     self.close()
@@ -145,8 +152,36 @@ class Link:
                 )
                 self._give_up.wait(seconds)
 
-    def _open(self) -> Connection:
-        conn = psycopg.connect(autocommit=True, **self._parameters)
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Have ``cut_if_silent`` bound the time that the calls of this block may take."""
+        self._asked_at = clock()
+        try:
+            yield
+        finally:
+            self._asked_at = None
+
+    def cut_if_silent(self) -> None:
+        """Cut the connection, from another thread, when an answer is long overdue.
+
+        The server ends each statement in time, and the kernel notices a machine that is gone. It
+        does not notice a connection that something on the way keeps open and says nothing more on.
+        """
+        asked_at, conn = self._asked_at, self._conn
+        if conn is None or asked_at is None or clock() < asked_at + self._patience + SILENCE:
+            return
+        with contextlib.suppress(OSError, psycopg.Error):
+            with socket.socket(fileno=os.dup(conn.fileno())) as copy:
+                copy.shutdown(socket.SHUT_RDWR)
+            log.warning(
+                "no answer for too long, the connection is cut",
+                extra={"fields": {"purpose": self._purpose}},
+            )
+
+    def _open(self) -> None:
+        self._conn = conn = psycopg.connect(autocommit=True, **self._parameters)
+        if self._asked_at is not None:
+            self._asked_at = clock()  # connecting has a limit of its own
         try:
             # A pooler in transaction mode passes on a process id of its own making. Settings
             # would stick to sessions that we share with others, prepared statements get lost.
@@ -164,6 +199,5 @@ class Link:
                     [str(int(self._patience * 1000)), str(int(self._lock_patience * 1000))],
                 )
         except BaseException:
-            conn.close()
+            self.close()
             raise
-        return conn

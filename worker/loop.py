@@ -20,6 +20,7 @@ log = logging.getLogger("rota.worker")
 
 MARGIN = 0.1  # of the lease: this much before its end it is not trusted any more
 LOCK_PATIENCE = 0.5  # seconds that a call waits for a lock; our own calls hold theirs for less
+WATCH_PERIOD = 1.0  # seconds between two looks for connections that have gone silent
 LONG_PATIENCE = 60.0  # seconds for a call that no lease depends on
 LAST_WORD = 5.0  # seconds, at least, for the last results to reach the database at a stop
 FAREWELL = 0.5  # seconds that a coroutine gets to end after the grace time
@@ -54,10 +55,12 @@ class Worker:
         lease, margin = options.lease, options.lease * MARGIN
         limits = {queue: limit for queue, limit in options.queues.items() if limit is not None}
         self._desk = desk = Desk(limits)
+        self._links: list[Link] = []
 
         def link(purpose: str, give_up: threading.Event, patience: float | None = None) -> Link:
             patience = patience or max(1.0, lease / 3)
-            return Link(options.url, purpose, give_up, patience, LOCK_PATIENCE)
+            self._links.append(Link(options.url, purpose, give_up, patience, LOCK_PATIENCE))
+            return self._links[-1]
 
         self._claimer = Claimer(
             desk,
@@ -93,6 +96,7 @@ class Worker:
         finisher = self._thread("finish", self._finisher.run)
         heartbeat = self._thread("heartbeat", self._heartbeat.run)
         upkeep = self._thread("upkeep", self._upkeep.run)
+        self._thread("watch", self._watch)
         self._crew.start()
         log.info(
             "started",
@@ -138,6 +142,12 @@ class Worker:
         thread = threading.Thread(target=self._guard, args=[work], name=name, daemon=True)
         thread.start()
         return thread
+
+    def _watch(self) -> None:
+        """Cut connections that have gone silent; their threads then connect anew."""
+        while not self._desk.closing.wait(WATCH_PERIOD):
+            for link in self._links:
+                link.cut_if_silent()
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Do the work; a worker that has lost one of its threads must not go on without it."""

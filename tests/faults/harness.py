@@ -5,6 +5,7 @@ A ``House`` is one database with all who use it. Its folder keeps the history of
 """
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -24,8 +25,22 @@ from psycopg.types.json import Jsonb
 from db.embedded import Cluster
 from db.gateway import call
 from tests.history.check import Demands, Report, Saved, check
-from tests.history.record import History, recording_cursor
+from tests.history.record import Appender, History, recording_cursor
 from tests.waiting import wait_until
+
+DROP_SESSIONS = """
+    select {function}(a.pid)
+    from pg_stat_activity as a
+    where a.datname = current_database() and a.pid <> pg_backend_pid()
+"""
+
+BOOKS = """
+    create table accounts (name text primary key, balance integer not null);
+
+    insert into accounts values ('left', 0), ('right', 0);
+
+    create table ledger (job_id bigint not null, token uuid not null)
+"""
 
 REPOSITORY = Path(__file__).parents[2]
 LEASE = 2.0  # seconds
@@ -84,7 +99,7 @@ class House:
         self.workers: list[Worker] = []
         self.history = History(folder / "history.jsonl")
         self._cursor = recording_cursor(self.history)
-        self._keys = 0
+        self._keys = itertools.count(1)
         self._processes: list[subprocess.Popen[bytes]] = []
         self.execute(
             "select rota.configure_queue('default', backoff_base => '0.2 s', backoff_cap => '1 s')"
@@ -151,9 +166,8 @@ class House:
                     )
                 except psycopg.OperationalError:
                     time.sleep(0.1)
-            self._keys += 1
             arguments = {"task": "work", "max_retries": 20, **job}
-            arguments["payload"] = Jsonb({"key": f"{self.seed}-{self._keys}", **payload})
+            arguments["payload"] = Jsonb({"key": f"{self.seed}-{next(self._keys)}", **payload})
             try:
                 call(conn, "enqueue_job", **arguments)
             except psycopg.Error as error:
@@ -333,6 +347,28 @@ class House:
                 (self.folder / f"{name}.jsonl").write_text(text)
             broken = conn.execute("select * from rota.check_invariants()").fetchall()
         report = check(Saved.load(self.folder), needed)
+        if record := os.environ.get("ROTA_RECORD"):
+            test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
+            Appender(Path(record)).write(test=test, figures=asdict(report.figures))
         assert broken == []
         assert report.verdicts == [], f"seed {self.seed}, history in {self.folder}"
         return report
+
+
+def assert_balanced(bank: House, jobs: int) -> None:
+    """Each job must have moved its unit once, under the token that finished it."""
+    balances = dict(bank.execute("select name, balance from accounts"))
+    assert balances == {"left": -jobs, "right": jobs}
+    assert bank.execute("select count(*), count(distinct job_id) from ledger") == [(jobs, jobs)]
+    assert (
+        bank.execute(
+            """
+            select l.job_id from ledger as l
+            where not exists (
+                select from rota.job_executions as e
+                where e.job_id = l.job_id and e.token = l.token and e.outcome = 'SUCCEEDED'
+            )
+            """
+        )
+        == []
+    )

@@ -3,18 +3,10 @@
 import psycopg
 import pytest
 
-from tests.faults.harness import House
+from tests.faults.harness import BOOKS, House, assert_balanced
 from tests.waiting import wait_until
 
 JOBS = 40
-
-BOOKS = """
-    create table accounts (name text primary key, balance integer not null);
-
-    insert into accounts values ('left', 0), ('right', 0);
-
-    create table ledger (job_id bigint not null, token uuid not null)
-"""
 
 
 @pytest.fixture
@@ -22,25 +14,6 @@ def bank(house: House) -> House:
     """A house with two accounts, between which jobs move money."""
     house.execute(BOOKS)
     return house
-
-
-def assert_balanced(bank: House, jobs: int) -> None:
-    """Each job must have moved its unit once, under the token that finished it."""
-    balances = dict(bank.execute("select name, balance from accounts"))
-    assert balances == {"left": -jobs, "right": jobs}
-    assert bank.execute("select count(*), count(distinct job_id) from ledger") == [(jobs, jobs)]
-    assert (
-        bank.execute(
-            """
-            select l.job_id from ledger as l
-            where not exists (
-                select from rota.job_executions as e
-                where e.job_id = l.job_id and e.token = l.token and e.outcome = 'SUCCEEDED'
-            )
-            """
-        )
-        == []
-    )
 
 
 def test_workers_killed_in_the_midst_of_transfers_leave_the_books_balanced(bank: House):

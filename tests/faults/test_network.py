@@ -11,15 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.faults.harness import House
+from tests.faults.harness import DROP_SESSIONS, House
 from tests.faults.proxy import Proxy
 from tests.waiting import wait_until
-
-DROP_SESSIONS = """
-    select {function}(a.pid)
-    from pg_stat_activity as a
-    where a.datname = current_database() and a.pid <> pg_backend_pid()
-"""
 
 
 @pytest.mark.parametrize("then", ["cut", "killed"])
@@ -98,6 +92,22 @@ def test_f8_a_connection_that_looks_alive_and_is_not_costs_a_run_and_nothing_els
     [attempts] = house.outcomes()
     assert set(attempts[:-1]) == {"LOST"}
     assert attempts[-1] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("function", ["heartbeat_jobs", "begin_sleep", "claim_next_job"])
+def test_f8_a_worker_leaves_a_connection_that_has_gone_silent(
+    house: House, proxy: Proxy, function: str
+):
+    proxy.swallow_reply(function, keep_open=True)
+    worker = house.worker(proxy.url(house.dbname), lease=3)
+    house.produce(3, payload={"seconds": 2})
+    with house.fault("half-open", "network"):
+        assert proxy.swallowed.wait(30)
+        wait_until(lambda: "no answer for too long" in worker.log.read_text())
+
+    house.decide(jobs=3)
+
+    assert all(attempts[-1] == "SUCCEEDED" for attempts in house.outcomes())
 
 
 def test_a_slow_network_costs_time_and_nothing_else(house: House, proxy: Proxy):

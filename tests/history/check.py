@@ -307,6 +307,8 @@ class _Check:
             for (job, token), answer in zip(call.asked["pairs"], answers, strict=True):
                 ending = self.endings.get((job, token))
                 by_worker = ending is not None and ending["outcome"] in BY_ITS_WORKER
+                if answer == "CONFLICT" and job in self.held:
+                    continue  # the handler's own finish committed, and it never heard of that
                 if answer == "CONFLICT":
                     yield Verdict("L2", job, f"{token} was finished with two outcomes")
                 elif answer == "LEASE_LOST":
