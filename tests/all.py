@@ -7,15 +7,23 @@ each run is repeated at the end.
 """
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from db.embedded import binaries
 
+RUNNING: set[subprocess.Popen[str]] = set()
+STOPPING = threading.Event()
+
 
 def main(arguments: list[str]) -> int:
     """Run pytest once for each version; return 0 if every run passed."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _interrupt)
     border = arguments.index("--")
     versions, server_tests = arguments[:border], arguments[border + 1 :]
     if os.environ.get("TEST_DATABASE_URL"):
@@ -45,15 +53,32 @@ def main(arguments: list[str]) -> int:
     return max(code for code, _ in results.values())
 
 
+def _interrupt(*_: object) -> None:
+    """Have pytest stop what it has started, as Ctrl-C would."""
+    STOPPING.set()
+    for process in RUNNING:
+        process.send_signal(signal.SIGINT)
+
+
 def _pytest(tests: list[str], environment: dict[str, str], *, aloud: bool) -> tuple[int, str]:
-    """Run pytest, print its output as it comes if aloud; return its exit code and output."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", *tests],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    """Run pytest, print its output as it comes if aloud; return its exit code and output.
+
+    Each run has a folder of its own for temporary files: pytest shuts the one that is shared by
+    all, when it starts, and so shuts out the servers of a run that is under way.
+    """
+    if STOPPING.is_set():
+        return 1, "not run"
+    with (
+        tempfile.TemporaryDirectory(prefix="rota-pytest-") as folder,
+        subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-q", f"--basetemp={folder}/files", *tests],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process,
+    ):
+        RUNNING.add(process)
         lines = []
         for line in process.stdout or ():
             lines.append(line)

@@ -6,6 +6,7 @@ server that runs already; its role must be allowed to create databases.
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -94,6 +95,11 @@ def roomy_memory() -> str | None:
     if memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30:
         return str(memory)
     return None
+
+
+def pytest_configure() -> None:
+    """Let a polite kill stop the servers, too, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture

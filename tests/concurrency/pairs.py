@@ -164,6 +164,7 @@ class Bench:
 
     def __init__(self, conn: Connection, first: Session, second: Session) -> None:
         self._conn = conn
+        self._conn.execute("set jit = off")  # compiling what we read takes longer than reading it
         self._first = first
         self._second = second
         self._known: dict[tuple[str, tuple[str, ...]], Seen] = {}
