@@ -1,5 +1,6 @@
 """Handlers that do what handlers should not, and leave a trace of each start and end."""
 
+import asyncio
 import os
 import sys
 import time
@@ -88,6 +89,13 @@ class UnreadableError(Exception):
         raise MemoryError
 
 
+class UnreadableFail(Fail):
+    """Is meant to end the job, and cannot say why."""
+
+    def __str__(self) -> str:
+        raise MemoryError
+
+
 def deep() -> list[Any]:
     value: list[Any] = []
     for _ in range(100_000):
@@ -150,3 +158,89 @@ def ledger(job: Job) -> None:
         conn.execute("insert into ledger values (%s)", [job.id])
         conn.execute("select rota.finish_job(%s, %s)", [job.id, job.token])
     trace(job, "end")
+
+
+@task("async_hold")
+async def async_hold(job: Job) -> str:
+    """Run until the file ``until`` exists; while that is looked for, others go on."""
+    trace(job, "start")
+    try:
+        while not Path(job.payload["until"]).exists():
+            await asyncio.sleep(0.02)
+    except asyncio.CancelledError:
+        trace(job, "cancelled")
+        raise
+    trace(job, "end")
+    return "held"
+
+
+@task("async_stubborn")
+async def async_stubborn(job: Job) -> str:
+    """Take no notice of being cancelled until the file ``until`` exists."""
+    trace(job, "start")
+    while not Path(job.payload["until"]).exists():
+        try:
+            await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            trace(job, "cancelled")
+    trace(job, "end")
+    return "held"
+
+
+@task("async_block")
+async def async_block(job: Job) -> None:
+    """Do what no coroutine should: keep the whole event loop waiting."""
+    trace(job, "start")
+    while not Path(job.payload["until"]).exists():
+        time.sleep(0.01)
+    trace(job, "end")
+
+
+@task("async_bad")
+async def async_bad(job: Job) -> Any:
+    """Return what cannot be stored, or raise."""
+    await asyncio.sleep(0)
+    return {**RESULTS, **ERRORS, **ASYNC_ERRORS}[job.payload]()
+
+
+async def leave() -> None:
+    sys.exit(3)
+
+
+def give_up() -> None:
+    raise asyncio.CancelledError("of its own accord")
+
+
+ASYNC_ERRORS = {
+    "gives up": give_up,
+    "coroutine": lambda: asyncio.sleep(0),
+    "task that exits": lambda: asyncio.get_running_loop().create_task(leave()),
+    "unreadable reason": lambda: exec("raise UnreadableFail", globals()),
+    "fail": lambda: exec("raise Fail('no such customer')", globals()),
+    "retry": lambda: exec("raise Retry('not yet', in_=timedelta(hours=5))", globals()),
+}
+
+
+@task("async_leftover")
+async def async_leftover(job: Job) -> None:
+    """End, and leave a task running."""
+
+    async def go_on() -> None:
+        trace(job, "start")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            trace(job, "cancelled")
+            raise
+
+    LEFT_OVER.add(asyncio.create_task(go_on()))
+    await asyncio.sleep(0)
+
+
+LEFT_OVER: set[asyncio.Task[None]] = set()
+
+
+@task("slot")
+def slot(job: Job) -> list[Any]:
+    """Return what the job says about its time and its retries."""
+    return [job.scheduled_for.isoformat(), job.max_retries]

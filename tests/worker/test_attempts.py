@@ -1,6 +1,7 @@
 """How attempts end: results, errors, retries, cancels and timeouts."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from psycopg import Connection
 
 from db.gateway import call
+from tests.conftest import Clock
 from tests.waiting import wait_until
 from tests.worker import handlers
 from tests.worker.conftest import Trace, WorkerProcess
@@ -225,6 +227,24 @@ def test_a_handler_that_forks_and_returns_twice_finishes_once(
     assert trace.count() == {"parent": 3, "child": 3}
     assert [outcomes(job_id) for job_id in ids] == [["SUCCEEDED"]] * 3
     assert worker.stop() == 0
+
+
+def test_a_handler_knows_the_slot_that_its_run_stands_for(
+    conn: Connection, clock: Clock, start_worker: StartWorker, enqueue: Callable[..., int]
+) -> None:
+    once = enqueue("slot", max_retries=7, run_at="1969-07-20T20:17:40.123456Z")
+    slot = datetime.now(UTC) + timedelta(hours=1)
+    (schedule,) = call(conn, "schedule_job", task="slot", every=timedelta(days=1), starts_at=slot)
+    clock.advance(timedelta(hours=3))
+
+    start_worker()
+    ended = "select job_id, result from rota.executions where outcome = 'SUCCEEDED'"
+    wait_until(lambda: len(conn.execute(ended).fetchall()) == 2)
+
+    assert dict(conn.execute(ended).fetchall()) == {
+        once: ["1969-07-20T20:17:40.123456+00:00", 7],
+        schedule["job_id"]: [slot.isoformat(), 3],
+    }
 
 
 texts = st.text(st.characters(codec=None))
