@@ -20,6 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -93,15 +94,20 @@ class Round:
             [interval] = call(
                 conn, "schedule_job", task="always_fails", payload=payload, every="1 s"
             )
-        producer = threading.Thread(target=self.produce, daemon=True)
-        with house.fleet(2), house.fleet(1, url=proxied):
-            producer.start()
-            for fault in self.faults():
-                time.sleep(self.random.uniform(*CALM))
-                fault()
-                wait_until(self.answers)
-            self.ended.set()
-            producer.join(60)
+        with (
+            house.fleet(2),
+            house.fleet(1, url=proxied),
+            ThreadPoolExecutor(1) as pool,
+        ):
+            producer = pool.submit(self.produce)
+            try:
+                for fault in self.faults():
+                    time.sleep(self.random.uniform(*CALM))
+                    fault()
+                    wait_until(self.answers)
+            finally:
+                self.ended.set()
+            producer.result(60)
             house.drain()
         report = house.decide(jobs=200, faults=19, late=1)
         assert_balanced(house, self.transfers_made())
@@ -329,7 +335,7 @@ def main() -> int:
                 figures = Round(house, proxy).run()
                 add(total, figures)
                 print(f"round {rounds}, seed {seed}: {figures.line()}", flush=True)
-            except AssertionError as error:
+            except Exception as error:
                 broken += 1
                 print(f"round {rounds}, seed {seed}: BROKEN: {error}", flush=True)
             finally:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from db.embedded import Cluster
+from db.embedded import Cluster, ClusterError
 from db.gateway import call
 from tests.history.check import Demands, Report, Saved, check
 from tests.history.record import Appender, History, recording_cursor
@@ -99,6 +100,7 @@ class House:
         self.workers: list[Worker] = []
         self.history = History(folder / "history.jsonl")
         self._cursor = recording_cursor(self.history)
+        self._url = cluster.url(dbname)
         self._keys = itertools.count(1)
         self._processes: list[subprocess.Popen[bytes]] = []
         self.execute(
@@ -107,8 +109,10 @@ class House:
 
     @property
     def url(self) -> str:
-        """The database, by the straight way."""
-        return self.cluster.url(self.dbname)
+        """The database, by the straight way, also while its server is down."""
+        with contextlib.suppress(ClusterError):
+            self._url = self.cluster.url(self.dbname)
+        return self._url
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -183,11 +187,10 @@ class House:
     @contextlib.contextmanager
     def producing(self, count: int, **job: Any) -> Iterator[None]:
         """Enqueue jobs in the background of a block, which is left when all are enqueued."""
-        thread = threading.Thread(target=self.produce, args=[count], kwargs=job, daemon=True)
-        thread.start()
-        yield
-        thread.join(DRAINED_WITHIN)
-        assert not thread.is_alive(), "the producer is stuck"
+        with ThreadPoolExecutor(1) as pool:
+            producer = pool.submit(self.produce, count, **job)
+            yield
+            producer.result(DRAINED_WITHIN)
 
     # -- workers -------------------------------------------------------------------------------
 
@@ -251,13 +254,13 @@ class House:
                     if not worker.alive:
                         fleet[number] = self.worker(**options)
 
-        thread = threading.Thread(target=supervise, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            supervisor = pool.submit(supervise)
+            try:
+                yield
+            finally:
+                ended.set()
+            supervisor.result(DRAINED_WITHIN)
 
     # -- faults --------------------------------------------------------------------------------
 
