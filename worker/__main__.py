@@ -16,6 +16,7 @@ from db.deploy import checkout_version
 from worker.link import Connection, GaveUp, Link
 from worker.log import configure
 from worker.loop import Options, Worker
+from worker.processes import CANNOT_START, Processes
 
 SHORTEST_LEASE = 1.0  # seconds
 
@@ -51,6 +52,18 @@ def at_least(least: float) -> Callable[[str], float]:
     return seconds
 
 
+def number_to(most: int) -> Callable[[str], int]:
+    """Return a reader of numbers from 1."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if not 1 <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected 1 to {most}, not {text}")
+        return value
+
+    return number
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -65,7 +78,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="queues to serve, separated by commas; mail:2 runs at most 2 of mail at one time in"
         " this process (default: default)",
     )
-    parser.add_argument("--concurrency", type=int, default=8, help="handler threads (default: 8)")
+    parser.add_argument(
+        "--concurrency",
+        type=number_to(1000),
+        default=8,
+        help="jobs that may run at one time, in threads or as coroutines; a coroutine costs little,"
+        " so for async handlers hundreds are in order (default: 8)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=number_to(256),
+        default=1,
+        help="processes, each with the concurrency and the limits of this command line: Python runs"
+        " on one core a process, so handlers that burn CPU need one for each core (default: 1)",
+    )
     parser.add_argument(
         "--tasks",
         action="append",
@@ -94,10 +120,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
     )
-    options = parser.parse_args(arguments)
-    if not 1 <= options.concurrency <= 1000:
-        parser.error("--concurrency: expected 1 to 1000 threads")
-    return options
+    parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)  # see worker.processes
+    return parser.parse_args(arguments)
 
 
 def check_version(url: str, give_up: threading.Event) -> str:
@@ -124,18 +148,50 @@ def main() -> int:
     """Run until stopped; return the exit code."""
     options = parse(sys.argv[1:])
     configure(options.log_level)
+    return supervise(options.processes) if options.processes > 1 else work(options)
+
+
+def supervise(count: int) -> int:
+    """Run several workers by the same command line; return the exit code."""
+    processes = Processes([sys.executable, *sys.orig_argv[1:], "--processes", "1"], count)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if processes.stopping:
+            processes.kill()
+            os._exit(128 + number)
+        processes.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return processes.run()
+
+
+def work(options: argparse.Namespace) -> int:
+    """Run one worker in this process; return the exit code."""
     sys.setswitchinterval(0.001)  # a busy handler gives way to the heartbeat this soon
     url = os.environ.get("DATABASE_URL")
     told_to_stop = threading.Event()
+    signalled = False
     worker: Worker | None = None
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if told_to_stop.is_set():
-            os._exit(128 + number)
+    def stop_gently() -> None:
         told_to_stop.set()
         if worker is not None:
             worker.stop()
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal signalled
+        if signalled:
+            os._exit(128 + number)
+        signalled = True
+        stop_gently()
+
+    def wait_for_supervisor() -> None:
+        os.read(options.lifeline, 1)  # which ends when the other end is closed
+        stop_gently()
+
+    if options.lifeline is not None:
+        threading.Thread(target=wait_for_supervisor, daemon=True).start()
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
@@ -151,7 +207,7 @@ def main() -> int:
         return 0
     except CannotStart as error:
         log.critical("cannot start", extra={"fields": {"error": str(error).strip()}})
-        return 2
+        return CANNOT_START
     worker = Worker(
         Options(
             url,

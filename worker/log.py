@@ -19,6 +19,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage()[:LONGEST_TEXT],
+            "pid": record.process,
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
