@@ -18,7 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -127,7 +126,9 @@ class Round:
             seconds = LEASE * 1.5 if chance.random() < 0.03 else chance.uniform(0, 0.3)
             payload = {"seconds": seconds, "fail": 0.2}
             priority = chance.choice([0, 0, 0, 5])
-            self.house.produce(1, url, PAUSE, task=task, payload=payload, priority=priority)
+            self.house.produce(
+                1, url, PAUSE, self.ended, task=task, payload=payload, priority=priority
+            )
 
     def transfers_made(self) -> int:
         """Return how many transfers the database says were made."""
@@ -291,15 +292,6 @@ def elsewhere(name: str, record: Path, seed: int) -> bool:
     return run.returncode == 0
 
 
-def add(total: Figures, figures: Figures) -> None:
-    """Add the figures of one round."""
-    for name, value in vars(figures).items():
-        if name == "faults":
-            total.faults += value
-        else:
-            setattr(total, name, getattr(total, name) + value)
-
-
 def main() -> int:
     """Run rounds; return 1 if a promise was broken."""
     parser = argparse.ArgumentParser(description="All faults in rotation.")
@@ -312,7 +304,7 @@ def main() -> int:
     record = folder / "elsewhere.jsonl"
     print(f"seed {options.seed}, {options.minutes:g} minutes, histories in {folder}", flush=True)
 
-    total = Figures(faults=Counter())
+    total = Figures()
     broken = 0
     began = time.monotonic()
     rounds = 0
@@ -333,7 +325,7 @@ def main() -> int:
             house = House(cluster, f"round_{rounds}", place, seed)
             try:
                 figures = Round(house, proxy).run()
-                add(total, figures)
+                total.add(figures)
                 print(f"round {rounds}, seed {seed}: {figures.line()}", flush=True)
             except Exception as error:
                 broken += 1
@@ -349,8 +341,7 @@ def main() -> int:
     if record.exists():
         for line in map(json.loads, record.read_text().splitlines()):
             if "figures" in line:
-                line["figures"]["faults"] = Counter(line["figures"]["faults"])
-                add(total, Figures(**line["figures"]))
+                total.add(Figures(**line["figures"]))
     minutes = (time.monotonic() - began) / 60
     print(
         f"seed {options.seed}, {minutes:.0f} minutes, {rounds} rounds, {broken} broken: "

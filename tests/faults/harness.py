@@ -151,15 +151,23 @@ class House:
 
     # -- producing -----------------------------------------------------------------------------
 
-    def produce(self, count: int, url: str | None = None, pause: float = 0, **job: Any) -> None:
+    def produce(
+        self,
+        count: int,
+        url: str | None = None,
+        pause: float = 0,
+        until: threading.Event | None = None,
+        **job: Any,
+    ) -> None:
         """Enqueue jobs, each in a transaction of its own, reconnecting as often as it takes.
 
         A job whose enqueue was refused or is unknown is not tried again.
         """
+        until = until or threading.Event()
         conn: psycopg.Connection[Any] | None = None
         payload = job.pop("payload", {})
         for _ in range(count):
-            while conn is None or conn.closed:
+            while (conn is None or conn.closed) and not until.is_set():
                 try:
                     conn = psycopg.connect(
                         url or self.url,
@@ -170,6 +178,8 @@ class House:
                     )
                 except psycopg.OperationalError:
                     time.sleep(0.1)
+            if until.is_set():
+                break
             arguments = {"task": "work", "max_retries": 20, **job}
             arguments["payload"] = Jsonb({"key": f"{self.seed}-{next(self._keys)}", **payload})
             try:
@@ -188,9 +198,13 @@ class House:
     def producing(self, count: int, **job: Any) -> Iterator[None]:
         """Enqueue jobs in the background of a block, which is left when all are enqueued."""
         with ThreadPoolExecutor(1) as pool:
-            producer = pool.submit(self.produce, count, **job)
-            yield
-            producer.result(DRAINED_WITHIN)
+            given_up = threading.Event()
+            producer = pool.submit(self.produce, count, until=given_up, **job)
+            try:
+                yield
+                producer.result(DRAINED_WITHIN)
+            finally:
+                given_up.set()
 
     # -- workers -------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +111,7 @@ def test_f14_a_full_disk_delays_and_loses_nothing(
                             house.execute("select pg_switch_wal()")
                             house.execute("select pg_logical_emit_message(true, '', 'x')")
                 ballast.unlink()
+                wait_until(lambda: cluster.poll() is not None or house.live() < sys.maxsize)
                 if cluster.poll() is not None:
                     cluster.stop()
                     cluster.start()

@@ -71,6 +71,11 @@ class Figures:
     unexplained: int = 0
     faults: Counter[str] = field(default_factory=Counter)
 
+    def add(self, other: "Figures") -> None:
+        """Add the figures of another run."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + type(getattr(self, name))(value))
+
     def line(self) -> str:
         """Return the figures as one line."""
         faults = ", ".join(f"{kind} {count}" for kind, count in sorted(self.faults.items()))
