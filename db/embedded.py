@@ -305,7 +305,9 @@ class Cluster:
             lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() in ("ready", "standby")
+        if len(lines) < 8 or lines[0] != str(self.pid):
+            return False
+        return lines[7].strip() in ("ready", "standby")
 
     def _clean_up(self) -> None:
         """Forget the server that has ended and let others have its data."""
