@@ -8,7 +8,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 
 from worker.desk import Desk
 from worker.job import (
@@ -26,6 +28,7 @@ from worker.job import (
 log = logging.getLogger("rota.worker")
 
 NOT_STARTED = "it was cancelled, or its lease ran out, before it was started"
+STOPPED = "its worker stopped before it was started"
 
 StartThread = Callable[[str, Callable[[], None]], threading.Thread]
 
@@ -62,9 +65,12 @@ class Crew:
     def stop(self, grace: float) -> None:
         """Start no more jobs, and give running handlers so many seconds to end."""
         ends_at = clock() + grace
+        self._desk.hand_back_ready(STOPPED)
+        self._coroutines.hand_back_waiting(STOPPED)
         self._desk.ready.put(None)
         for thread in self._threads:
             thread.join(max(0.0, ends_at - clock()))
+        self._coroutines.hand_back_waiting(STOPPED)  # what a thread had in its hands before
         self._coroutines.close()
         self.let_coroutines_end(max(0.0, ends_at - clock()))
 
@@ -123,6 +129,7 @@ class Coroutines:
     def __init__(self, desk: Desk, places: threading.Semaphore) -> None:
         self._desk = desk
         self._places = places
+        self._waiting: SimpleQueue[Job] = SimpleQueue()  # for the loop to be free
         self._loop = asyncio.new_event_loop()
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -146,14 +153,26 @@ class Coroutines:
 
     def begin(self, job: Job) -> None:
         """Start a job's handler in the place that the caller had; called from another thread."""
-        self._loop.call_soon_threadsafe(self._begin, job)
+        self._waiting.put(job)
+        self._loop.call_soon_threadsafe(self._begin_next)
+
+    def hand_back_waiting(self, reason: str) -> None:
+        """Release the jobs that the loop has not come to; called from another thread."""
+        with suppress(Empty):
+            while True:
+                self._desk.hand_back(self._waiting.get_nowait(), reason)
 
     def _close(self) -> None:
         self._closed = True
         if not self._running:
             self._loop.stop()
 
-    def _begin(self, job: Job) -> None:
+    def _begin_next(self) -> None:
+        try:
+            job = self._waiting.get_nowait()
+        except Empty:  # it was handed back
+            self._places.release()
+            return
         if job.cancelled:
             self._desk.hand_back(job, NOT_STARTED)
             self._places.release()

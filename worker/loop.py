@@ -116,7 +116,6 @@ class Worker:
         self._desk.stopping.set()
         self._desk.room.ring()
         claimer.join(self._options.lease)
-        self._desk.hand_back_ready("its worker stopped before it was started")
         log.info("stopping", extra={"fields": {"running": len(self._desk.running)}})
         self._crew.stop(grace_ends_at - clock())
         self._abandon_running()

@@ -254,6 +254,23 @@ def test_a_coroutine_that_outlives_the_grace_time_is_cancelled_and_handed_back_u
     assert outcomes(job_id) == ["RELEASED"]
 
 
+def test_a_stop_hands_back_what_waits_for_a_blocked_loop(
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    job: ReadJob,
+    outcomes: Callable,
+    trace: Trace,
+) -> None:
+    ids = [enqueue("async_block", trace.payload) for _ in range(3)]
+    worker = start_worker("--concurrency", "3", "--grace", "0.5")
+    wait_until(lambda: trace.count()["start"] == 1)
+
+    assert worker.stop() == 0
+    assert trace.count() == {"start": 1}
+    assert [outcomes(job_id) for job_id in ids] == [["RELEASED"]] * 3
+    assert [job(job_id)["attempt"] for job_id in ids] == [0, 0, 0]
+
+
 def test_what_a_coroutine_left_running_is_cancelled_at_the_end(
     start_worker: StartWorker,
     enqueue: Callable[..., int],
