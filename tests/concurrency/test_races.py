@@ -1,7 +1,7 @@
 """Races that have bitten other queues, each by name, with real transactions that overlap."""
 
 from datetime import UTC, datetime, timedelta
-from itertools import product
+from itertools import pairwise, product
 from uuid import uuid4
 
 import psycopg
@@ -407,6 +407,7 @@ def test_a_claim_takes_no_more_than_asked_under_any_plan(conn, generic):
     counts = set()
     for values in product(["on", "off"], repeat=len(switches)):
         conn.execute(set_all, values)
+        conn.execute("discard plans")
         counts.add(conn.execute("select count(*) from rota.claim_next_job()").fetchone()[0])
 
     assert counts == {1}
@@ -425,6 +426,7 @@ def test_a_claim_takes_no_more_than_asked_without_its_own_planner_settings(conn,
         names = ("enable_hashjoin", "enable_nestloop", "enable_material", "enable_indexscan")
         for name, value in zip(names, joins, strict=True):
             conn.execute("select set_config(%s, %s, false)", [name, value])
+        conn.execute("discard plans")
 
         (count,) = conn.execute(
             "select count(*) from rota.claim_next_job(max_jobs => 3)"
@@ -568,3 +570,59 @@ def test_a_token_of_another_job_or_of_nobody_locks_and_changes_nothing(conn, ses
             with sqlstate("RTC02"):
                 call_under_way.answer()
     holder.rollback()
+
+
+def test_many_sessions_run_each_slot_of_a_schedule_once(conn, session, clock):
+    call(conn, "schedule_job", task="tick", every=timedelta(minutes=1))
+    sessions = [session() for _ in range(4)]
+    slots = []
+
+    for _ in range(5):
+        started = [one.start("claim_next_job") for one in sessions]
+        (claimed,) = [row for one in started for row in one.answer()]
+        slots.append(claimed["scheduled_for"])
+        (told,) = call(conn, "finish_job", job_id=claimed["id"], token=claimed["token"])
+        clock.set(told["run_at"])
+
+    assert {later - earlier for earlier, later in pairwise(slots)} == {timedelta(minutes=1)}
+
+
+def test_a_worker_under_a_dead_one_s_name_neither_keeps_nor_gets_its_jobs(conn, clock):
+    about = {"worker": "w", "host": "h", "pid": 1, "queues": ["default"]}
+    enqueue(conn)
+    dead = claim(conn)
+    call(conn, "announce_worker", **about, concurrency=1, version="1")
+    clock.advance(timedelta(minutes=2))
+
+    call(conn, "announce_worker", **about, concurrency=1, version="1")
+
+    assert call(conn, "claim_next_job", worker="w") == []
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 1}]
+    with sqlstate("RTC02"):
+        call(conn, "finish_job", **dead)
+
+
+def test_jobs_whose_worker_is_forgotten_come_back_all_the_same(conn, clock):
+    enqueue(conn)
+    claim(conn)
+    clock.advance(timedelta(days=2))
+
+    call(conn, "maintain")
+
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 1}]
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["claim_next_job", "finish_job", "finish_jobs", "heartbeat_job", "heartbeat_jobs",
+     "enqueue_job", "recover_jobs", "release_job", "_end_attempts"],
+)  # fmt: skip
+def test_the_hot_path_opens_no_subtransactions(conn, function):
+    """Each exception block is one; on a busy server they have stalled other queues."""
+    (body,) = conn.execute(
+        "select p.prosrc from pg_proc as p"
+        " where p.pronamespace = 'rota'::regnamespace and p.proname = %s",
+        [function],
+    ).fetchone()
+
+    assert "exception\n" not in body

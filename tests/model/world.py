@@ -104,10 +104,11 @@ class Layer:
 
     written: dict[int, Job] = field(default_factory=dict)
     locked: set[int] = field(default_factory=set)
+    keys: set[tuple[str, str]] = field(default_factory=set)  # of live jobs that it wrote
     recovers: bool = False  # it holds the lock that lets one session recover at a time
 
     def copy(self) -> "Layer":
-        return Layer(dict(self.written), set(self.locked), self.recovers)
+        return Layer(dict(self.written), set(self.locked), set(self.keys), self.recovers)
 
 
 @dataclass
@@ -156,6 +157,9 @@ class World:
     def write(self, session: int, job: Job) -> None:
         layer = self.layer(session)
         (layer.written if layer else self.committed)[job.id] = job
+        if layer and job.live:
+            values = {"unique_key": job.unique_key, "name": job.name}
+            layer.keys.update((name, value) for name, value in values.items() if value is not None)
 
     def lock(self, session: int, job_ids: Iterable[int]) -> None:
         """Hold row locks, without a change, until the transaction ends."""
@@ -198,19 +202,21 @@ class World:
     def key_is_in_the_balance(self, session: int, attribute: str, value: str | None) -> bool:
         """Whether an insert of this key waits for another transaction to decide about it.
 
-        It waits for one that has inserted the key, and for one that has written, not merely
-        locked, the job that holds it.
+        It waits for one that has inserted the key, though it may have ended that job since, and
+        for one that has written, not merely locked, the job that holds it.
         """
         if value is None:
             return False
-        for other in self.others(session):
-            for job_id, job in other.written.items():
-                before = self.committed.get(job_id)
-                if job.live and getattr(job, attribute) == value:
-                    return True
-                if before and before.live and getattr(before, attribute) == value:
-                    return True
-        return False
+        return any(
+            (attribute, value) in other.keys
+            or any(
+                job_id in self.committed
+                and self.committed[job_id].live
+                and getattr(self.committed[job_id], attribute) == value
+                for job_id in other.written
+            )
+            for other in self.others(session)
+        )
 
     def holder(self, session: int, attribute: str, value: str | None) -> Job | None:
         """The live job that this session sees under a key."""
