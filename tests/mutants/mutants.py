@@ -1,0 +1,489 @@
+"""Mistakes that somebody could make in Rota, each as a change of its text, and who would notice."""
+
+from dataclasses import dataclass
+
+CLAIM = "db/functions/claim_next_job.sql"
+END = "db/functions/_end_attempts.sql"
+
+CLAIMS = "tests/functions/test_claim.py"
+ORDER = "tests/functions/test_claim_order.py"
+FINISHES = "tests/functions/test_finish.py"
+CANCELS = "tests/functions/test_cancel_and_retry.py"
+ENQUEUES = "tests/functions/test_enqueue.py"
+UPKEEP = "tests/functions/test_upkeep.py"
+QUEUES = "tests/functions/test_queues.py"
+WAKING = "tests/functions/test_waking.py"
+RULES = "tests/test_house_rules.py"
+RACES = "tests/concurrency/test_races.py"
+LIFE = "tests/schedules/test_life.py"
+NEXT_RUN = "tests/schedules/test_next_run.py"
+ATTEMPTS = "tests/worker/test_attempts.py"
+WORKER_CLAIMS = "tests/worker/test_claiming.py"
+WORKER_FAULTS = "tests/worker/test_faults.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake: each old text stands in its file exactly once, and becomes the new one."""
+
+    mistake: str
+    file: str
+    changes: tuple[tuple[str, str], ...]
+    killers: tuple[str, ...]  # node ids of tests; one of them must fail
+
+
+def mutant(mistake: str, file: str, old: str, new: str, *killers: str) -> Mutant:
+    return Mutant(mistake, file, ((old, new),), killers)
+
+
+MUTANTS = [
+    # -- claiming
+    mutant(
+        "a claim waits for jobs that another session holds",
+        CLAIM,
+        "for no key update skip locked",
+        "for no key update",
+        f"{RACES}::test_two_claims_never_get_one_job",
+    ),
+    mutant(
+        "a claim locks so strongly that an open foreign key insert hides a job",
+        CLAIM,
+        "for no key update skip locked",
+        "for update skip locked",
+        f"{RACES}::test_an_open_foreign_key_insert_does_not_hide_a_job_from_claims",
+    ),
+    mutant(
+        "a claim picks its rows in a subquery that a plan may run once for each row",
+        CLAIM,
+        "where j.ctid = any(v_found)\n                returning",
+        "where j.id in (\n"
+        "                    select k.id from rota.live_jobs as k\n"
+        "                    where k.queue = v_queue and k.state = 'SCHEDULED'\n"
+        "                    order by k.run_at, k.id limit v_room\n"
+        "                    for no key update skip locked\n"
+        "                )\n                returning",
+        f"{RACES}::test_a_claim_takes_no_more_than_asked_under_any_plan",
+    ),
+    mutant(
+        "a claim forgets its limit",
+        CLAIM,
+        "            limit v_room\n",
+        "",
+        f"{ORDER}::test_a_claim_takes_as_many_jobs_of_a_lane_as_it_asks_for",
+    ),
+    mutant(
+        "a claim takes what runs already",
+        CLAIM,
+        "                and j.state = 'SCHEDULED'\n",
+        "",
+        f"{ORDER}::test_a_job_that_runs_is_not_claimed_again",
+    ),
+    mutant(
+        "a claim takes jobs before their time",
+        CLAIM,
+        "                and j.run_at <= v_now\n",
+        "",
+        f"{CLAIMS}::test_a_job_is_not_claimed_before_its_time",
+    ),
+    mutant(
+        "a claim takes jobs of a paused queue",
+        CLAIM,
+        "q.paused_at is not null",
+        "false",
+        f"{CLAIMS}::test_a_paused_queue_gives_nothing_until_it_is_resumed",
+    ),
+    mutant(
+        "a claim goes by the ids instead of the times",
+        CLAIM,
+        "            order by j.run_at, j.id\n",
+        "            order by j.id\n",
+        f"{ORDER}::test_a_job_that_came_later_and_is_due_longer_goes_first",
+    ),
+    mutant(
+        "a lease counts from the start of the transaction",
+        CLAIM,
+        "v_now timestamptz := rota._now();",
+        "v_now timestamptz := now();",
+        f"{RACES}::test_a_claim_in_an_old_transaction_leases_from_the_present",
+    ),
+    mutant(
+        "a token is the same at each claim of a job",
+        CLAIM,
+        "gen_random_uuid()",
+        "md5(v_queue)::uuid",
+        f"{FINISHES}::test_a_token_that_lost_its_lease_is_refused_and_changes_nothing",
+    ),
+    mutant(
+        "a claim works at isolation levels at which claims fail each other",
+        CLAIM,
+        "<> 'read committed'",
+        "is null",
+        f"{RACES}::test_a_claim_refuses_the_levels_at_which_claims_would_fail_each_other",
+    ),
+    mutant(
+        "an attempt is not charged when it is claimed",
+        CLAIM,
+        "attempt = j.attempt + 1",
+        "attempt = greatest(j.attempt, 1)",
+        f"{FINISHES}::test_a_job_that_always_kills_its_worker_runs_out_of_attempts",
+    ),
+    mutant(
+        "a lane's cursor outlives a clock that is put back",
+        "db/functions/_lane_cursor.sql",
+        "at >= v_cursor.made_at and ",
+        "",
+        "tests/functions/test_cursor.py::test_a_step_of_the_clock_voids_the_cursor",
+    ),
+    # -- fencing
+    Mutant(
+        "the end of an attempt goes by the job alone, not by the token",
+        END,
+        (
+            ("where j.id = any(job_ids) and j.token = any(tokens)", "where j.id = any(job_ids)"),
+            ("on i.job_id = j.id and i.token = j.token", "on i.job_id = j.id"),
+        ),
+        (f"{FINISHES}::test_a_token_that_lost_its_lease_is_refused_and_changes_nothing",),
+    ),
+    mutant(
+        "a batch takes the token of one job for the lease of another",
+        END,
+        "on i.job_id = j.id and i.token = j.token",
+        "on i.job_id = j.id",
+        f"{FINISHES}::test_a_batch_tells_two_tokens_of_one_job_apart",
+    ),
+    mutant(
+        "a heartbeat goes by the job alone",
+        "db/functions/heartbeat_job.sql",
+        "    where j.id = heartbeat_job.job_id and j.token = heartbeat_job.token\n",
+        "    where j.id = heartbeat_job.job_id\n",
+        f"{FINISHES}::test_a_token_that_lost_its_lease_is_refused_and_changes_nothing",
+    ),
+    mutant(
+        "a heartbeat can shorten a lease",
+        "db/functions/heartbeat_job.sql",
+        "greatest(j.lease_until, v_now + lease)",
+        "v_now + lease",
+        f"{FINISHES}::test_a_heartbeat_lengthens_a_lease_and_never_shortens_it",
+    ),
+    mutant(
+        "a batch of heartbeats waits for the one job that its handler holds",
+        "db/functions/heartbeat_jobs.sql",
+        "for no key update skip locked",
+        "for no key update",
+        f"{RACES}::test_a_lease_held_by_its_handler_does_not_keep_the_batch_from_its_heartbeat",
+    ),
+    mutant(
+        "hold_lease looks and does not lock",
+        "db/functions/hold_lease.sql",
+        "    for no key update;\n",
+        "    ;\n",
+        f"{RACES}::test_hold_lease_keeps_recovery_away_until_effects_and_finish_commit_together",
+    ),
+    mutant(
+        "a repeated finish may tell another story",
+        "db/functions/_past_outcome.sql",
+        "or v_past.result is distinct from result",
+        "",
+        f"{FINISHES}::test_another_outcome_under_the_same_token_is_a_conflict",
+    ),
+    mutant(
+        "a finish after the lease was lost is answered as if it had counted",
+        "db/functions/_past_outcome.sql",
+        "in ('LOST', 'RELEASED')",
+        "in ('RELEASED')",
+        f"{FINISHES}::test_a_batch_ends_in_one_call_each_with_its_own_outcome",
+    ),
+    # -- recovery
+    mutant(
+        "recovery does not look again when it has the row, and overwrites what came first",
+        "db/functions/recover_jobs.sql",
+        "        for no key update skip locked\n",
+        "",
+        f"{RACES}::test_recovery_passes_by_a_job_whose_holder_is_about_to_speak",
+    ),
+    mutant(
+        "recovery takes leases that have not run out",
+        "db/functions/recover_jobs.sql",
+        "j.lease_until < v_now",
+        "j.lease_until < v_now + interval '45 seconds'",
+        f"{FINISHES}::test_recovery_takes_back_what_ran_out_and_nothing_else",
+    ),
+    mutant(
+        "the backoff overflows at a high attempt",
+        "db/functions/_backoff.sql",
+        "least(greatest(attempt - 1, 0), 40)",
+        "attempt - 1",
+        f"{FINISHES}::test_backoff_is_total_jittered_and_capped",
+    ),
+    mutant(
+        "the backoff has no cap",
+        "db/functions/_backoff.sql",
+        "random() * least(\n        extract(epoch from coalesce(cap, interval '1 hour'))"
+        "::double precision,",
+        "random() * least(\n        1e9,",
+        f"{FINISHES}::test_backoff_is_total_jittered_and_capped",
+    ),
+    # -- how attempts end
+    mutant(
+        "a cancel that was asked for is forgotten when the attempt ends",
+        END,
+        "                    when h.cancel_requested_at is not null then 'CANCELLED'\n",
+        "",
+        f"{CANCELS}::test_cancelling_a_running_job_asks_and_the_job_ends_when_its_attempt_does",
+    ),
+    mutant(
+        "a release charges the attempt",
+        END,
+        "                    when d.outcome = 'RELEASED' then d.attempt - 1\n",
+        "",
+        f"{FINISHES}::test_a_release_gives_the_attempt_and_the_place_in_line_back",
+    ),
+    mutant(
+        "max_retries counts attempts instead of retries",
+        END,
+        "h.attempt <= h.max_retries",
+        "h.attempt < h.max_retries",
+        f"{FINISHES}::test_max_retries_of_three_means_four_attempts",
+    ),
+    mutant(
+        "a failure after the timeout is a plain one",
+        END,
+        "                    when v_now >= j.started_at + j.timeout then 'TIMED_OUT'\n",
+        "",
+        f"{FINISHES}::test_a_failure_after_the_timeout_is_recorded_as_timed_out",
+    ),
+    mutant(
+        "batches lock in the order in which they name the jobs",
+        END,
+        "        order by j.id\n        for no key update",
+        "        order by array_position(job_ids, j.id)\n        for no key update",
+        f"{RACES}::test_batches_that_share_jobs_in_opposite_order_do_not_deadlock",
+    ),
+    mutant(
+        "an attempt that ended twice keeps its first row and gets a second",
+        "db/functions/_past_outcome.sql",
+        "if v_past.error is distinct from left(error, 10000)",
+        "if v_past.error is distinct from error",
+        f"{FINISHES}::test_a_long_error_is_cut_and_its_repeat_still_recognized",
+    ),
+    mutant(
+        "a repeated release of a cancelled job is refused",
+        "db/functions/release_job.sql",
+        "not in ('RELEASED', 'CANCELLED')",
+        "<> 'RELEASED'",
+        "tests/functions/test_repeated_release.py::"
+        "test_a_repeated_release_gets_the_answer_of_the_first",
+    ),
+    # -- producers
+    mutant(
+        "a second enqueue of a key is an error of the database",
+        "db/functions/enqueue_job.sql",
+        "        on conflict ((j.unique_key)) where j.unique_key is not null do nothing\n",
+        "",
+        f"{ENQUEUES}::test_a_second_enqueue_of_a_live_key_returns_the_first_job",
+    ),
+    mutant(
+        "a bulk takes its keys in the order in which it names them",
+        "db/functions/enqueue_jobs.sql",
+        "order by t.unique_key, t.place",
+        "order by t.place",
+        f"{RACES}::test_bulks_that_share_keys_in_opposite_order_do_not_deadlock",
+    ),
+    mutant(
+        "two live jobs may hold one key",
+        "db/migrations/0002_tables.sql",
+        "create unique index if not exists live_jobs_unique_key",
+        "create index if not exists live_jobs_unique_key",
+        f"{ENQUEUES}::test_a_second_enqueue_of_a_live_key_returns_the_first_job",
+    ),
+    mutant(
+        "an enqueue calls nobody",
+        "db/functions/_wake.sql",
+        "if not rota._nobody_sleeps(queue) then",
+        "if false then",
+        f"{QUEUES}::test_only_a_sleeper_is_notified_and_only_of_its_queue",
+    ),
+    mutant(
+        "an enqueue notifies though nobody sleeps, and all commits wait for each other",
+        "db/functions/_nobody_sleeps.sql",
+        "then pg_advisory_unlock(",
+        "then not pg_advisory_unlock(",
+        f"{WAKING}::test_nobody_is_notified_while_nobody_sleeps",
+    ),
+    mutant(
+        "a bulk notifies though nobody sleeps",
+        "db/functions/_wake.sql",
+        "if not rota._nobody_sleeps(queue) then",
+        "if true then",
+        f"{WAKING}::test_nobody_is_notified_while_nobody_sleeps",
+    ),
+    # -- operators and upkeep
+    mutant(
+        "a cancel does not wait for the claim that is under way",
+        "db/functions/cancel_job.sql",
+        "        for no key update;\n",
+        "        ;\n",
+        f"{RACES}::test_a_cancel_that_meets_a_claim_asks_the_worker",
+    ),
+    mutant(
+        "a COMPLETED job can be retried",
+        "db/functions/retry_job.sql",
+        "f.state in ('FAILED', 'CANCELLED')",
+        "f.state is not null",
+        f"{CANCELS}::test_only_a_failed_or_cancelled_job_can_be_retried",
+    ),
+    mutant(
+        "upkeep removes every copy of a lane",
+        "db/functions/maintain.sql",
+        "earlier.ctid < l.ctid",
+        "earlier.ctid <> l.ctid",
+        f"{UPKEEP}::test_copies_of_a_lane_are_removed_but_for_one",
+    ),
+    mutant(
+        "retention drops weeks that are still to be kept",
+        "db/functions/_drop_partitions.sql",
+        "to_date(right(c.relname, 8), 'YYYYMMDD') + 7",
+        "to_date(right(c.relname, 8), 'YYYYMMDD') - 700",
+        f"{UPKEEP}::test_retention_drops_old_weeks_and_never_a_live_job",
+    ),
+    mutant(
+        "a finish that waits for a new week fails when the week is there",
+        "db/functions/_make_partition.sql",
+        "    execute format('lock table only rota.%I in share row exclusive mode', parent);\n",
+        "",
+        f"{RACES}::test_a_finish_while_a_week_is_prepared_waits_and_then_succeeds",
+    ),
+    # -- schedules
+    mutant(
+        "a clock put back makes a slot twice",
+        "db/functions/_next_slot.sql",
+        "v_slot := rota._slot_after(v_schedule, job.scheduled_for);",
+        "v_slot := rota._slot_after(v_schedule, at);",
+        f"{LIFE}::test_a_clock_put_back_runs_no_slot_twice",
+        f"{RACES}::test_a_clock_put_back_makes_no_slot_of_a_schedule_twice",
+    ),
+    mutant(
+        "an interval drifts by what its runs take",
+        "db/functions/_interval_slot.sql",
+        "make_interval(secs => (v_period - mod(v_elapsed, v_period))::double precision)",
+        "make_interval(secs => v_period::double precision)",
+        "tests/schedules/test_interval_slot.py::test_the_slot_agrees_with_counting_from_the_start",
+    ),
+    mutant(
+        "a time that the change to summer time skips is forgotten",
+        "db/functions/_local_instant.sql",
+        "        return rota._local_shift(v_before, v_late, _local_instant.time_zone);\n",
+        "        return v_late;\n",
+        f"{NEXT_RUN}::test_clock_changes_follow_the_rules_of_the_manual",
+    ),
+    mutant(
+        "one schedule that cannot be computed stops the recovery of all jobs",
+        "db/functions/_slot_after.sql",
+        "    when sqlstate 'RTV01' or sqlstate 'RTV02' or data_exception then\n",
+        "    when division_by_zero then\n",
+        f"{LIFE}::test_a_zone_that_the_server_no_longer_knows_stops_no_other_job",
+    ),
+    # -- rights
+    mutant(
+        "the search path of a function with its owner's rights is left open",
+        "db/functions/finish_job.sql",
+        "    set search_path = ''\n",
+        "",
+        f"{RULES}::test_the_search_path_is_pinned_wherever_it_matters",
+    ),
+    mutant(
+        "everybody may execute every function",
+        "db/grants.sql",
+        "    revoke all on all functions in schema rota from public;\n",
+        "",
+        f"{RULES}::test_nothing_is_granted_to_public_and_no_table_can_be_written",
+    ),
+    mutant(
+        "a producer may finish jobs",
+        "db/grants.sql",
+        "('function', 'finish_job',          '{rota_worker}'),",
+        "('function', 'finish_job',          '{rota_worker, rota_producer}'),",
+        f"{RULES}::test_rights_are_those_of_the_checked_in_table",
+    ),
+    # -- the worker
+    mutant(
+        "a worker trusts a lease that it could not extend",
+        "worker/job.py",
+        "        if now >= self.trusted_until:\n",
+        "        if False:\n",
+        f"{WORKER_FAULTS}::test_a_handler_is_told_when_its_lease_can_no_longer_be_trusted",
+    ),
+    mutant(
+        "a job whose lease ran out while it waited is started all the same",
+        "worker/crew.py",
+        "        if job.cancelled:  # its lease may belong to another by now\n",
+        "        if False:\n",
+        "tests/worker/test_stale.py::"
+        "test_a_job_is_not_started_when_its_lease_can_no_longer_be_trusted",
+    ),
+    mutant(
+        "the heartbeat ends when the worker is asked to stop, and handlers run on",
+        "worker/keeper.py",
+        "        while not self.closed:\n",
+        "        while not self.closed and not self._desk.stopping.is_set():\n",
+        f"{WORKER_FAULTS}::test_a_stop_lets_running_jobs_end_and_keeps_their_leases",
+    ),
+    mutant(
+        "the heartbeat is slower than the lease",
+        "worker/keeper.py",
+        "self._period = lease / 3",
+        "self._period = lease * 3",
+        f"{WORKER_CLAIMS}::test_a_long_handler_outlives_its_lease",
+    ),
+    mutant(
+        "a task that the worker does not know is failed instead of handed back",
+        "worker/claimer.py",
+        "                    self._desk.hand_back(job, reason, timedelta(seconds=delay))\n",
+        "                    self._desk.start(job)\n"
+        "                    self._desk.settle(job, error=reason)\n"
+        "                    self._desk.give_up(job)\n",
+        f"{ATTEMPTS}::test_an_unknown_task_is_handed_back_uncharged_and_visibly",
+    ),
+    mutant(
+        "a NUL in a result reaches the database",
+        "worker/job.py",
+        '    if "\\\\u0000" in text and _nul.search(text):\n',
+        "    if False:\n",
+        f"{ATTEMPTS}::test_a_value_is_refused_by_us_or_taken_by_the_database",
+    ),
+    mutant(
+        "NaN in a result reaches the database",
+        "worker/job.py",
+        "allow_nan=False",
+        "allow_nan=True",
+        f"{ATTEMPTS}::test_a_value_is_refused_by_us_or_taken_by_the_database",
+    ),
+    mutant(
+        "nobody takes back what a dead worker held",
+        "worker/keeper.py",
+        "(self._recover, 0.0), ",
+        "",
+        f"{WORKER_FAULTS}::test_a_job_whose_worker_was_killed_is_run_by_another",
+    ),
+    mutant(
+        "a handler that outlives the grace time keeps its job",
+        "worker/loop.py",
+        "        self._abandon_running()\n        self._crew",
+        "        self._crew",
+        f"{WORKER_FAULTS}::test_what_outlives_the_grace_time_is_handed_back_uncharged",
+    ),
+    mutant(
+        "a forked child goes on as a second worker",
+        "worker/crew.py",
+        "        if os.getpid() != self._pid:\n            os._exit(0)  # the handler forked",
+        "        if False:\n            os._exit(0)  # the handler forked",
+        f"{ATTEMPTS}::test_a_handler_that_forks_and_returns_twice_finishes_once",
+    ),
+    mutant(
+        "one result that the database refuses is tried for ever and holds up the others",
+        "worker/link.py",
+        "                if not passes(error) or (unless and error.sqlstate == unless):\n",
+        "                if unless and error.sqlstate == unless:\n",
+        f"{ATTEMPTS}::test_what_the_database_refuses_fails_that_attempt_alone",
+    ),
+]
