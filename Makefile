@@ -12,7 +12,7 @@ SERVER_TESTS := tests/functions tests/concurrency tests/schedules tests/test_dep
 
 MINUTES ?= 5
 
-.PHONY: run demo test drain faults soak bench lint clean help
+.PHONY: run demo test drain faults soak mutants bench lint clean help
 
 help:
 	@echo "make run    run Rota here: database, API and one worker; Ctrl-C stops it"
@@ -21,6 +21,7 @@ help:
 	@echo "make drain  10,000 jobs while a worker is killed every second"
 	@echo "make faults every fault in its long form; docs/faults.md has what is seen"
 	@echo "make soak   all faults in rotation, for MINUTES=5"
+	@echo "make mutants make each known mistake in a copy; some test must notice (six minutes)"
 	@echo "make bench  measure Rota and its peers on this machine"
 	@echo "make lint   check the style of Python and SQL"
 	@echo "make clean  remove the virtual environment and the embedded database with its data"
@@ -42,6 +43,9 @@ faults: $(VENV)/dev
 
 soak: $(VENV)/dev
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
+
+mutants: $(VENV)/dev
+	@exec $(BIN)/python -m tests.mutants
 
 bench: $(VENV)/dev
 	@exec $(BIN)/python -m bench
