@@ -12,7 +12,7 @@ SERVER_TESTS := tests/functions tests/concurrency tests/schedules tests/test_dep
 
 MINUTES ?= 5
 
-.PHONY: run demo test drain faults soak mutants bench lint clean help
+.PHONY: run demo test drain faults soak mutants bench bench-quick lint clean help
 
 help:
 	@echo "make run    run Rota here: database, API and one worker; Ctrl-C stops it"
@@ -22,7 +22,7 @@ help:
 	@echo "make faults every fault in its long form; docs/faults.md has what is seen"
 	@echo "make soak   all faults in rotation, for MINUTES=5"
 	@echo "make mutants make each known mistake in a copy; some test must notice (six minutes)"
-	@echo "make bench  measure Rota and its peers on this machine"
+	@echo "make bench  measure Rota and its peers on this machine; make bench-quick in five minutes"
 	@echo "make lint   check the style of Python and SQL"
 	@echo "make clean  remove the virtual environment and the embedded database with its data"
 
@@ -47,8 +47,11 @@ soak: $(VENV)/dev
 mutants: $(VENV)/dev
 	@exec $(BIN)/python -m tests.mutants
 
-bench: $(VENV)/dev
+bench: $(VENV)/bench
 	@exec $(BIN)/python -m bench
+
+bench-quick: $(VENV)/bench
+	@exec $(BIN)/python -m bench --size quick
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -71,3 +74,12 @@ $(VENV)/dev: requirements-dev.txt $(VENV)/run
 	@echo "Installing what its tests need into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@cp requirements-dev.txt $@
+
+# The peers that run on Node are left out where there is no npm.
+$(VENV)/bench: requirements-bench.txt bench/package.json $(VENV)/run
+	@echo "Installing the peers into $(VENV) and bench/node_modules …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@if command -v npm > /dev/null; then \
+		npm install --prefix bench --silent --no-audit --no-fund --no-package-lock; \
+		else echo "there is no npm: graphile-worker and pg-boss are left out";  fi
+	@cat requirements-bench.txt bench/package.json > $@

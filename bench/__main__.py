@@ -1,0 +1,142 @@
+"""Run the benchmark: ``python -m bench [--size short]``."""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import report
+from bench.contestants import PEERS, ROTA, Contestant
+from bench.measure.drain import backlog, bulk, drain
+from bench.measure.enqueue import enqueue
+from bench.measure.floor import floor
+from bench.measure.idle import empty_claim, idle_worker
+from bench.measure.latency import latency
+from bench.measure.snapshot import snapshot
+from bench.server import Server
+from bench.sizes import BY_NAME, Sizes
+
+RESULTS = Path(__file__).parent / "results"
+
+Results = dict[str, Any]
+
+
+def main() -> int:
+    """Measure, and write the results; return 1 if a measurement of Rota's failed."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Rota and peers.")
+    parser.add_argument("--size", choices=BY_NAME, default="full", help="how much (default: full)")
+    parser.add_argument("--version", type=int, default=18, help="PostgreSQL's (default: 18)")
+    parser.add_argument("--only", help="measurements, by the start of their names")
+    options = parser.parse_args()
+    sizes = BY_NAME[options.size]
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(prefix="rota-bench-") as folder:
+        server = Server(Path(folder) / "server", options.version)
+        with server.cluster:
+            run = Run(server, sizes, options.only or "")
+            run.all()
+    report.write(run.results, RESULTS, options.size)
+    return 1 if run.failed else 0
+
+
+class Run:
+    """One run: each measurement of each contestant, the contestants of one beside each other."""
+
+    def __init__(self, server: Server, sizes: Sizes, only: str) -> None:
+        self._server = server
+        self._sizes = sizes
+        self._only = tuple(only.split(","))
+        self.failed = False
+        self._peers = tuple(peer for peer in PEERS if peer.available)
+        self.results: Results = {
+            "machine": _machine(),
+            "postgresql": server.version(),
+            "versions": {c.name: c.version for c in (ROTA, *self._peers)},
+            "missing": [peer.name for peer in PEERS if not peer.available],
+            "at": datetime.now(UTC).isoformat(timespec="minutes"),
+            "settings": {c.name: c.workers for c in (ROTA, *self._peers)},
+        }
+
+    def all(self) -> None:
+        """Measure everything."""
+        server, sizes = self._server, self._sizes
+        self._each("enqueue", lambda c: enqueue(server, c, sizes))
+        self._each("bulk", lambda c: bulk(server, c, sizes))
+        self._each("drain", lambda c: drain(server, c, sizes))
+        self._each("latency", lambda c: latency(server, c, sizes))
+        self._each("idle", lambda c: idle_worker(server, c, sizes))
+        self._rota("empty claim", lambda: empty_claim(server, sizes))
+        self._rota("floor", lambda: floor(server, sizes))
+        for jobs in sizes.backlogs:
+            who = (ROTA, *self._peers) if jobs <= sizes.peer_backlog else (ROTA,)
+            self._each(f"backlog {jobs}", lambda c: backlog(server, c, sizes, jobs), who)  # noqa: B023
+        self._each("snapshot", lambda c: snapshot(server, c, sizes, sizes.snapshot_jobs), (ROTA,))
+        if sizes.peer_snapshot_jobs:
+            self._each(
+                "snapshot, peers",
+                lambda c: snapshot(server, c, sizes, sizes.peer_snapshot_jobs),
+                self._peers,
+            )
+
+    def _each(
+        self,
+        name: str,
+        measure: Callable[[Contestant], Any],
+        who: tuple[Contestant, ...] | None = None,
+    ) -> None:
+        if not name.startswith(self._only):
+            return
+        results = self.results[name] = {}
+        for contestant in who or (ROTA, *self._peers):
+            results[contestant.name] = self._try(
+                f"{name}: {contestant.name}",
+                lambda: measure(contestant),  # noqa: B023
+                contestant is ROTA,
+            )
+
+    def _rota(self, name: str, measure: Callable[[], Any]) -> None:
+        if name.startswith(self._only):
+            self.results[name] = self._try(name, measure, True)
+
+    def _try(self, name: str, measure: Callable[[], Any], ours: bool) -> Any:
+        """Return the result, or None for a measurement that failed: the others go on."""
+        began = time.monotonic()
+        try:
+            result = measure()
+        except Exception as error:
+            self.failed = self.failed or ours
+            print(f"{name}: failed: {type(error).__name__}: {error}", file=sys.stderr)
+            return None
+        finally:
+            seconds = time.monotonic() - began
+            self.results["minutes"] = self.results.get("minutes", 0.0) + seconds / 60
+        shown = {k: v for k, v in result.items() if k != "series"}
+        print(f"{name} ({seconds:.0f} s): {json.dumps(shown)}", flush=True)
+        return result
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(": ")[2] if names else model
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        f"{os.cpu_count()} CPUs ({model}), {memory:.0f} GiB, {platform.system()}"
+        f" {platform.release()}, Python {platform.python_version()}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

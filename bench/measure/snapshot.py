@@ -1,0 +1,117 @@
+"""What becomes of a queue while some session holds an old snapshot."""
+
+import threading
+import time
+from typing import Any
+
+import psycopg
+
+from bench.contestants import Contestant, Process
+from bench.server import Arena, Server
+from bench.sizes import Sizes
+from bench.waiting import until
+
+AHEAD = 20_000  # jobs that wait, at most
+BATCH = 5000
+PAUSE = 0.01  # seconds between two single claims
+CLAIM = "select id, token from rota.claim_next_job(max_jobs => 1)"
+FINISH = "select from rota.finish_job(job_id => %s, token => %s)"
+
+
+def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) -> dict[str, Any]:
+    """Return rates in the first and the last tenth of the jobs, which all come after the snapshot.
+
+    For Rota also the times of single claims, made beside the worker, and the hot table's size; then
+    the snapshot is released and as many jobs come again.
+    """
+    options = contestant.workers["best"]
+    limit = jobs / 2000  # seconds
+    with (
+        server.arena(contestant, options) as arena,
+        arena.worker(options) as worker,
+        arena.producer() as producer,
+    ):
+        _push(arena, worker, producer, AHEAD, limit)
+        before = arena.size()
+        probe = Probe(arena.url) if contestant.name == "Rota" else None
+        with arena.old_snapshot():
+            passed = _push(arena, worker, producer, jobs, limit)
+            claims = probe.stop() if probe else None
+            held = arena.size()
+        done = passed[-1][1]
+        tenth = len(passed) // 10 or 1
+        result = {
+            "jobs": done,
+            "first tenth": _rate(passed[: tenth + 1]),
+            "last tenth": _rate(passed[-tenth - 1 :]),
+            "series": [[round(at, 2), count] for at, count in passed],
+            "growth": (held - before) / done,
+        }
+        if claims is None:
+            return result
+        hot = _hot_table(arena)
+        _push(arena, worker, producer, jobs, limit)
+        again = _hot_table(arena)
+        return result | {"claims": claims, "hot table": hot, "hot table after as many again": again}
+
+
+def _push(
+    arena: Arena, worker: Process, producer: Process, jobs: int, limit: float
+) -> list[tuple[float, int]]:
+    """Have jobs pass through, never many waiting; return when how many had been handled."""
+    began, first = time.monotonic(), worker.count
+    pushed, passed = 0, [(0.0, 0)]
+    while pushed < jobs and time.monotonic() - began < limit:
+        producer.ask("many", jobs=BATCH, batch=BATCH, extra={})
+        pushed += BATCH
+        while worker.count - first < pushed - AHEAD and time.monotonic() - began < limit:
+            time.sleep(0.01)
+        passed.append((time.monotonic() - began, worker.count - first))
+    until(lambda: arena.left() == 0, "the rest to be finished", patience=300)
+    return passed
+
+
+def _rate(passed: list[tuple[float, int]]) -> float:
+    (began, first), (ended, last) = passed[0], passed[-1]
+    return (last - first) / (ended - began)
+
+
+def _hot_table(arena: Arena) -> int:
+    with arena.connect() as conn:
+        return conn.execute("select pg_total_relation_size('rota.live_jobs')").fetchone()[0]
+
+
+class Probe:
+    """A second worker, which claims one job at a time, a hundred times a second at most."""
+
+    def __init__(self, url: str) -> None:
+        self._conn = psycopg.connect(url, autocommit=True)
+        self._times: list[tuple[float, float]] = []  # (when, seconds)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(PAUSE):
+            began = time.monotonic()
+            rows = self._conn.execute(CLAIM, prepare=True).fetchall()
+            self._times.append((began, time.monotonic() - began))
+            for row in rows:
+                self._conn.execute(FINISH, row, prepare=True)
+
+    def stop(self) -> dict[str, float]:
+        """End; return percentiles in milliseconds, over all and in the first and last tenth."""
+        self._over.set()
+        self._thread.join()
+        self._conn.close()
+        began, ended = self._times[0][0], self._times[-1][0]
+        result: dict[str, float] = {"count": len(self._times)}
+        for name, low, high in (("all", 0, 1), ("first tenth", 0, 0.1), ("last tenth", 0.9, 1)):
+            times = sorted(
+                seconds
+                for at, seconds in self._times
+                if low <= (at - began) / (ended - began) <= high
+            )
+            for percent in (50, 99):
+                result[f"{name} p{percent}"] = times[len(times) * percent // 100] * 1000
+        return result

@@ -1,0 +1,1 @@
+"""The contestants: one module each, and the processes that they run in."""

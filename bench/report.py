@@ -1,0 +1,415 @@
+"""What came out of a run: JSON, tables in Markdown, plots, and the README's section."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+COLOURS = {"Rota": "#c2410c"}
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A promise about speed, what came out, and whether it holds."""
+
+    what: str
+    goal: str
+    reached: str
+    kept: bool
+
+
+def write(results: Results, folder: Path, name: str) -> None:
+    """Write the run's files, and its tables into the README if that has a place for them."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(markdown(results, name, ""))
+    for plot in (_plot_rates, _plot_latency, _plot_snapshot):
+        plot(results, folder, name)
+    text = README.read_text() if README.exists() else ""
+    if name != "quick" and START in text and END in text:
+        head, rest = text.split(START, 1)
+        tail = rest.split(END, 1)[1]
+        section = markdown(results, name, "bench/results/")
+        README.write_text(f"{head}{START}\n\n{section}\n{END}{tail}")
+
+
+def markdown(results: Results, name: str, path: str) -> str:
+    """Return the report; path leads from the reader to the plots."""
+    machine = (
+        f"{results['machine']}. PostgreSQL {results['postgresql']} with default settings and full"
+        " durability, clients and server on the same machine. "
+        + ", ".join(
+            f"{who} {version}" if who != "Rota" else "Rota of this checkout"
+            for who, version in results["versions"].items()
+        )
+        + f". {results['at']}, {results['minutes']:.0f} minutes."
+    )
+    parts = [machine]
+    if results["missing"]:
+        parts.append(f"Not installed here, so not measured: {', '.join(results['missing'])}.")
+    rows = [[m.what, m.goal, m.reached, "yes" if m.kept else "**no**"] for m in marks(results)]
+    parts.append(_table(["mark", "at least", "reached", "kept"], rows))
+    parts += [section for make in SECTIONS if (section := make(results))]
+    if (Path(__file__).parent / "results" / f"{name}-rates.svg").exists() or "drain" in results:
+        parts.append(f"![Rates]({path}{name}-rates.svg)")
+    if results.get("latency"):
+        parts.append(f"![Start latency]({path}{name}-latency.svg)")
+    if results.get("snapshot"):
+        parts.append(f"![Under an old snapshot]({path}{name}-snapshot.svg)")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+# ---- marks
+
+
+def marks(results: Results) -> list[Mark]:
+    """Return the marks that this run has the figures for."""
+    found = []
+    for make in (_drain_marks, _enqueue_marks, _latency_marks, _backlog_marks, _other_marks):
+        try:
+            found += list(make(results))
+        except (KeyError, TypeError):
+            continue  # not measured in this run
+    return found
+
+
+def _best_drain(results: Results, who: str, processes: int) -> float:
+    drains = results["drain"].get(who) or {}
+    suffix = f", {processes}"
+    return max((d["rate"] for key, d in drains.items() if key.endswith(suffix)), default=0.0)
+
+
+def _ratio(what: str, ours: float, theirs: float, goal: float, unit: str = "/s") -> Mark:
+    ratio = ours / theirs if theirs else 0.0
+    return Mark(
+        what,
+        f"{goal:g} x",
+        f"{ratio:.2f} x ({_number(ours)}{unit} to {_number(theirs)}{unit})",
+        ratio >= goal,
+    )
+
+
+def _drain_marks(results: Results) -> list[Mark]:
+    ours = _best_drain(results, "Rota", 1)
+    found = [
+        _ratio(f"drain, one process, to {who}'s best", ours, _best_drain(results, who, 1), goal)
+        for who, goal in (("graphile-worker", 1.5), ("pgqueuer", 3), ("procrastinate", 60))
+        if results["drain"].get(who)
+    ]
+    peers = [who for who in results["drain"] if who != "Rota"]
+    fastest = max(_best_drain(results, who, 2) for who in peers)
+    two = _best_drain(results, "Rota", 2)
+    return [*found, _ratio("drain, two processes, to the fastest peer", two, fastest, 1.3)]
+
+
+def _enqueue_marks(results: Results) -> list[Mark]:
+    key = "busy, 8 clients"
+    enqueue = results["enqueue"]
+    peers = [rates[key] for who, rates in enqueue.items() if who != "Rota" and rates]
+    found = [
+        _ratio(
+            "enqueue one by one, 8 clients, workers busy, to the best peer",
+            enqueue["Rota"][key],
+            max(peers),
+            2,
+        )
+    ]
+    bulk = {who: b["rate"] for who, b in results["bulk"].items() if b}
+    best = max(rate for who, rate in bulk.items() if who != "Rota")
+    return [*found, _ratio("bulk enqueue, to the best peer", bulk["Rota"], best, 1.5)]
+
+
+def _latency_marks(results: Results) -> list[Mark]:
+    found = []
+    for percentile in ("p50", "p99"):
+        idle = {
+            who: entry["idle"][percentile] for who, entry in results["latency"].items() if entry
+        }
+        best = min(value for who, value in idle.items() if who != "Rota")
+        ratio = idle["Rota"] / best
+        found.append(
+            Mark(
+                f"start latency, idle system, {percentile}, to the best peer",
+                "not worse",
+                f"{ratio:.2f} x ({idle['Rota']:.2f} ms to {best:.2f} ms)",
+                ratio <= 1.0,
+            )
+        )
+    return found
+
+
+def _backlog_marks(results: Results) -> list[Mark]:
+    backlogs = {
+        int(key.split()[1]): entry["Rota"]
+        for key, entry in results.items()
+        if key.startswith("backlog ")
+    }
+    few, many = backlogs[min(backlogs)], backlogs[max(backlogs)]
+    sizes = f"{max(backlogs):,} waiting, to {min(backlogs):,}"
+    base = results["drain"]["Rota"]["best, 1"]["memory"]
+    memory = many["memory"] / base
+    return [
+        _ratio(f"drain with {sizes}", many["rate"], few["rate"], 0.9),
+        Mark(
+            f"worker memory with {max(backlogs):,} waiting, to a drain of few",
+            "the same",
+            f"{memory:.2f} x ({many['memory'] / 2**20:.0f} MiB to {base / 2**20:.0f} MiB)",
+            memory < 1.1,
+        ),
+    ]
+
+
+def _other_marks(results: Results) -> list[Mark]:
+    found = []
+    if held := (results.get("snapshot") or {}).get("Rota"):
+        first, last, p99 = held["first tenth"], held["last tenth"], held["claims"]["all p99"]
+        again = held["hot table after as many again"] / held["hot table"]
+        found += [
+            _ratio(
+                f"old snapshot, {held['jobs']:,} jobs, last tenth to first tenth", last, first, 0.9
+            ),
+            Mark("old snapshot, p99 of a single claim", "< 10 ms", f"{p99:.1f} ms", p99 < 10),
+            Mark(
+                "old snapshot, disk while held; hot table after as many jobs again",
+                "stated; not grown",
+                f"{held['growth']:,.0f} bytes a job; {again:.2f} x",
+                again <= 1.05,
+            ),
+        ]
+    if claim := results.get("empty claim"):
+        base = claim["a statement that calls a function"]
+        writes = claim["wal"] > 1 or claim["transaction ids"] > 0
+        found.append(
+            Mark(
+                "empty claim, to `select 1` plus a function call",
+                "< 2 x, no write",
+                f"{claim['empty claim'] / base:.2f} x ({claim['empty claim']:.0f} µs to"
+                f" {base:.0f} µs; `select 1` alone {claim['select 1']:.0f} µs),"
+                f" {'it wrote' if writes else 'no write, no transaction id'}",
+                claim["empty claim"] < 2 * base and not writes,
+            )
+        )
+    if idle := (results.get("idle") or {}).get("Rota"):
+        found.append(
+            Mark(
+                "an idle worker",
+                "≤ 2 statements/s, no WAL",
+                f"{idle['commits']:.1f} statements/s, {idle['wal']:.0f} bytes/s of WAL",
+                idle["commits"] <= 2 and idle["wal"] < 20,
+            )
+        )
+    return found
+
+
+# ---- tables
+
+
+def _by_contestant(title: str, results: Results, unit: str) -> str:
+    """Return a table with a row for each contestant and a column for each key."""
+    keys: list[str] = []
+    for entry in results.values():
+        keys += [key for key in entry or () if key not in keys]
+    rows = [
+        [who, *(_number((entry or {}).get(key)) for key in keys)] for who, entry in results.items()
+    ]
+    return f"**{title}**{unit}\n\n" + _table(["", *keys], rows)
+
+
+def _enqueue_section(results: Results) -> str:
+    if "enqueue" not in results:
+        return ""
+    return _by_contestant("Enqueue one by one", results["enqueue"], ", jobs/s; workers are …")
+
+
+def _drain_section(results: Results) -> str:
+    if "drain" not in results:
+        return ""
+    rates = {
+        who: {"bulk enqueue": (results["bulk"].get(who) or {}).get("rate")}
+        | {f"drain: {key}": d["rate"] for key, d in (entry or {}).items()}
+        for who, entry in results["drain"].items()
+    }
+    text = _by_contestant("Bulk, and drain by configuration and processes", rates, ", jobs/s")
+    if floor := results.get("floor"):
+        rates_by_batch = ", ".join(
+            f"{_number(rate)} in batches of {b}" for b, rate in floor.items()
+        )
+        text += (
+            f"\n\nThe floor, a bare `delete … skip locked` loop without history: {rates_by_batch}."
+        )
+    return text
+
+
+def _cost_section(results: Results) -> str:
+    if "drain" not in results:
+        return ""
+    costs = {}
+    for who, entry in results["drain"].items():
+        if entry and "best, 1" in entry:
+            best = entry["best, 1"]
+            costs[who] = {
+                "WAL bytes to enqueue": (results["bulk"].get(who) or {}).get("wal"),
+                "WAL bytes to run": best["wal"],
+                "commits": best["commits"],
+                "dead rows": best["dead_rows"],
+                "worker MiB": best["memory"] / 2**20,
+            }
+    return _by_contestant("What a job costs", costs, ", in bulk and the best configuration")
+
+
+def _latency_section(results: Results) -> str:
+    if "latency" not in results:
+        return ""
+    rows = {
+        who: {
+            f"{load} {key}": value for load, entry in both.items() for key, value in entry.items()
+        }
+        for who, both in results["latency"].items()
+        if both
+    }
+    return _by_contestant("Start latency", rows, ", ms; the rate of the half load in jobs/s")
+
+
+def _idle_section(results: Results) -> str:
+    if "idle" not in results:
+        return ""
+    rows = {
+        who: {
+            "commits/s": idle["commits"],
+            "WAL bytes/s": idle["wal"],
+            "CPU %": idle["cpu"] * 100,
+            "MiB": idle["memory"] / 2**20,
+        }
+        for who, idle in results["idle"].items()
+        if idle
+    }
+    return _by_contestant("An idle worker", rows, "")
+
+
+def _backlog_section(results: Results) -> str:
+    sizes = sorted(int(key.split()[1]) for key in results if key.startswith("backlog "))
+    if not sizes:
+        return ""
+    rows: dict[str, dict[str, float]] = {}
+    for size in sizes:
+        for who, entry in results[f"backlog {size}"].items():
+            if entry:
+                rows.setdefault(who, {})[f"{size:,}"] = entry["rate"]
+    return _by_contestant(
+        "Drain rate by backlog", rows, ", jobs/s, best configuration, one process"
+    )
+
+
+def _snapshot_section(results: Results) -> str:
+    entries = {**(results.get("snapshot") or {}), **(results.get("snapshot, peers") or {})}
+    rows = {
+        who: {key: entry[key] for key in ("jobs", "first tenth", "last tenth")}
+        | {"disk, bytes a job": entry["growth"]}
+        for who, entry in entries.items()
+        if entry
+    }
+    if not rows:
+        return ""
+    text = _by_contestant("While an old snapshot is held", rows, ", jobs/s")
+    if ours := entries.get("Rota"):
+        claims = ours["claims"]
+        text += (
+            f"\n\nSingle claims of Rota meanwhile ({claims['count']:,}), p50 and p99:"
+            f" {claims['first tenth p50']:.2f} and {claims['first tenth p99']:.2f} ms in the first"
+            f" tenth, {claims['last tenth p50']:.2f} and {claims['last tenth p99']:.2f} ms in the"
+            " last."
+        )
+    return text
+
+
+SECTIONS: tuple[Callable[[Results], str], ...] = (
+    _drain_section,
+    _enqueue_section,
+    _latency_section,
+    _snapshot_section,
+    _backlog_section,
+    _cost_section,
+    _idle_section,
+)
+
+
+# ---- plots
+
+
+def _plot_rates(results: Results, folder: Path, name: str) -> None:
+    if "drain" not in results:
+        return
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
+    who = list(results["drain"])
+    _bars(left, "drain, best configuration, one process", who,
+          [_best_drain(results, w, 1) for w in who])  # fmt: skip
+    enqueue = results.get("enqueue") or {}
+    _bars(right, "enqueue one by one, 8 clients, workers busy", who,
+          [(enqueue.get(w) or {}).get("busy, 8 clients", 0) for w in who])  # fmt: skip
+    _save(figure, folder / f"{name}-rates.svg")
+
+
+def _plot_latency(results: Results, folder: Path, name: str) -> None:
+    entries = {w: e for w, e in (results.get("latency") or {}).items() if e}
+    if not entries:
+        return
+    figure, both = plt.subplots(1, 2, figsize=(10, 3.2))
+    for axes, load in zip(both, ("idle", "half load"), strict=True):
+        _bars(axes, f"start latency, {load}, p99, ms", list(entries),
+              [entry[load]["p99"] for entry in entries.values()])  # fmt: skip
+    _save(figure, folder / f"{name}-latency.svg")
+
+
+def _plot_snapshot(results: Results, folder: Path, name: str) -> None:
+    entries = {**(results.get("snapshot") or {}), **(results.get("snapshot, peers") or {})}
+    if not any(entries.values()):
+        return
+    figure, axes = plt.subplots(figsize=(10, 3.2))
+    for who, entry in entries.items():
+        if entry:
+            series = entry["series"]
+            step = max(1, len(series) // 40)
+            points = series[::step]
+            rates = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points) if b[0] > a[0]]
+            axes.plot([b[1] for b in points[1:]][: len(rates)], rates, label=who,
+                      color=COLOURS.get(who))  # fmt: skip
+    axes.set_title("jobs/s while an old snapshot is held, by jobs passed")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    _save(figure, folder / f"{name}-snapshot.svg")
+
+
+def _bars(axes: Any, title: str, names: list[str], values: list[float]) -> None:
+    colours = [COLOURS.get(name, "#64748b") for name in names]
+    bars = axes.barh(names[::-1], values[::-1], color=colours[::-1])
+    axes.bar_label(bars, labels=[_number(value) for value in values[::-1]], padding=3)
+    axes.set_title(title, fontsize=10)
+    axes.margins(x=0.2)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)

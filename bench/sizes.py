@@ -1,0 +1,89 @@
+"""How much is measured: all of it (an hour), or what fits into 25 minutes, or into five."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of jobs, and seconds."""
+
+    enqueue_seconds: float
+    enqueue_clients: tuple[int, ...]
+    enqueue_workers: tuple[str, ...]  # what the workers do meanwhile
+    bulk_jobs: int
+    drain_jobs: int
+    drain_rounds: int
+    slow_drain_seconds: float  # a drain that takes longer is measured as far as it got
+    processes: tuple[int, ...]
+    idle_starts: int  # jobs whose start latency is measured
+    loaded_starts: int
+    backlogs: tuple[int, ...]
+    peer_backlog: int  # the largest that peers get
+    backlog_drain: int  # jobs drained from each
+    snapshot_jobs: int  # through Rota while a snapshot is held
+    peer_snapshot_jobs: int
+    idle_seconds: float
+    calls: int  # of each statement that is timed
+
+
+FULL = Sizes(
+    enqueue_seconds=3.0,
+    enqueue_clients=(1, 8, 32),
+    enqueue_workers=("asleep", "busy"),
+    bulk_jobs=200_000,
+    drain_jobs=200_000,
+    drain_rounds=3,
+    slow_drain_seconds=10.0,
+    processes=(1, 2, 4),
+    idle_starts=300,
+    loaded_starts=3000,
+    backlogs=(10_000, 1_000_000, 10_000_000),
+    peer_backlog=1_000_000,
+    backlog_drain=200_000,
+    snapshot_jobs=5_000_000,
+    peer_snapshot_jobs=500_000,
+    idle_seconds=20.0,
+    calls=20_000,
+)
+
+SHORT = Sizes(
+    enqueue_seconds=2.0,
+    enqueue_clients=(1, 8, 32),
+    enqueue_workers=("asleep", "busy"),
+    bulk_jobs=100_000,
+    drain_jobs=100_000,
+    drain_rounds=2,
+    slow_drain_seconds=6.0,
+    processes=(1, 2, 4),
+    idle_starts=200,
+    loaded_starts=2000,
+    backlogs=(10_000, 1_000_000, 10_000_000),
+    peer_backlog=10_000,
+    backlog_drain=100_000,
+    snapshot_jobs=1_500_000,
+    peer_snapshot_jobs=200_000,
+    idle_seconds=10.0,
+    calls=5000,
+)
+
+QUICK = Sizes(
+    enqueue_seconds=1.5,
+    enqueue_clients=(8,),
+    enqueue_workers=("busy",),
+    bulk_jobs=50_000,
+    drain_jobs=50_000,
+    drain_rounds=1,
+    slow_drain_seconds=4.0,
+    processes=(1, 2),
+    idle_starts=60,
+    loaded_starts=500,
+    backlogs=(10_000, 200_000),
+    peer_backlog=0,
+    backlog_drain=50_000,
+    snapshot_jobs=200_000,
+    peer_snapshot_jobs=0,
+    idle_seconds=3.0,
+    calls=3000,
+)
+
+BY_NAME = {"full": FULL, "short": SHORT, "quick": QUICK}
