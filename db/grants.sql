@@ -35,6 +35,7 @@ begin
                 ('function', 'enqueue_jobs',        '{rota_producer}'),
                 ('function', 'schedule_job',        '{rota_producer, rota_operator}'),
                 ('function', 'next_run',            '{rota_producer, rota_operator, rota_reader}'),
+                ('function', 'preview_schedule',    '{rota_producer, rota_operator, rota_reader}'),
 
                 ('function', 'claim_next_job',      '{rota_worker}'),
                 ('function', 'finish_job',          '{rota_worker}'),
