@@ -262,9 +262,8 @@ class _Check:
             if effect["phase"] == "finishing":  # in a transaction of the handler's own
                 pair = effect["job"], effect["token"]
                 ends[pair] = min(ends[pair], effect["mono"])
-        crashes = [fault.began for fault in self.faults if fault.asked["target"] == "server"]
         for pair, (call, _) in self.claims.items():
-            later = [crash for crash in crashes if crash > call.began]
+            later = self.crashes_since(call)
             expiry = self.expiries.get(pair)
             if expiry is not None:
                 later.append(expiry[0])
@@ -272,6 +271,18 @@ class _Check:
                 later.append(call.began)
             ends[pair] = min([ends[pair], *later])
         return ends
+
+    def crashes_since(self, call: Call) -> list[float]:
+        """Return the first moments at which a crash may have lost what this call changed.
+
+        A server that is told to die goes on for a moment, and may answer and lose a call of then.
+        """
+        return [
+            max(fault.began, call.began)
+            for fault in self.faults
+            if fault.asked["target"] == "server"
+            and (fault.ended is None or fault.ended > call.began)
+        ]
 
     @property
     def expiries(self) -> dict[Pair, tuple[float, float]]:
@@ -370,12 +381,11 @@ class _Check:
 
     def attempts_recorded(self) -> Iterator[Verdict]:
         """S10: each claim that was answered left an execution, or was lost in a crash."""
-        crashes = [fault.began for fault in self.faults if fault.asked["target"] == "server"]
         for (job, token), (call, _) in self.claims.items():
             known = self.jobs.get(job)
             running = known is not None and known["token"] == token
             if (job, token) not in self.endings and not running:
-                if any(crash > call.began for crash in crashes):
+                if self.crashes_since(call):
                     continue  # a claim is not durable at once, and its token never returns
                 yield Verdict("S10", job, f"{token} was claimed and left no execution")
 

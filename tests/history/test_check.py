@@ -184,12 +184,13 @@ def test_a_lease_that_ran_out_without_a_fault_explains_a_duplicate_and_is_counte
     assert (report.figures.duplicates_explained, report.figures.without_fault) == (1, 1)
 
 
-def test_a_claim_that_a_crash_lost_is_no_broken_promise():
+@pytest.mark.parametrize("killed_at", [0.15, 0.4])
+def test_a_claim_that_a_crash_lost_is_no_broken_promise(killed_at: float):
     story = good_story()
     story.claim(WORKER_A, 0.2, (2, "z2", 1))
     story.effect(WORKER_A, 0.3, 2, "z2", "start")
     story.effect(WORKER_A, 0.31, 2, "z2", "done")
-    story.fault("postmaster killed", 0.4, 0.9, "server")
+    story.fault("postmaster killed", killed_at, 0.9, "server")
 
     report = story.check()
 
