@@ -39,7 +39,10 @@ drain: $(VENV)/dev
 	@ROTA_DRAIN_JOBS=10000 $(BIN)/python -m pytest -q -s tests/faults/test_drain.py
 
 faults: $(VENV)/dev
-	@ROTA_FAULTS=all $(BIN)/python -m pytest -q tests/history tests/faults
+	@mkdir -p .rota; rm -f .rota/faults.jsonl
+	@ROTA_FAULTS=all ROTA_RECORD=$(CURDIR)/.rota/faults.jsonl \
+		$(BIN)/python -m pytest -q tests/history tests/faults
+	@$(BIN)/python -m tests.faults.report .rota/faults.jsonl
 
 soak: $(VENV)/dev
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES)

@@ -283,7 +283,12 @@ def elsewhere(name: str, record: Path, seed: int) -> bool:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "tests/faults", "-k", f"test_{name}_"],
         cwd=REPOSITORY,
-        env={**os.environ, "ROTA_RECORD": str(record), "ROTA_SEED": str(seed)},
+        env={
+            **os.environ,
+            "ROTA_RECORD": str(record),
+            "ROTA_SEED": str(seed),
+            "ROTA_FAULTS": "all",
+        },
         capture_output=True,
         text=True,
     )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg.types.json import Jsonb
 
 from db.embedded import Cluster, ClusterError
@@ -44,6 +45,8 @@ BOOKS = """
 """
 
 REPOSITORY = Path(__file__).parents[2]
+LONG = os.environ.get("ROTA_FAULTS") == "all"  # make faults
+only_long = pytest.mark.skipif(not LONG, reason="left to make faults")
 LEASE = 2.0  # seconds
 DRAINED_WITHIN = 90.0  # seconds after the last fault, on a busy machine
 
@@ -157,6 +160,7 @@ class House:
         url: str | None = None,
         pause: float = 0,
         until: threading.Event | None = None,
+        conn: psycopg.Connection[Any] | None = None,
         **job: Any,
     ) -> None:
         """Enqueue jobs, each in a transaction of its own, reconnecting as often as it takes.
@@ -164,18 +168,11 @@ class House:
         A job whose enqueue was refused or is unknown is not tried again.
         """
         until = until or threading.Event()
-        conn: psycopg.Connection[Any] | None = None
         payload = job.pop("payload", {})
         for _ in range(count):
             while (conn is None or conn.closed) and not until.is_set():
                 try:
-                    conn = psycopg.connect(
-                        url or self.url,
-                        autocommit=True,
-                        cursor_factory=self._cursor,
-                        connect_timeout=5,
-                        tcp_user_timeout=3000,
-                    )
+                    conn = self.producer(url)
                 except psycopg.OperationalError:
                     time.sleep(0.1)
             if until.is_set():
@@ -193,6 +190,16 @@ class House:
                 time.sleep(pause)
         if conn:
             conn.close()
+
+    def producer(self, url: str | None = None) -> psycopg.Connection[Any]:
+        """Open a connection whose calls go on record."""
+        return psycopg.connect(
+            url or self.url,
+            autocommit=True,
+            cursor_factory=self._cursor,
+            connect_timeout=5,
+            tcp_user_timeout=3000,
+        )
 
     @contextlib.contextmanager
     def producing(self, count: int, **job: Any) -> Iterator[None]:
@@ -366,7 +373,7 @@ class House:
         report = check(Saved.load(self.folder), needed)
         if record := os.environ.get("ROTA_RECORD"):
             test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
-            Appender(Path(record)).write(test=test, figures=asdict(report.figures))
+            Appender(Path(record)).write(test=test, figures=vars(report.figures))
         assert broken == []
         assert report.verdicts == [], f"seed {self.seed}, history in {self.folder}"
         return report

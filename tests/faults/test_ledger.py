@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from tests.faults.harness import BOOKS, House, assert_balanced
+from tests.faults.harness import BOOKS, House, assert_balanced, only_long
 from tests.waiting import wait_until
 
 JOBS = 40
@@ -31,6 +31,7 @@ def test_workers_killed_in_the_midst_of_transfers_leave_the_books_balanced(bank:
     assert_balanced(bank, JOBS)
 
 
+@only_long
 def test_workers_killed_at_random_leave_the_books_balanced(bank: House):
     workers = [bank.worker(lease=1) for _ in range(2)]
     bank.produce(JOBS, task="transfer", payload={"seconds": 0.02})

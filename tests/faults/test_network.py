@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.faults.harness import DROP_SESSIONS, House
+from tests.faults.harness import DROP_SESSIONS, House, only_long
 from tests.faults.proxy import Proxy
 from tests.waiting import wait_until
 
@@ -38,7 +38,9 @@ def test_f1_the_reply_to_a_commit_never_arrives(
     assert house.outcomes() == [attempts]
 
 
-@pytest.mark.parametrize("directions", [("up", "down"), ("up",), ("down",)])
+@pytest.mark.parametrize(
+    "directions", [("up", "down"), pytest.param(("up",), marks=only_long), ("down",)]
+)
 def test_f7_a_partition_longer_than_the_lease_costs_a_run_and_nothing_else(
     house: House, proxy: Proxy, directions: tuple[str, ...]
 ):
@@ -73,6 +75,7 @@ def test_f7_a_partition_shorter_than_the_lease_costs_nothing(house: House, proxy
     assert house.outcomes() == [["SUCCEEDED"]] * 4
 
 
+@only_long
 def test_f8_a_connection_that_looks_alive_and_is_not_costs_a_run_and_nothing_else(
     house: House, proxy: Proxy
 ):
@@ -94,7 +97,9 @@ def test_f8_a_connection_that_looks_alive_and_is_not_costs_a_run_and_nothing_els
     assert attempts[-1] == "SUCCEEDED"
 
 
-@pytest.mark.parametrize("function", ["heartbeat_jobs", "begin_sleep", "claim_next_job"])
+@pytest.mark.parametrize(
+    "function", ["heartbeat_jobs", "begin_sleep", pytest.param("claim_next_job", marks=only_long)]
+)
 def test_f8_a_worker_leaves_a_connection_that_has_gone_silent(
     house: House, proxy: Proxy, function: str
 ):
@@ -124,7 +129,9 @@ def test_a_slow_network_costs_time_and_nothing_else(house: House, proxy: Proxy):
     assert house.outcomes() == [["SUCCEEDED"]] * 20
 
 
-@pytest.mark.parametrize("function", ["pg_terminate_backend", "pg_cancel_backend"])
+@pytest.mark.parametrize(
+    "function", ["pg_terminate_backend", pytest.param("pg_cancel_backend", marks=only_long)]
+)
 def test_f2_sessions_ended_by_an_administrator_come_back(house: House, function: str):
     for _ in range(2):
         house.worker()

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tests.faults.harness import House
+from tests.faults.harness import House, only_long
 from tests.waiting import wait_until
 from worker.link import Link
 
@@ -67,7 +67,14 @@ def test_f10_a_handler_that_holds_the_interpreter_may_lose_its_lease_and_nothing
     assert report.figures.duplicates_explained == 1
 
 
-@pytest.mark.parametrize("how", ["kill", "exit", "segfault"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "kill",
+        pytest.param("exit", marks=only_long),
+        pytest.param("segfault", marks=only_long),
+    ],
+)
 def test_f26_a_poison_job_spends_its_attempts_and_fails(house: House, how: str):
     house.produce(1, task="poison", max_retries=1, payload={"how": how})
     house.produce(3)

@@ -16,7 +16,7 @@ import pytest
 from db.deploy import deploy
 from db.embedded import Cluster
 from tests.faults.conftest import SETTINGS
-from tests.faults.harness import House
+from tests.faults.harness import House, only_long
 from tests.waiting import wait_until
 
 VERSION = int(os.environ.get("ROTA_PG", "18"))
@@ -74,7 +74,7 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-@pytest.mark.parametrize("what", ["data", "wal"])
+@pytest.mark.parametrize("what", ["data", pytest.param("wal", marks=only_long)])
 def test_f14_a_full_disk_delays_and_loses_nothing(
     server_folder: Path, settle: Callable[[Cluster], House], what: str
 ):

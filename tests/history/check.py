@@ -489,7 +489,13 @@ class _Check:
             taken: dict[str, list[Any]] = defaultdict(list)
             for item in call.answer["jobs"]:
                 first = self.claims_of[item["job"]][0][0] is call
-                if item["attempt"] == 1 and first and item["job"] in self.jobs:
+                known = self.jobs.get(item["job"])
+                if (
+                    item["attempt"] == 1
+                    and first
+                    and known
+                    and known["schedule_type"] == "ONE_TIME"
+                ):
                     taken[item["queue"]].append(self.rank(item["job"]))
             for name, ranks in taken.items():
                 passed = self.passed_by(free[name], touched, call)
