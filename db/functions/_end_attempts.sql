@@ -72,6 +72,7 @@ begin
                     else 'FAILED'
                 end as outcome,
                 case
+                    when ending is null and i.error is null then null  -- it succeeded
                     when ending = 'RELEASED' and retry_in = interval '0' then j.run_at
                     else v_now + coalesce(
                         retry_in, rota._backoff(j.attempt, q.backoff_base, q.backoff_cap)
@@ -87,7 +88,7 @@ begin
             ) as i on i.job_id = j.id and i.token = j.token
             left join rota.queues as q on q.name = j.queue
             where j.ctid = any(v_held)
-        ), judged as materialized (
+        ), judged as (
             select
                 h.*,
                 case
