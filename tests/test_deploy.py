@@ -58,6 +58,7 @@ def as_role(
             administrate(f"create role {{}} login password 'secret' {options}", name)
         except errors.InsufficientPrivilege:
             pytest.skip("the role of TEST_DATABASE_URL may not create roles")
+        administrate("grant {} to current_user", name)
         made.append(name)
         if owner:
             administrate("alter database {} owner to {}", database, name)
