@@ -35,7 +35,7 @@ as $$
             )
         when max_retries not between 0 and 1000
             then format('max_retries must be from 0 to 1000, not %s', max_retries)
-        when timeout <= interval '0' or timeout > interval '366 days'
+        when timeout > interval '366 days' or not rota._leads_on(timeout)
             then format('timeout must be more than 0 and at most 366 days, not %s', timeout)
         when unique_key is not null and length(unique_key) not between 1 and 500
             then format('unique_key must have 1 to 500 characters, not %s', length(unique_key))

@@ -5,7 +5,9 @@ create or replace function rota._check_delay(parameter text, delay interval)
     set search_path = ''
 as $$
 begin
-    if delay not between interval '0' and interval '366 days' then
+    if delay not between interval '0' and interval '366 days'
+        or timestamp '2001-02-01' + delay < timestamp '2001-02-01'  -- see _leads_on
+    then
         raise exception '% must be from 0 to 366 days, not %', parameter, delay
             using errcode = 'RTV01';
     end if;

@@ -4,7 +4,7 @@ create or replace function rota._is_lease(lease interval)
     language sql
     immutable
 as $$
-    select lease is not null and lease > interval '0' and lease <= interval '30 days'
+    select lease is not null and lease <= interval '30 days' and rota._leads_on(lease)
 $$;
 
 comment on function rota._is_lease is

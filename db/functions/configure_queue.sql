@@ -21,7 +21,7 @@ declare
             then format('backoff_base must be from 0 to 366 days, not %s', backoff_base)
         when backoff_cap <= interval '0' or backoff_cap > interval '366 days'
             then format('backoff_cap must be from 0 to 366 days, not %s', backoff_cap)
-        when timeout <= interval '0' or timeout > interval '366 days'
+        when timeout > interval '366 days' or not rota._leads_on(timeout)
             then format('timeout must be from 0 to 366 days, not %s', timeout)
     end;
 begin

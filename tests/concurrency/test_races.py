@@ -394,8 +394,9 @@ def test_an_open_foreign_key_insert_does_not_hide_a_job_from_claims(conn, sessio
     assert claimed["id"] == job_id
 
 
-KINDS = "hashjoin mergejoin material sort hashagg indexscan bitmapscan seqscan".split()
-SWITCHES = [f"enable_{kind}" for kind in KINDS]
+KINDS = ["hashjoin", "mergejoin", "material", "sort", "hashagg"]
+SCANS = ["indexscan", "bitmapscan", "seqscan"]
+SWITCHES = [f"enable_{kind}" for kind in KINDS + SCANS]
 
 
 def test_a_claim_takes_no_more_than_asked_under_any_plan(conn):
