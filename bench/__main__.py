@@ -44,8 +44,10 @@ def main() -> int:
         server = Server(Path(folder) / "server", options.version)
         with server.cluster:
             run = Run(server, sizes, options.only or "")
-            run.all()
-    report.write(run.results, RESULTS, options.size)
+            try:
+                run.all()
+            finally:  # what there is, also when somebody has lost patience
+                report.write(run.results, RESULTS, options.size)
     return 1 if run.failed else 0
 
 
@@ -60,6 +62,7 @@ class Run:
         self._peers = tuple(peer for peer in PEERS if peer.available)
         self.results: Results = {
             "machine": _machine(),
+            "load": os.getloadavg()[1],
             "postgresql": server.version(),
             "versions": {c.name: c.version for c in (ROTA, *self._peers)},
             "missing": [peer.name for peer in PEERS if not peer.available],
@@ -70,16 +73,16 @@ class Run:
     def all(self) -> None:
         """Measure everything."""
         server, sizes = self._server, self._sizes
-        self._each("enqueue", lambda c: enqueue(server, c, sizes))
-        self._each("bulk", lambda c: bulk(server, c, sizes))
         self._each("drain", lambda c: drain(server, c, sizes))
+        self._each("bulk", lambda c: bulk(server, c, sizes))
+        self._each("enqueue", lambda c: enqueue(server, c, sizes))
         self._each("latency", lambda c: latency(server, c, sizes))
-        self._each("idle", lambda c: idle_worker(server, c, sizes))
         self._rota("empty claim", lambda: empty_claim(server, sizes))
         self._rota("floor", lambda: floor(server, sizes))
         for jobs in sizes.backlogs:
             who = (ROTA, *self._peers) if jobs <= sizes.peer_backlog else (ROTA,)
             self._each(f"backlog {jobs}", lambda c: backlog(server, c, sizes, jobs), who)  # noqa: B023
+        self._each("idle", lambda c: idle_worker(server, c, sizes))
         self._each("snapshot", lambda c: snapshot(server, c, sizes, sizes.snapshot_jobs), (ROTA,))
         if sizes.peer_snapshot_jobs:
             self._each(

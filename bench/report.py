@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+QUIET = 0.5  # load average, of a machine that does nothing else
 COLOURS = {"Rota": "#c2410c"}
 
 Results = dict[str, Any]
@@ -56,6 +57,12 @@ def markdown(results: Results, name: str, path: str) -> str:
         + f". {results['at']}, {results['minutes']:.0f} minutes."
     )
     parts = [machine]
+    if results["load"] > QUIET:
+        parts.append(
+            "The machine had other work to do: its load average was"
+            f" {results['load']:.1f} before the run. Ratios are rough then, and absolute figures too"
+            " low."
+        )
     if results["missing"]:
         parts.append(f"Not installed here, so not measured: {', '.join(results['missing'])}.")
     rows = [[m.what, m.goal, m.reached, "yes" if m.kept else "**no**"] for m in marks(results)]
@@ -90,7 +97,7 @@ def marks(results: Results) -> list[Mark]:
     for make in (_drain_marks, _enqueue_marks, _latency_marks, _backlog_marks, _other_marks):
         try:
             found += list(make(results))
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             continue  # not measured in this run
     return found
 
@@ -247,7 +254,7 @@ def _drain_section(results: Results) -> str:
     if "drain" not in results:
         return ""
     rates = {
-        who: {"bulk enqueue": (results["bulk"].get(who) or {}).get("rate")}
+        who: {"bulk enqueue": (results.get("bulk", {}).get(who) or {}).get("rate")}
         | {f"drain: {key}": d["rate"] for key, d in (entry or {}).items()}
         for who, entry in results["drain"].items()
     }
@@ -270,7 +277,7 @@ def _cost_section(results: Results) -> str:
         if entry and "best, 1" in entry:
             best = entry["best, 1"]
             costs[who] = {
-                "WAL bytes to enqueue": (results["bulk"].get(who) or {}).get("wal"),
+                "WAL bytes to enqueue": (results.get("bulk", {}).get(who) or {}).get("wal"),
                 "WAL bytes to run": best["wal"],
                 "commits": best["commits"],
                 "dead rows": best["dead_rows"],

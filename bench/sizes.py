@@ -1,4 +1,4 @@
-"""How much is measured: all of it (an hour), or what fits into 25 minutes, or into five."""
+"""How much is measured: all of it (an hour), or what fits into 20 minutes, or into five."""
 
 from dataclasses import dataclass
 
@@ -49,21 +49,21 @@ FULL = Sizes(
 SHORT = Sizes(
     enqueue_seconds=2.0,
     enqueue_clients=(1, 8, 32),
-    enqueue_workers=("asleep", "busy"),
+    enqueue_workers=("busy",),
     bulk_jobs=100_000,
     drain_jobs=100_000,
-    drain_rounds=2,
+    drain_rounds=1,
     slow_drain_seconds=6.0,
     processes=(1, 2, 4),
-    idle_starts=200,
-    loaded_starts=2000,
-    backlogs=(10_000, 1_000_000, 10_000_000),
+    idle_starts=150,
+    loaded_starts=1000,
+    backlogs=(10_000, 1_000_000),
     peer_backlog=10_000,
     backlog_drain=100_000,
-    snapshot_jobs=1_500_000,
-    peer_snapshot_jobs=200_000,
-    idle_seconds=10.0,
-    calls=5000,
+    snapshot_jobs=1_000_000,
+    peer_snapshot_jobs=100_000,
+    idle_seconds=8.0,
+    calls=3000,
 )
 
 QUICK = Sizes(

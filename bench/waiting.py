@@ -36,25 +36,29 @@ class Drained:
 def drained(
     arena: Arena, workers: Sequence[Process], jobs: int, patience: float, to_the_end: bool = True
 ) -> Drained:
-    """Wait until so many jobs are finished, from now or the first handler on, whichever is later.
+    """Wait until so many jobs are finished, from the first handler on.
 
     The workers count handlers that began; that the database knows of the end of the last one is
     asked of it, if these are all jobs. A drain that takes longer than the patience is measured up
     to there.
     """
     before = [worker.count for worker in workers]
-    asked_at = time.monotonic_ns()
+
+    def done_so_far() -> int:
+        return sum(worker.count for worker in workers) - sum(before)
+
+    until(lambda: done_so_far() > 0, "the first job")
     deadline = time.monotonic() + patience
-    done = 0
-    while done < jobs and time.monotonic() < deadline:
+    while (done := done_so_far()) < jobs and time.monotonic() < deadline:
         time.sleep(LOOK)
-        done = sum(worker.count for worker in workers) - sum(before)
     if done >= jobs and to_the_end:
         until(lambda: arena.left() == 0, "the last jobs to be finished")
         done = jobs
     ended = time.monotonic_ns()
-    began = min(
-        (series[0][0] for worker in workers if (series := [s for s in worker.series if s[1] > 0])),
-        default=asked_at,
+    # A worker speaks ten times a second: what the first line tells of is not counted.
+    began, early = min(
+        next(entry for entry in worker.series if entry[1] > count)
+        for worker, count in zip(workers, before, strict=True)
+        if worker.count > count
     )
-    return Drained(done, (ended - max(began, asked_at)) / 1e9)
+    return Drained(done - early, (ended - began) / 1e9)

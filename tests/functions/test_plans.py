@@ -130,6 +130,7 @@ def test_a_claim_uses_all_columns_of_its_lane_as_index_conditions(connect):
 
     (lane_scan,) = [plan for plan in plans if "LockRows" in plan]
     condition = re.search(r"Index Cond: (.*)", lane_scan)[1]
+    condition = re.sub(r"\((\w+)\)::[a-z]+( [a-z]+)*", r"\1", condition)  # casts of domains
     assert "live_jobs_by_lane" in lane_scan
     assert all(
         part in condition for part in ("queue =", "priority =", "ROW(run_at, id)", "run_at <=")
