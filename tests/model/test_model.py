@@ -43,7 +43,7 @@ def test_any_history_of_calls_leaves_what_the_model_says(database: Database) -> 
     run_state_machine_as_test(
         lambda: RotaMachine(database),
         settings=settings(
-            max_examples=SOAK or 200,
+            max_examples=SOAK or 80,
             stateful_step_count=60,
             derandomize=not SOAK,
             database=None,
