@@ -4,7 +4,7 @@ import os
 
 from flask import Flask
 
-from app import docs, errors, health, inputs, jobs, logs, protection, queues, workers
+from app import docs, errors, health, inputs, jobs, logs, protection, queues, schedules, workers
 from app.database import Database
 
 
@@ -21,12 +21,16 @@ def create_app(database_url: str | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = inputs.MAX_BODY_BYTES
     app.json.sort_keys = False
     app.url_map.merge_slashes = False
-    app.url_map.converters |= {"id": inputs.IdConverter, "queue": inputs.QueueConverter}
+    app.url_map.converters |= {
+        "id": inputs.IdConverter,
+        "queue": inputs.QueueConverter,
+        "schedule": inputs.ScheduleConverter,
+    }
     app.extensions["database"] = Database(database_url or os.environ.get("DATABASE_URL", ""))
 
     for part in (logs, protection, errors):
         part.init_app(app)
-    for resource in (jobs, queues, workers, health):
+    for resource in (jobs, schedules, queues, workers, health):
         app.register_blueprint(resource.blueprint)
     docs.init_app(app)
     return app

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg
-from flask import Response
+from flask import Response, request, url_for
 from psycopg import sql
 
 
@@ -60,3 +60,11 @@ def answer(**members: str | list[str]) -> Response:
 def answer_page(name: str, rows: list[str], next_url: str | None) -> Response:
     """Answer with one page of rows and the link to the next one, null after the last."""
     return answer(**{name: rows, "next": json.dumps(next_url)})
+
+
+def next_url(position: Any) -> str | None:
+    """Return this request's URL, moved on to the rows after a position."""
+    if position is None:
+        return None
+    query = request.args.to_dict() | {"before": str(position)}
+    return url_for(request.endpoint, **request.view_args, **query)

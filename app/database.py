@@ -27,6 +27,7 @@ TRANSACTION_SETTINGS = """
     set local statement_timeout = '10s';
     set local lock_timeout = '3s';
     set local timezone = 'UTC';
+    set local intervalstyle = 'iso_8601';
     set local jit = off
 """
 

@@ -65,9 +65,10 @@ def init_app(app: Flask) -> None:
     )
     with app.app_context():
         spec = swagger.get_apispecs("spec")
-    for path in spec["paths"].values():
-        for method, operation in path.items():
+    for path, operations in spec["paths"].items():
+        for method, operation in operations.items():
             errors = FOR_EVERY_OPERATION | (FOR_EVERY_CHANGE if method != "get" else {})
+            errors |= {"404": "NotFound"} if "{" in path else {}
             for status, name in errors.items():
                 reference = {"$ref": f"#/components/responses/{name}"}
                 operation["responses"].setdefault(status, reference)

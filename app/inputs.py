@@ -21,6 +21,7 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_DEPTH = 100
 MAX_INTEGER = 2**31 - 1
 MAX_ID = 2**63 - 1
+PAGE_SIZE = 50
 
 
 class IdConverter(BaseConverter):
@@ -39,6 +40,14 @@ class QueueConverter(PathConverter):
     """A queue's name in a path, slashes included, unless it ends like one of our own paths."""
 
     regex = f"{PathConverter.regex}(?<!/pause)(?<!/resume)"
+
+
+class ScheduleConverter(BaseConverter):
+    """A schedule's name in a path: anything, slashes included."""
+
+    regex = ".+"
+    part_isolating = False
+    weight = PathConverter.weight
 
 
 @dataclass(frozen=True)
@@ -73,12 +82,25 @@ def integer(value: Any) -> int:
     return value
 
 
+def boolean(value: Any) -> bool:
+    """Take true or false."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
 def seconds(value: Any) -> timedelta:
     """Take a duration, given as a number of seconds."""
-    if type(value) not in (int, float):
-        raise ValueError("must be a number of seconds")
+    duration = seconds_from_zero(value)
     if value <= 0:
         raise ValueError("must be more than 0")
+    return duration
+
+
+def seconds_from_zero(value: Any) -> timedelta:
+    """Take a duration that may be 0; whether it may be negative is for the database to say."""
+    if type(value) not in (int, float):
+        raise ValueError("must be a number of seconds")
     try:
         return timedelta(seconds=value)
     except OverflowError:

@@ -6,14 +6,15 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Response, url_for
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from app.answers import answer_page, read_page, read_rows
+from app.answers import answer_page, next_url, read_page, read_rows
 from app.database import transaction
 from app.errors import RequestError, invalid
 from app.inputs import (
+    PAGE_SIZE,
     Field,
     instant,
     integer,
@@ -45,7 +46,17 @@ INTERVAL = COMMON | {
     "interval_seconds": Field(seconds, argument="every", required=True),
     "name": Field(text),
 }
-KINDS = {"ONE_TIME": ("enqueue_job", ONE_TIME), "INTERVAL": ("schedule_job", INTERVAL)}
+CRON = COMMON | {
+    "run_at": Field(instant, argument="starts_at"),
+    "cron": Field(text, required=True),
+    "time_zone": Field(text),
+    "name": Field(text),
+}
+KINDS = {
+    "ONE_TIME": ("enqueue_job", ONE_TIME),
+    "INTERVAL": ("schedule_job", INTERVAL),
+    "CRON": ("schedule_job", CRON),
+}
 KIND = {"schedule_type": Field(one_of(*KINDS))}
 BULK_ITEM = ONE_TIME | {"schedule_type": Field(one_of("ONE_TIME"))}
 
@@ -56,7 +67,6 @@ FILTERS = {
     "schedule_type": Field(one_of("ONE_TIME", "INTERVAL", "CRON")),
 }
 LIMIT = {"limit": Field(rows_up_to(200))}
-PAGE_SIZE = 50
 
 SUMMARY = sql.SQL(
     """
@@ -96,8 +106,10 @@ def create_job() -> tuple[dict[str, Any], int, dict[str, str]]:
     """Add a job.
 
     A job of type `ONE_TIME` runs once; one of type `INTERVAL` runs again and again, every
-    `interval_seconds`. Where a live job holds the `unique_key` already, it is returned and none is
-    added; where a recurring job has the `name` already, it is updated.
+    `interval_seconds`, and one of type `CRON` whenever its expression says, by the clocks of its
+    `time_zone`; `/schedules` knows more about such jobs. Where a live job holds the `unique_key`
+    already, it is returned and none is added; where a recurring job has the `name` already, it is
+    updated.
     ---
     tags: [jobs]
     requestBody:
@@ -126,6 +138,14 @@ def create_job() -> tuple[dict[str, Any], int, dict[str, str]]:
                 schedule_type: INTERVAL
                 interval_seconds: 60
                 name: every-minute
+            cron:
+              summary: On weekdays at nine, by the clocks of New York
+              value:
+                task: echo
+                schedule_type: CRON
+                cron: 0 9 * * MON-FRI
+                time_zone: America/New_York
+                name: good-morning
     responses:
       201:
         description: The job was added.
@@ -224,7 +244,7 @@ def list_jobs() -> Response:
     )
     with transaction() as conn:
         jobs, last_id = read_page(conn, select, query, limit, sql.SQL("r.id"))
-    return answer_page("jobs", jobs, _next_url(last_id))
+    return answer_page("jobs", jobs, next_url(last_id))
 
 
 @blueprint.get("/jobs/<id:job_id>")
@@ -242,7 +262,6 @@ def get_job(job_id: int) -> Response:
         content:
           application/json:
             schema: {$ref: "#/components/schemas/Job"}
-      404: {$ref: "#/components/responses/NotFound"}
     """
     executions_url = url_for("jobs.list_executions", job_id=job_id)
     with transaction() as conn:
@@ -271,7 +290,6 @@ def list_executions(job_id: int) -> Response:
         content:
           application/json:
             schema: {$ref: "#/components/schemas/Executions"}
-      404: {$ref: "#/components/responses/NotFound"}
       422: {$ref: "#/components/responses/Invalid"}
     """
     query = read_query(LIMIT | {"before": Field(_execution_position)})
@@ -293,7 +311,7 @@ def list_executions(job_id: int) -> Response:
         executions, position = read_page(
             conn, page, arguments, query.get("limit", PAGE_SIZE), EXECUTION_POSITION
         )
-    return answer_page("executions", executions, _next_url(position))
+    return answer_page("executions", executions, next_url(position))
 
 
 @blueprint.post("/jobs/<id:job_id>/cancel")
@@ -321,7 +339,6 @@ def cancel_job(job_id: int) -> dict[str, Any]:
         content:
           application/json:
             schema: {$ref: "#/components/schemas/JobOutcome"}
-      404: {$ref: "#/components/responses/NotFound"}
       409: {$ref: "#/components/responses/Conflict"}
     """
     arguments = parse_fields(read_body(), {"reason": Field(text)})
@@ -344,7 +361,6 @@ def retry_job(job_id: int) -> dict[str, Any]:
         content:
           application/json:
             schema: {$ref: "#/components/schemas/JobOutcome"}
-      404: {$ref: "#/components/responses/NotFound"}
       409: {$ref: "#/components/responses/Conflict"}
     """
     parse_fields(read_body(), {})
@@ -391,14 +407,6 @@ def _execution_position(value: str) -> dict[str, Any]:
         "attempt": int(attempt),
         "outcome": outcome,
     }
-
-
-def _next_url(position: Any) -> str | None:
-    """Return this request's URL, moved on to the rows after a position."""
-    if position is None:
-        return None
-    query = request.args.to_dict() | {"before": str(position)}
-    return url_for(request.endpoint, **request.view_args, **query)
 
 
 def _not_found(job_id: int) -> RequestError:

@@ -79,7 +79,6 @@ def resume_queue(queue: str) -> Response:
       - $ref: "#/components/parameters/Queue"
     responses:
       200: {$ref: "#/components/responses/Queue"}
-      404: {$ref: "#/components/responses/NotFound"}
       422: {$ref: "#/components/responses/Invalid"}
     """
     parse_fields(read_body(), {})

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 
-from app import create_app, jobs, queues
+from app import create_app, jobs, queues, schedules
 
 # The order is the life of a job, so that each example finds what it needs.
 OPERATIONS = [
@@ -21,6 +21,16 @@ OPERATIONS = [
     "GET /jobs/{job_id}/executions",
     "POST /jobs/{job_id}/cancel",
     "POST /jobs/{job_id}/retry",
+    "POST /schedules",
+    "GET /schedules",
+    "GET /schedules/{name}",
+    "PUT /schedules/{name}",
+    "POST /schedules/{name}/pause",
+    "POST /schedules/{name}/resume",
+    "POST /schedules/{name}/trigger",
+    "POST /schedules/{name}/backfill",
+    "DELETE /schedules/{name}",
+    "POST /schedules/preview",
     "GET /queues",
     "POST /queues/{queue}/pause",
     "POST /queues/{queue}/resume",
@@ -153,6 +163,11 @@ def test_the_documented_fields_are_the_accepted_ones(spec: dict[str, Any]) -> No
 
     assert documented("OneTimeJob") == {"schedule_type", *jobs.ONE_TIME} == set(jobs.BULK_ITEM)
     assert documented("IntervalJob") == {"schedule_type", *jobs.INTERVAL}
+    assert documented("CronJob") == {"schedule_type", *jobs.CRON}
+    settings = {*schedules.TIMINGS, *schedules.OPTIONS}
+    assert documented("ScheduleSettings") == settings
+    assert documented("NewSchedule") == settings | set(schedules.NAME)
+    assert documented("Preview") == {*schedules.TIMINGS, *schedules.PREVIEW}
     assert documented("QueueSettings") == set(queues.SETTINGS)
     assert len(schemas["NewJob"]["oneOf"]) == len(jobs.KINDS)
 

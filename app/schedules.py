@@ -1,0 +1,399 @@
+"""Schedules: save, list, look at, preview, pause, resume, trigger, backfill, delete.
+
+A name may hold slashes and be as our own paths are: what has a name in its path and nothing behind
+it is read, saved and deleted, and never posted to; what has a verb behind it is only posted to.
+So neither a schedule "preview" nor one "a/pause" is out of reach.
+"""
+
+from typing import Any
+
+import psycopg
+from flask import Blueprint, Response, url_for
+from psycopg import sql
+
+from app.answers import answer_page, next_url, read_page, read_rows
+from app.database import transaction
+from app.errors import RequestError, invalid
+from app.inputs import (
+    PAGE_SIZE,
+    Field,
+    boolean,
+    instant,
+    integer,
+    json_value,
+    parse_fields,
+    read_body,
+    read_query,
+    row_id,
+    rows_up_to,
+    seconds,
+    seconds_from_zero,
+    text,
+)
+from db.gateway import call
+
+blueprint = Blueprint("schedules", __name__)
+
+TIMINGS = {
+    "cron": Field(text, required=True),
+    "interval_seconds": Field(seconds, argument="every", required=True),
+    "every": Field(text, required=True),
+}
+OPTIONS = {
+    "task": Field(text, required=True),
+    "payload": Field(json_value),
+    "time_zone": Field(text),
+    "starts_at": Field(instant),
+    "ends_at": Field(instant),
+    "max_runs": Field(integer),
+    "fixed_delay": Field(boolean),
+    "jitter_seconds": Field(seconds_from_zero, argument="jitter"),
+    "misfire": Field(text),
+    "misfire_cap": Field(integer),
+    "max_lateness_seconds": Field(seconds, argument="max_lateness"),
+    "overlap": Field(text),
+    "queue": Field(text),
+    "priority": Field(integer),
+    "max_retries": Field(integer),
+    "timeout_seconds": Field(seconds, argument="timeout"),
+}
+NAME = {"name": Field(text, required=True)}
+PREVIEW = {"time_zone": Field(text), "n": Field(integer), "from_time": Field(instant)}
+RANGE = {
+    "starts_at": Field(instant, required=True),
+    "ends_at": Field(instant, required=True),
+}
+
+SUMMARY = sql.SQL(
+    """
+    job_id, name, task, schedule_type, cron, every::text as every, time_zone, starts_at, ends_at,
+    max_runs, fixed_delay, extract(epoch from jitter)::float8 as jitter_seconds, misfire,
+    misfire_cap, extract(epoch from max_lateness)::float8 as max_lateness_seconds, overlap, queue,
+    priority, max_retries, extract(epoch from timeout)::float8 as timeout_seconds, paused_at,
+    state, run, nullif(scheduled_for, 'infinity') as scheduled_for, run_at, last_error, created_at
+    """
+)
+SCHEDULE = sql.SQL("select {}, payload from rota.schedule_status where name = %(name)s").format(
+    SUMMARY
+)
+# What the server says of a text that is no interval, before our function sees it.
+NO_INTERVAL = (
+    psycopg.errors.InvalidDatetimeFormat,
+    psycopg.errors.DatetimeFieldOverflow,
+    psycopg.errors.IntervalFieldOverflow,
+)
+
+
+@blueprint.post("/schedules")
+def create_schedule() -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Save a schedule under its name.
+
+    Exactly one of `cron`, `interval_seconds` and `every` says when it runs. Where a schedule has
+    the `name` already, it is changed and keeps its id and its place; what is left out takes its
+    default.
+    ---
+    tags: [schedules]
+    requestBody:
+      required: true
+      content:
+        application/json:
+          schema: {$ref: "#/components/schemas/NewSchedule"}
+          examples:
+            cron:
+              summary: Every night, by the clocks of Berlin
+              value:
+                name: nightly
+                task: echo
+                cron: 30 2 * * *
+                time_zone: Europe/Berlin
+                misfire: once
+            every:
+              summary: At the end of each month
+              value:
+                name: month-end
+                task: echo
+                every: P1M
+                time_zone: America/New_York
+                starts_at: "2030-01-31T09:00:00-05:00"
+            interval:
+              summary: Every five minutes, started up to 30 seconds later
+              value: {name: poll, task: echo, interval_seconds: 300, jitter_seconds: 30}
+    responses:
+      201:
+        description: The schedule was added.
+        headers:
+          Location: {schema: {type: string}, description: Where to look at the schedule.}
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/CreatedJob"}
+      200:
+        description: The schedule of this name was changed.
+        headers:
+          Location: {schema: {type: string}, description: Where to look at the schedule.}
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/CreatedJob"}
+    """
+    return _save(read_body(), OPTIONS | NAME)
+
+
+@blueprint.get("/schedules")
+def list_schedules() -> Response:
+    """List the live schedules, the newest first.
+
+    Payloads are left out; the schedule itself has it.
+    ---
+    tags: [schedules]
+    parameters:
+      - $ref: "#/components/parameters/Limit"
+      - name: before
+        in: query
+        description: Only schedules with a lower job_id; `next` has it set.
+        schema: {type: integer, format: int64, minimum: 0}
+    responses:
+      200:
+        description: A page of schedules.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/Schedules"}
+      422: {$ref: "#/components/responses/Invalid"}
+    """
+    query = read_query({"limit": Field(rows_up_to(200)), "before": Field(row_id)})
+    limit = query.pop("limit", PAGE_SIZE)
+    select = sql.SQL("select {} from rota.schedule_status {} order by job_id desc").format(
+        SUMMARY, sql.SQL("where job_id < %(before)s" if query else "")
+    )
+    with transaction() as conn:
+        schedules, last_id = read_page(conn, select, query, limit, sql.SQL("r.job_id"))
+    return answer_page("schedules", schedules, next_url(last_id))
+
+
+@blueprint.get("/schedules/<schedule:name>")
+def get_schedule(name: str) -> Response:
+    """Look at a schedule: its definition, its present run, and the next.
+
+    ---
+    tags: [schedules]
+    parameters:
+      - $ref: "#/components/parameters/ScheduleName"
+    responses:
+      200:
+        description: The schedule.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/Schedule"}
+    """
+    with transaction() as conn:
+        rows = read_rows(conn, SCHEDULE, {"name": name})
+    if not rows:
+        raise RequestError(404, f"there is no live schedule {name}", code="RTN02")
+    return Response(rows[0] + "\n", mimetype="application/json")
+
+
+@blueprint.put("/schedules/<schedule:name>")
+def put_schedule(name: str) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Save a schedule under the name in the path.
+
+    As `POST /schedules` does.
+    ---
+    tags: [schedules]
+    parameters:
+      - $ref: "#/components/parameters/ScheduleName"
+    requestBody:
+      required: true
+      content:
+        application/json:
+          schema: {$ref: "#/components/schemas/ScheduleSettings"}
+          example: {task: echo, cron: "0 4 * * MON-FRI", time_zone: Europe/Berlin}
+    responses:
+      201:
+        description: The schedule was added.
+        headers:
+          Location: {schema: {type: string}, description: Where to look at the schedule.}
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/CreatedJob"}
+      200:
+        description: The schedule was changed.
+        headers:
+          Location: {schema: {type: string}, description: Where to look at the schedule.}
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/CreatedJob"}
+    """
+    return _save(read_body(), OPTIONS, name=name)
+
+
+@blueprint.delete("/schedules/<schedule:name>")
+def delete_schedule(name: str) -> dict[str, Any]:
+    """End a schedule for good.
+
+    A run under way is asked to stop; then the schedule ends with it.
+    ---
+    tags: [schedules]
+    parameters:
+      - $ref: "#/components/parameters/ScheduleName"
+    responses:
+      200:
+        description: What became of the schedule's job.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/JobOutcome"}
+    """
+    return _steer("delete_schedule", name)
+
+
+@blueprint.post("/schedules/<schedule:name>/pause")
+def pause_schedule(name: str) -> dict[str, Any]:
+    """Start no more runs of a schedule.
+
+    A run under way ends as it would.
+    ---
+    tags: [schedules]
+    parameters:
+      - $ref: "#/components/parameters/ScheduleName"
+    responses:
+      200:
+        description: What became of the schedule's job.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/JobOutcome"}
+    """
+    return _steer("pause_schedule", name)
+
+
+@blueprint.post("/schedules/<schedule:name>/resume")
+def resume_schedule(name: str) -> dict[str, Any]:
+    """Let a paused schedule run again, from its next slot on.
+
+    ---
+    tags: [schedules]
+    parameters:
+      - $ref: "#/components/parameters/ScheduleName"
+    responses:
+      200:
+        description: What became of the schedule's job.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/JobOutcome"}
+    """
+    return _steer("resume_schedule", name)
+
+
+@blueprint.post("/schedules/<schedule:name>/trigger")
+def trigger_schedule(name: str) -> dict[str, Any]:
+    """Run a schedule once now, beside its slots.
+
+    At once, or when the run under way has ended.
+    ---
+    tags: [schedules]
+    parameters:
+      - $ref: "#/components/parameters/ScheduleName"
+    responses:
+      200:
+        description: What became of the schedule's job.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/JobOutcome"}
+    """
+    return _steer("trigger_schedule", name)
+
+
+@blueprint.post("/schedules/<schedule:name>/backfill")
+def backfill_schedule(name: str) -> tuple[dict[str, Any], int]:
+    """Add a job for each slot from one time until before another.
+
+    At most 1,000 at a time. A slot whose job of an earlier backfill is still live gets no second.
+    ---
+    tags: [schedules]
+    parameters:
+      - $ref: "#/components/parameters/ScheduleName"
+    requestBody:
+      required: true
+      content:
+        application/json:
+          schema:
+            type: object
+            additionalProperties: false
+            required: [starts_at, ends_at]
+            properties:
+              starts_at: {type: string, format: date-time}
+              ends_at: {type: string, format: date-time}
+          example: {starts_at: "2030-01-01T00:00:00Z", ends_at: "2030-01-08T00:00:00Z"}
+    responses:
+      201:
+        description: The jobs, one for each slot; at least one was added.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/CreatedJobs"}
+      200:
+        description: None was added.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/CreatedJobs"}
+    """
+    arguments = parse_fields(read_body(), RANGE)
+    with transaction() as conn:
+        jobs = call(conn, "backfill_schedule", name=name, **arguments)
+    return {"jobs": jobs}, 201 if any(job["created"] for job in jobs) else 200
+
+
+@blueprint.post("/schedules/preview")
+def preview_schedule() -> dict[str, Any]:
+    """List the next runs that a timing would have.
+
+    Exactly one of `cron`, `interval_seconds` and `every`. The note says what a change of the clocks
+    does to a run: its local time was skipped (moved), several fell on one moment (merged), or it
+    comes twice (repeated). Nothing is saved.
+    ---
+    tags: [schedules]
+    requestBody:
+      required: true
+      content:
+        application/json:
+          schema: {$ref: "#/components/schemas/Preview"}
+          example:
+            cron: 0,30 2 * * *
+            time_zone: Europe/Berlin
+            n: 5
+            from_time: "2030-03-30T00:00:00Z"
+    responses:
+      200:
+        description: The runs.
+        content:
+          application/json:
+            schema: {$ref: "#/components/schemas/PreviewedRuns"}
+    """
+    arguments = _parse(read_body(), PREVIEW)
+    return {"runs": _call("preview_schedule", arguments)}
+
+
+def _save(
+    body: dict[str, Any], fields: dict[str, Field], **path: str
+) -> tuple[dict[str, Any], int, dict[str, str]]:
+    arguments = _parse(body, fields) | path
+    [job] = _call("schedule_job", arguments)
+    location = url_for("schedules.get_schedule", name=arguments["name"])
+    return job, 201 if job["created"] else 200, {"Location": location}
+
+
+def _parse(body: dict[str, Any], fields: dict[str, Field]) -> dict[str, Any]:
+    """Check a body that says when something runs, in exactly one of three ways."""
+    given = {name: field for name, field in TIMINGS.items() if name in body}
+    if len(given) != 1:
+        raise invalid(" or ".join(given or TIMINGS), "give exactly one of these")
+    return parse_fields(body, given | fields)
+
+
+def _call(function: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    try:
+        with transaction() as conn:
+            return call(conn, function, **arguments)
+    except NO_INTERVAL as error:
+        raise invalid("every", error.diag.message_primary or str(error)) from None
+
+
+def _steer(function: str, name: str) -> dict[str, Any]:
+    parse_fields(read_body(), {})
+    with transaction() as conn:
+        return call(conn, function, name=name)[0]
