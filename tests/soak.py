@@ -144,12 +144,15 @@ class Round:
 
     def victim(self) -> Worker:
         """Choose a worker that is up."""
-        up = [
-            worker
-            for worker in self.house.workers
-            if worker.alive and '"started"' in worker.log.read_text()
-        ]
-        return self.random.choice(up)
+
+        def up() -> list[Worker]:
+            return [
+                worker
+                for worker in self.house.workers
+                if worker.alive and '"started"' in worker.log.read_text()
+            ]
+
+        return self.random.choice(wait_until(up))
 
     # -- the faults ----------------------------------------------------------------------------
 
@@ -304,6 +307,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--folder", type=Path, default=None, help="where the histories go")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     folder = options.folder or Path(tempfile.mkdtemp(prefix="rota-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "elsewhere.jsonl"

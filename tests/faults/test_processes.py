@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import pytest
 
@@ -48,6 +49,28 @@ def test_f9_a_worker_that_stood_still_past_its_lease_finishes_nothing(house: Hou
 
     assert house.outcomes() == [["LOST", "SUCCEEDED"]] * 4
     assert report.figures.duplicates_explained == 4
+
+
+def test_f9_a_worker_that_comes_back_while_its_successor_runs_is_refused(house: House):
+    house.produce(2, payload={"seconds": 3})
+    zombie = house.worker(lease=1, concurrency=2)
+    wait_until(lambda: house.effects("start") == 2)
+    with house.stopped(zombie):
+        wait_until(
+            lambda: (
+                house.execute("select rota.recover_jobs()") and house.outcomes() == [["LOST"]] * 2
+            )
+        )
+        house.worker(lease=10, concurrency=2)
+        wait_until(lambda: house.effects("start") == 4)
+        time.sleep(1)  # by now the zombie's handlers are done, as soon as it may go on
+    wait_until(lambda: "LEASE_LOST" in zombie.log.read_text())
+    assert house.effects("done") == 2  # the successor's are not done yet
+
+    report = house.decide(jobs=2, late=2)
+
+    assert house.outcomes() == [["LOST", "SUCCEEDED"]] * 2
+    assert report.figures.duplicates_explained == 2
 
 
 def test_f10_a_handler_that_holds_the_interpreter_may_lose_its_lease_and_nothing_else(

@@ -183,6 +183,7 @@ class _Check:
             *self.enqueued_once(),
             *self.one_live_lease(),
             *self.fenced(),
+            *self.ended_by_holder(),
             *self.one_end(),
             *self.attempts_count(),
             *self.attempts_recorded(),
@@ -338,6 +339,26 @@ class _Check:
                     yield Verdict("L2", job, f"{token} was accepted, on record is {how}")
                 elif ending["job_state"] != answer:
                     yield Verdict("L2", job, f"{token} was told {answer}, not what is on record")
+
+    def ended_by_holder(self) -> Iterator[Verdict]:
+        """L2: no attempt was ended before its own holder asked for that."""
+        if self.clock_moved:
+            return
+        asked: dict[Pair, float] = defaultdict(lambda: float("inf"))
+        for call in self.calls:
+            if call.op in ("finish", "release"):
+                for job, token in call.asked["pairs"]:
+                    asked[job, token] = min(asked[job, token], call.wall)
+        for effect in self.effects:
+            if effect["phase"] == "finishing":  # in a transaction of the handler's own
+                pair = effect["job"], effect["token"]
+                asked[pair] = min(asked[pair], effect["wall"])
+        for pair in self.claims:
+            ending = self.endings.get(pair)
+            if ending is None or ending["outcome"] == "LOST":
+                continue
+            if ending["finished_at"] < asked[pair] - ROUNDING:
+                yield Verdict("L2", pair[0], f"{pair[1]} was ended, but not by its holder")
 
     def one_end(self) -> Iterator[Verdict]:
         """S4: a job ends once in each of its lifetimes, and as its last attempt says."""

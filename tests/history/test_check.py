@@ -241,6 +241,10 @@ def accept_late_finish(story):
     story.finish(WORKER_A, 13.0, 1, "zzz", "LEASE_LOST")
 
 
+def end_for_another(story):
+    story.executions[1]["finished_at"] = WALL + 7.25
+
+
 def refuse_rightful_finish(story):
     for line in story.history:
         if line.get("outcomes") == ["COMPLETED"]:
@@ -314,6 +318,7 @@ BROKEN = [
     (lease_while_leased, "L1"),
     (overlap_in_the_tables, "L1"),
     (accept_late_finish, "L2"),
+    (end_for_another, "L2"),
     (refuse_rightful_finish, "L2"),
     (conflict, "L2"),
     (end_twice, "S4"),
