@@ -48,9 +48,10 @@ class Process:
         self.series: list[tuple[int, int]] = []  # (monotonic ns, handlers begun)
         self.started: dict[int, int] = {}  # number of a job: monotonic ns
         threading.Thread(target=self._listen, daemon=True).start()
-        self._answer()  # that it is ready
 
     def __enter__(self) -> Self:
+        """Wait until it says that it is ready."""
+        self._answer()
         return self
 
     def __exit__(

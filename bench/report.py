@@ -60,8 +60,8 @@ def markdown(results: Results, name: str, path: str) -> str:
     if results["load"] > QUIET:
         parts.append(
             "The machine had other work to do: its load average was"
-            f" {results['load']:.1f} before the run. Ratios are rough then, and absolute figures too"
-            " low."
+            f" {results['load']:.1f} before the run. Ratios are rough then, and absolute figures"
+            " too low."
         )
     if results["missing"]:
         parts.append(f"Not installed here, so not measured: {', '.join(results['missing'])}.")

@@ -36,16 +36,15 @@ class Drained:
 def drained(
     arena: Arena, workers: Sequence[Process], jobs: int, patience: float, to_the_end: bool = True
 ) -> Drained:
-    """Wait until so many jobs are finished, from the first handler on.
+    """Wait until these new workers have finished so many jobs, from the first handler on.
 
     The workers count handlers that began; that the database knows of the end of the last one is
     asked of it, if these are all jobs. A drain that takes longer than the patience is measured up
     to there.
     """
-    before = [worker.count for worker in workers]
 
     def done_so_far() -> int:
-        return sum(worker.count for worker in workers) - sum(before)
+        return sum(worker.count for worker in workers)
 
     until(lambda: done_so_far() > 0, "the first job")
     deadline = time.monotonic() + patience
@@ -55,10 +54,10 @@ def drained(
         until(lambda: arena.left() == 0, "the last jobs to be finished")
         done = jobs
     ended = time.monotonic_ns()
-    # A worker speaks ten times a second: what the first line tells of is not counted.
+    # A worker speaks twenty times a second: what the first line tells of is not counted.
     began, early = min(
-        next(entry for entry in worker.series if entry[1] > count)
-        for worker, count in zip(workers, before, strict=True)
-        if worker.count > count
+        next(entry for entry in worker.series if entry[1] > 0)
+        for worker in workers
+        if worker.count > 0
     )
     return Drained(done - early, (ended - began) / 1e9)

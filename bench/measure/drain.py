@@ -54,7 +54,9 @@ def _drain(
         arena.vacuum()
         before = arena.counters()
         with ExitStack() as stack:
-            workers = [stack.enter_context(arena.worker(options)) for _ in range(processes)]
+            workers = [arena.worker(options) for _ in range(processes)]  # all at once
+            for worker in workers:
+                stack.enter_context(worker)
             result = drained(arena, workers, jobs, sizes.slow_drain_seconds)
             memory = max(worker.memory() for worker in workers)
         return {"rate": result.rate, "memory": memory, **_cost(arena, before, result)}

@@ -2,7 +2,7 @@
 
 import { createInterface } from "node:readline";
 
-const PERIOD = 100; // milliseconds between two lines of a worker
+const PERIOD = 50; // milliseconds between two lines of a worker
 
 export const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 
