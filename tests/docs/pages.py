@@ -37,7 +37,7 @@ BLOCK = re.compile(
 
 SAME_AGAIN = [
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "(a uuid)"),
-    (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?([+-]\d\d(:\d\d)?)?", "(a time)"),
+    (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\.\d+([+-]\d\d(:\d\d)?)?", "(a moment)"),
     (r"[ \t]+", " "),
     (r"-{2,}", "-"),
     (r" $", ""),
@@ -84,7 +84,10 @@ def blocks(page: Path) -> list[Block]:
 
 
 def settle(text: str) -> str:
-    """Make two outputs of the same kind the same: uuids, times, and the width of columns."""
+    """Make two outputs of the same kind the same: uuids, moments, and the width of columns.
+
+    A time that a clock told has a fraction of a second; one without was asked for, and counts.
+    """
     for pattern, replacement in SAME_AGAIN:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
     return text.strip()
