@@ -2,7 +2,9 @@
 -- that was put back makes no slot twice.
 -- Slots that came while the run was under way are coalesced into it, unless the schedule catches
 -- up. Slots that had been missed before the run began, of which misfire 'all' runs one after the
--- other, are not the run's fault: it goes on with them.
+-- other, are not the run's fault: it goes on with them, and the first of them is the run that a
+-- trigger asked for.
+-- While the schedule is paused run_at is 'infinity' even if it is over: a retry waits, too.
 create or replace function rota._next_slot(job rota.live_jobs, at timestamptz)
     returns rota.next_slot
     language plpgsql
@@ -12,20 +14,15 @@ as $$
 declare
     v_schedule rota.schedules;
     v_slot timestamptz;
+    v_is_over boolean := false;
 begin
     select s.* into v_schedule
     from rota.schedules as s
     where s.job_id = job.id;
 
     if job.run >= v_schedule.max_runs then
-        return null;
-    end if;
-
-    if v_schedule.trigger_requested_at is not null then
-        return row(greatest(at, job.scheduled_for), at)::rota.next_slot;
-    end if;
-
-    if v_schedule.fixed_delay then
+        v_is_over := true;
+    elsif v_schedule.fixed_delay then
         v_slot := greatest(at, job.scheduled_for) + v_schedule.every;
         v_slot := case
             when v_schedule.ends_at is null or v_slot < v_schedule.ends_at then v_slot
@@ -40,8 +37,10 @@ begin
         end if;
     end if;
 
-    if v_slot is null then
-        return null;
+    if v_schedule.trigger_requested_at is not null and not v_is_over
+        and (v_slot is null or v_slot > at or v_schedule.paused_at is not null)
+    then
+        return row(greatest(at, job.scheduled_for), at)::rota.next_slot;
     end if;
 
     return row(
@@ -55,4 +54,4 @@ end;
 $$;
 
 comment on function rota._next_slot is
-    'Say which slot follows the run that a schedule has ended; null when it is over.';
+    'Say which slot follows the run that a schedule has ended; a null one when it is over.';

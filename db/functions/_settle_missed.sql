@@ -4,6 +4,8 @@
 -- skip sets to a minute if nobody else does. Whatever is given up leaves one SKIPPED row, also a
 -- retry that a later slot has overtaken. A row whose schedule has nothing to run now is moved to
 -- its next slot, or ended, and is not claimed. Places change, because rows do.
+-- A fixed delay has no slots that could be missed, and what is due of a paused schedule was
+-- triggered: both are run, however late. The last of max_runs is overtaken by no slot.
 -- Lock order: the job's row, which the claim holds, then its schedule's.
 create or replace function rota._settle_missed(places tid[], at timestamptz)
     returns tid[]
@@ -16,6 +18,7 @@ declare
     v_place tid;
     v_job rota.live_jobs;
     v_schedule rota.schedules;
+    v_is_last boolean;
     v_later rota.slot_list;
     v_slots timestamptz[];
     v_oldest timestamptz;
@@ -40,12 +43,18 @@ begin
         from rota.schedules as s
         where s.job_id = v_job.id;
 
+        if v_schedule.fixed_delay or v_schedule.paused_at is not null then
+            v_settled := v_settled || v_place;
+            continue;
+        end if;
+
+        v_is_last := v_job.attempt > 0 and coalesce(v_job.run >= v_schedule.max_runs, false);
         v_oldest := at - case v_schedule.misfire
             when 'skip' then coalesce(v_schedule.max_lateness, interval '1 minute')
             else v_schedule.max_lateness
         end;
 
-        if v_schedule.fixed_delay then
+        if v_is_last then
             v_later := row(0, '{}')::rota.slot_list;
         else
             v_later := rota._slots_between(
@@ -78,9 +87,9 @@ begin
             order by u.slot
         );
         v_skipped := v_later.number + 1 - cardinality(v_slots);
-        v_next := coalesce(
+        v_next := case when not v_is_last then coalesce(
             v_slots[1], rota._slot_after(v_schedule, greatest(v_job.scheduled_for, at))
-        );
+        ) end;
 
         perform rota._record_skipped(
             v_job,
@@ -103,7 +112,8 @@ begin
 
         update rota.live_jobs as j
         set scheduled_for = v_next,
-            run_at = v_next,
+            run_at = v_next
+                + case when v_next > at then random() else 0 end * v_schedule.jitter,
             run = j.run + case when j.attempt > 0 then 1 else 0 end,
             attempt = 0
         where j.ctid = v_place

@@ -1,6 +1,7 @@
 -- Walks up to 1,000 slots, which a cron expression answers in a tenth of a second. Beyond that the
--- number is computed where the grid is even, else it is estimated from the walk; the last slots
--- are walked in a window that is widened until it holds enough of them, so they are always exact.
+-- number is computed where the grid is even, else it is estimated from the walk. The last slots are
+-- always exact: they are walked in a window that is widened until it holds enough of them, and
+-- narrowed when it holds far too many (a grid may be dense in January and empty until December).
 create or replace function rota._slots_between(
     schedule rota.schedules,
     after timestamptz,
@@ -18,6 +19,8 @@ declare
     v_slot timestamptz := rota._slot_after(schedule, after);
     v_number bigint;
     v_window interval;
+    v_narrow interval := '0';
+    v_wide interval;
 begin
     while v_slot <= upto and cardinality(v_slots) < v_walk loop
         v_slots := v_slots || v_slot;
@@ -37,13 +40,20 @@ begin
             v_slots := '{}';
             v_slot := rota._slot_after(schedule, upto - v_window);
 
-            while v_slot <= upto loop
+            while v_slot <= upto and cardinality(v_slots) < 2 * keep + 100 loop
                 v_slots := v_slots || v_slot;
                 v_slot := rota._slot_after(schedule, v_slot);
             end loop;
 
-            exit when cardinality(v_slots) >= keep;
-            v_window := v_window * 2;
+            if v_slot <= upto then
+                v_wide := v_window;
+            elsif cardinality(v_slots) < keep then
+                v_narrow := v_window;
+            else
+                exit;
+            end if;
+
+            v_window := coalesce((v_narrow + v_wide) / 2, v_window * 2);
         end loop;
     end if;
 

@@ -19,32 +19,27 @@ begin
     where s.job_id = v_job.id and s.paused_at is not null
     returning s.* into v_schedule;
 
-    if not found or v_job.state = 'RUNNING' then
+    -- While paused, a time to run is that of a trigger.
+    if not found or v_job.state = 'RUNNING' or v_job.run_at < 'infinity' then
         return row(v_job.id, v_job.state, nullif(v_job.run_at, 'infinity'))::rota.job_outcome;
     end if;
 
-    if v_slot <= v_now then
-        v_slot := case
-            when v_schedule.fixed_delay then v_now
-            else rota._slot_after(v_schedule, v_now)
-        end;
-    end if;
-
-    if v_job.attempt > 0 and rota._slot_after(v_schedule, v_job.scheduled_for) > v_now then
-        v_slot := v_job.scheduled_for;
+    if v_job.attempt > 0 and (
+        v_schedule.fixed_delay
+        or v_job.run >= v_schedule.max_runs
+        or coalesce(rota._slot_after(v_schedule, v_job.scheduled_for) > v_now, true)
+    ) then
         v_run_at := v_now;
     else
-        v_run_at := v_slot + random() * v_schedule.jitter;
-    end if;
+        if v_slot <= v_now then
+            v_slot := case
+                when not v_schedule.fixed_delay then rota._slot_after(v_schedule, v_now)
+                when v_schedule.ends_at is null or v_now < v_schedule.ends_at then v_now
+            end;
+            perform rota._record_paused(v_job, v_schedule, v_slot, v_now);
+        end if;
 
-    if v_slot is distinct from v_job.scheduled_for and not v_schedule.fixed_delay then
-        perform rota._record_skipped(
-            v_job,
-            1 + (rota._slots_between(v_schedule, v_job.scheduled_for, v_now, 1)).number,
-            'the schedule was paused',
-            v_slot,
-            v_now
-        );
+        v_run_at := v_slot + random() * v_schedule.jitter;
     end if;
 
     if v_slot is null then

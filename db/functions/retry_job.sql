@@ -44,6 +44,8 @@ begin
         v_run_at := case
             when v_finished.run >= v_schedule.max_runs then null
             when v_schedule.fixed_delay then v_now
+            when v_finished.attempt = 0 and v_finished.scheduled_for > v_now
+                then v_finished.scheduled_for
             else rota._slot_after(v_schedule, greatest(v_finished.scheduled_for, v_now))
         end;
     end if;

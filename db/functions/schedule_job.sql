@@ -3,7 +3,9 @@
 -- because the holder just ended. Lock order: the job's row, then its schedule.
 -- An update keeps the id and loses or doubles no slot: one that runs, is due, or waits for a retry
 -- stays as it is, and the new timing decides what follows it (_next_slot); only a slot that lies
--- ahead is chosen anew. The anchor of the grid stays unless starts_at is given.
+-- ahead is chosen anew. If it lies further ahead than the next one, the clock was put back, and the
+-- slots that had their run are stepped over. The anchor of the grid stays unless starts_at is
+-- given. A run that was asked to end, because its schedule was deleted, ends without it now.
 create or replace function rota.schedule_job(
     task text,
     payload jsonb default '{}',
@@ -38,6 +40,7 @@ declare
     v_schedule rota.schedules;
     v_held rota.live_jobs;
     v_old rota.schedules;
+    v_from timestamptz;
     v_slot timestamptz;
     v_job rota.enqueued_job;
 begin
@@ -133,7 +136,9 @@ begin
         max_retries = greatest(
             coalesce(schedule_job.max_retries, j.max_retries), j.attempt - 1
         ),
-        timeout = coalesce(schedule_job.timeout, j.timeout)
+        timeout = coalesce(schedule_job.timeout, j.timeout),
+        cancel_requested_at = null,
+        cancel_reason = null
     where j.id = v_held.id;
 
     if v_held.state = 'SCHEDULED' and v_held.attempt = 0 and v_held.scheduled_for > v_now
@@ -145,7 +150,15 @@ begin
             v_schedule.ends_at, v_schedule.fixed_delay, v_schedule.jitter
         )
     then
-        v_slot := rota._first_slot(v_schedule, v_now);
+        if not v_old.fixed_delay and rota._slot_after(v_old, v_now) < v_held.scheduled_for then
+            v_from := (
+                select max(e.scheduled_for) + interval '1 microsecond'
+                from rota.job_executions as e
+                where e.job_id = v_held.id and e.outcome <> 'SKIPPED'
+            );
+        end if;
+
+        v_slot := rota._first_slot(v_schedule, greatest(v_now, v_from));
 
         update rota.live_jobs as j
         set scheduled_for = v_slot,

@@ -1,6 +1,7 @@
 -- An extra run, of the present moment, that never overlaps another of the same schedule: it starts
--- at once, or when the run under way has ended. The slot that was next stays next. Also while
--- paused: then it is the only one.
+-- at once, or when the run under way has ended. The slot that was next stays next, also if the
+-- clock was put back and slots that had their run lie ahead again. What waits for its jitter or
+-- its backoff only is run now instead. Also while paused: then it is the only one.
 create or replace function rota.trigger_schedule(name text)
     returns rota.job_outcome
     language plpgsql
@@ -11,6 +12,8 @@ as $$
 declare
     v_now timestamptz := rota._now();
     v_job rota.live_jobs := rota._lock_schedule(name);
+    v_schedule rota.schedules;
+    v_slot timestamptz := v_job.scheduled_for;
 begin
     if v_job.state = 'RUNNING' then
         update rota.schedules as s
@@ -21,9 +24,24 @@ begin
     end if;
 
     if v_job.run_at > v_now then
+        select s.* into v_schedule
+        from rota.schedules as s
+        where s.job_id = v_job.id;
+
+        if v_job.attempt = 0 and v_slot <= v_now and v_schedule.paused_at is not null then
+            perform rota._record_paused(v_job, v_schedule, v_now, v_now);
+            v_slot := v_now;
+        elsif v_job.attempt = 0 and v_slot > v_now then
+            v_slot := case
+                when not v_schedule.fixed_delay and rota._slot_after(v_schedule, v_now) < v_slot
+                    then v_slot - interval '1 microsecond'
+                else v_now
+            end;
+        end if;
+
         update rota.live_jobs as j
         set run_at = v_now,
-            scheduled_for = case when j.attempt = 0 then v_now else j.scheduled_for end
+            scheduled_for = v_slot
         where j.id = v_job.id;
 
         perform rota._wake(v_job.queue);

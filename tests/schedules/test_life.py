@@ -597,3 +597,212 @@ def test_a_schedule_that_could_not_be_kept_is_refused_by_name(conn, at, options,
     assert caught.value.sqlstate == code
     assert conn.execute("select count(*) from rota.jobs").fetchone()[0] == 0
     assert conn.execute("select count(*) from rota.schedules").fetchone()[0] == 0
+
+
+def test_a_trigger_after_the_clock_was_put_back_brings_no_slot_again(conn, at):
+    hourly(conn)
+    at(5 * HOUR)
+    assert run(conn) == 5
+    at(2 * HOUR)
+
+    call(conn, "trigger_schedule", name="tick")
+
+    assert 5 < run(conn) < 6
+    assert hours(status(conn)["scheduled_for"]) == 6
+
+
+def test_an_update_after_the_clock_was_put_back_brings_no_slot_again(conn, at):
+    hourly(conn)
+    at(5 * HOUR)
+    assert run(conn) == 5
+    at(2 * HOUR)
+
+    hourly(conn, jitter=MINUTE)
+
+    assert hours(status(conn)["scheduled_for"]) == 6
+    hourly(conn, every=30 * MINUTE)
+    assert hours(status(conn)["scheduled_for"]) == 5.5
+
+
+def test_a_trigger_runs_a_slot_that_waits_for_its_jitter(conn, at):
+    hourly(conn, jitter=30 * MINUTE)
+    conn.execute("update rota.live_jobs set run_at = %s", [MONDAY + 90 * MINUTE])
+    at(HOUR + MINUTE)
+
+    call(conn, "trigger_schedule", name="tick")
+
+    assert run(conn) == 1
+    assert hours(status(conn)["scheduled_for"]) == 2
+
+
+@pytest.mark.parametrize("misfire", ["skip", "once", "all"])
+def test_a_late_trigger_of_a_paused_schedule_runs_and_leaves_it_paused(conn, at, misfire):
+    hourly(conn, misfire=misfire)
+    call(conn, "pause_schedule", name="tick")
+    at(3 * HOUR + 30 * MINUTE)
+    call(conn, "trigger_schedule", name="tick")
+    at(5 * HOUR + 30 * MINUTE)
+
+    assert run(conn) == pytest.approx(3.5, abs=0.01)
+
+    assert status(conn)["run_at"] is None
+    at(8 * HOUR)
+    assert claim(conn) is None
+    assert skipped(conn)[0] == (3, "the schedule was paused")
+    call(conn, "resume_schedule", name="tick")
+    assert sum(count for count, _ in skipped(conn)) == 8
+
+
+def test_a_trigger_outlives_a_resume(conn, at):
+    hourly(conn)
+    call(conn, "pause_schedule", name="tick")
+    at(30 * MINUTE)
+    call(conn, "trigger_schedule", name="tick")
+
+    call(conn, "resume_schedule", name="tick")
+
+    assert run(conn) == pytest.approx(0.5, abs=0.01)
+    assert hours(status(conn)["run_at"]) == 1
+
+
+def test_a_trigger_during_a_paused_run_starts_another(conn, at):
+    hourly(conn)
+    at(HOUR)
+    _, held = claim(conn)
+    call(conn, "pause_schedule", name="tick")
+    call(conn, "trigger_schedule", name="tick")
+    at(HOUR + MINUTE)
+
+    call(conn, "finish_job", **held)
+
+    assert run(conn) == pytest.approx(1 + 1 / 60, abs=0.01)
+    at(3 * HOUR)
+    assert claim(conn) is None
+
+
+def test_a_trigger_takes_no_missed_slot_from_a_schedule_that_runs_them_all(conn, at):
+    hourly(conn, misfire="all")
+    at(4 * HOUR)
+    slot, held = claim(conn)
+    call(conn, "trigger_schedule", name="tick")
+    call(conn, "finish_job", **held)
+
+    assert [slot, run(conn), run(conn), run(conn)] == [1, 2, 3, 4]
+    assert skipped(conn) == []
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_the_last_run_keeps_its_retry_and_is_followed_by_none(conn, at, pause):
+    job_id = hourly(conn, max_runs=1, max_retries=1)
+    at(HOUR)
+    call(conn, "finish_job", **claim(conn)[1], error="boom", retry_in=MINUTE)
+    if pause:
+        call(conn, "pause_schedule", name="tick")
+    at(4 * HOUR)
+    if pause:
+        assert claim(conn) is None
+        call(conn, "resume_schedule", name="tick")
+
+    slot, held = claim(conn)
+    (told,) = call(conn, "finish_job", **held)
+
+    assert (slot, told["state"]) == (1, "COMPLETED")
+    runs = conn.execute("select run from rota.jobs where id = %s", [job_id]).fetchone()
+    assert runs == (1,)
+
+
+def test_a_retry_of_the_last_run_waits_while_the_schedule_is_paused(conn, at):
+    hourly(conn, max_runs=1, max_retries=1)
+    at(HOUR)
+    _, held = claim(conn)
+    call(conn, "pause_schedule", name="tick")
+    call(conn, "finish_job", **held, error="boom", retry_in=MINUTE)
+    at(2 * HOUR)
+
+    assert claim(conn) is None
+    call(conn, "resume_schedule", name="tick")
+    assert run(conn) == 1
+
+
+def test_a_retry_of_the_last_run_that_comes_too_late_ends_the_schedule(conn, at):
+    job_id = hourly(conn, max_runs=1, max_retries=1, max_lateness=HOUR)
+    at(HOUR)
+    call(conn, "finish_job", **claim(conn)[1], error="boom", retry_in=MINUTE)
+    at(4 * HOUR)
+
+    assert claim(conn) is None
+
+    state = conn.execute("select state, run from rota.jobs where id = %s", [job_id]).fetchone()
+    assert state == ("COMPLETED", 1)
+
+
+def test_a_fixed_delay_is_run_however_late_and_keeps_its_retry_through_a_pause(conn, at):
+    hourly(conn, fixed_delay=True, misfire="skip", max_retries=1)
+    at(30 * HOUR)
+    call(conn, "finish_job", **claim(conn)[1], error="boom", retry_in=MINUTE)
+    call(conn, "pause_schedule", name="tick")
+    at(40 * HOUR)
+    call(conn, "resume_schedule", name="tick")
+
+    slot, held = claim(conn)
+
+    assert (slot, status(conn)["run"]) == (1, 1)
+    call(conn, "finish_job", **held)
+    assert hours(status(conn)["run_at"]) == pytest.approx(41, abs=0.01)
+    assert skipped(conn) == []
+
+
+def test_a_fixed_delay_that_was_paused_past_its_end_is_over(conn, at):
+    job_id = hourly(conn, fixed_delay=True, ends_at=MONDAY + 3 * HOUR)
+    call(conn, "pause_schedule", name="tick")
+    at(4 * HOUR)
+
+    (told,) = call(conn, "resume_schedule", name="tick")
+
+    assert told == {"job_id": job_id, "state": "COMPLETED", "run_at": None}
+
+
+def test_a_schedule_that_comes_back_before_its_slot_runs_it(conn, at):
+    job_id = hourly(conn)
+    at(HOUR)
+    run(conn)
+    at(HOUR + 10 * MINUTE)
+    call(conn, "delete_schedule", name="tick")
+
+    (told,) = call(conn, "retry_job", job_id=job_id)
+
+    assert hours(told["run_at"]) == 2
+
+
+def test_a_schedule_saved_again_before_its_deleted_run_ended_lives_on(conn, at):
+    job_id = hourly(conn)
+    at(HOUR)
+    _, held = claim(conn)
+    call(conn, "delete_schedule", name="tick")
+
+    assert hourly(conn) == job_id
+
+    (told,) = call(conn, "finish_job", **held, error="stopped")
+    assert (told["state"], hours(told["run_at"])) == ("SCHEDULED", 2)
+
+
+def test_slots_missed_long_after_a_dense_time_are_counted_at_once(conn, at):
+    call(
+        conn,
+        "schedule_job",
+        task="tick",
+        cron="* * * 1 *",
+        misfire="all",
+        misfire_cap=2,
+        name="tick",
+    )
+    at(300 * DAY)
+
+    began = conn.execute("select clock_timestamp()").fetchone()[0]
+    slot, held = claim(conn)
+    took = conn.execute("select clock_timestamp()").fetchone()[0] - began
+
+    assert slot == pytest.approx(25 * 24 - 2 / 60)
+    assert took < 2 * SECOND
+    call(conn, "finish_job", **held)
+    assert run(conn) == pytest.approx(25 * 24 - 1 / 60)
