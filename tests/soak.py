@@ -4,7 +4,8 @@ It goes in rounds. In each, a producer and three workers are at work on a databa
 while every fault that can befall a running system does so, in an order that the seed decides; then
 all is healed, drained and checked. Between two rounds comes one of the faults that need a server
 of their own: a full disk, a clock that jumps, a standby that takes over, a pooler. Rounds are
-begun until the time is over. The last line sums up; the exit code is 1 if a promise was broken.
+begun until the time is over or SIGTERM comes; a second one ends it at once. The last line sums up;
+the exit code is 1 if a promise was broken.
 """
 
 import argparse
@@ -307,7 +308,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--folder", type=Path, default=None, help="where the histories go")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    enough = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        if enough.is_set():
+            sys.exit(128 + number)
+        enough.set()
+
+    signal.signal(signal.SIGTERM, stop)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="rota-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "elsewhere.jsonl"
@@ -317,6 +325,10 @@ def main() -> int:
     broken = 0
     began = time.monotonic()
     rounds = 0
+
+    def going() -> bool:
+        return not enough.is_set() and time.monotonic() - began < options.minutes * 60
+
     with (
         tempfile.TemporaryDirectory(prefix="rota-soak-", dir=roomy_memory()) as data,
         Cluster(Path(data) / "pg", int(os.environ.get("ROTA_PG", "18")), SETTINGS) as cluster,
@@ -325,7 +337,7 @@ def main() -> int:
         with psycopg.connect(cluster.url(), autocommit=True) as conn:
             conn.execute(f"create database {TEMPLATE}")
         deploy(cluster.url(TEMPLATE))
-        while rounds == 0 or time.monotonic() - began < options.minutes * 60:
+        while rounds == 0 or going():
             seed = options.seed + rounds
             place = folder / f"round-{rounds}"
             place.mkdir()
@@ -341,7 +353,7 @@ def main() -> int:
                 print(f"round {rounds}, seed {seed}: BROKEN: {error}", flush=True)
             finally:
                 house.close()
-            if time.monotonic() - began < options.minutes * 60:
+            if going():
                 name = ELSEWHERE[rounds % len(ELSEWHERE)]
                 passed = elsewhere(name, record, seed)
                 broken += not passed

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from db.deploy import deploy
+from db.deploy import checkout_version, deploy
 from db.embedded import Cluster
 from tests.conftest import roomy_memory
 from tests.faults.harness import House
@@ -27,7 +27,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     record = os.environ.get("ROTA_RECORD")
     if record and (report.when == "call" or report.skipped):
         Appender(Path(record)).write(
-            test=report.nodeid, outcome=report.outcome, seconds=report.duration
+            test=report.nodeid,
+            outcome=report.outcome,
+            seconds=report.duration,
+            functions=checkout_version(),
         )
 
 

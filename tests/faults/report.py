@@ -17,7 +17,6 @@ from pathlib import Path
 
 import psycopg
 
-from db.deploy import checkout_version
 from db.embedded import binaries
 from tests.history.check import Figures
 
@@ -64,14 +63,16 @@ goes through the recorded history of every call. It decides that
 
 - each acknowledged enqueue is exactly one job, each refused one none, each unknown one at most one;
 - no two leases of a job were live at one time, and none was taken back before it ran out;
-- a finish was accepted if, and only if, it ended that attempt, and each job ended once;
+- a finish was accepted if, and only if, it ended that attempt, no attempt was ended by anybody but
+  its holder, and each job ended once;
 - each claim charged one attempt, and each attempt is on record;
 - no claim passed by a job that had precedence and was free all along;
 - each second run of a handler is explained by a lease that ran out.
 
 A run in which too little happened to prove anything fails as well. A run that failed leaves its
 history, which `python -m tests.history.check FOLDER` decides again, and its seed, with which
-`ROTA_SEED=… python -m pytest …` repeats it.
+`ROTA_SEED=… python -m pytest …` repeats it. With `ROTA_FAULTS=all` before it, a command runs the
+long form, which is the one on record here.
 """
 
 TAIL = """\
@@ -93,6 +94,7 @@ class Seen:
     """What was seen in all runs of one test."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
+    functions: set[str] = field(default_factory=set)
     figures: Figures = field(default_factory=Figures)
     seconds: float = 0.0
 
@@ -105,6 +107,7 @@ def read(record: Path) -> dict[str, Seen]:
         if "outcome" in line:
             test.outcomes[line["outcome"]] += 1
             test.seconds += line["seconds"]
+            test.functions.add(line["functions"][:12])
         else:
             test.figures.add(Figures(**line["figures"]))
     return dict(seen)
@@ -136,12 +139,12 @@ def order(test: str) -> tuple[int, str]:
     return (int(number[1]) if number else 1000, test)
 
 
-def versions() -> str:
+def versions(functions: set[str]) -> str:
     """Say on what the tests ran."""
     folder = binaries(int(os.environ.get("ROTA_PG", "18")))
     server = subprocess.run([f"{folder}/postgres", "--version"], capture_output=True, text=True)
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, functions {checkout_version()[:12]}, "
+        f"{datetime.now(UTC):%Y-%m-%d}, functions {', '.join(sorted(functions))}, "
         f"{server.stdout.strip()}, Python {platform.python_version()}, "
         f"psycopg {psycopg.__version__}, {os.cpu_count()} cores"
     )
@@ -157,15 +160,23 @@ def main() -> None:
     rows = [row(test, tests[test]) for test in sorted(tests, key=order)]
     table = "\n".join(["| fault | promise | command | seen |", "| --- | --- | --- | --- |", *rows])
 
-    soak = "None yet: `make soak MINUTES=30`.\n"
+    soak = "None yet.\n"
     if options.soak:
-        last = options.soak.read_text().strip().splitlines()[-1]
-        soak = f"{versions()}.\n\n    make soak MINUTES=30\n\n{last}.\n"
+        log = options.soak.read_text()
+        functions = set(re.findall(r"^rota (\w+) is deployed", log, re.M))
+        broken = [line for line in log.splitlines() if "BROKEN" in line]
+        last = log.strip().splitlines()[-1]
+        soak = f"{versions(functions)}.\n\n" + "\n\n".join([f"{last}.", *broken]) + "\n"
     elif PAGE.exists() and SOAK in PAGE.read_text():
-        soak = PAGE.read_text().split(SOAK)[1].split("\n## ")[0].strip() + "\n"
-    PAGE.write_text(
-        f"{HEAD}\n## Each fault by itself\n\n{versions()}.\n\n{table}\n\n{SOAK}\n{soak}\n{TAIL}"
-    )
+        soak = PAGE.read_text().split(SOAK)[1].split("\n## ")[0].split("\n\n", 1)[1].strip() + "\n"
+    functions = {version for seen in tests.values() for version in seen.functions}
+    parts = [
+        HEAD,
+        f"## Each fault by itself\n\n{versions(functions)}.\n\n{table}\n",
+        f"{SOAK}\nBy `make soak MINUTES=30`.\n\n{soak}",
+        TAIL,
+    ]
+    PAGE.write_text("\n".join(parts))
 
 
 if __name__ == "__main__":

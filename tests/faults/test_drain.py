@@ -3,9 +3,9 @@
 import os
 import time
 
-from tests.faults.harness import House
+from tests.faults.harness import LONG, House
 
-JOBS = int(os.environ.get("ROTA_DRAIN_JOBS", "1500"))
+JOBS = int(os.environ.get("ROTA_DRAIN_JOBS", "10000" if LONG else "1500"))
 WORKERS, THREADS = 4, 8
 KILL_PERIOD = 1.0  # seconds
 

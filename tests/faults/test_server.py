@@ -203,13 +203,13 @@ def test_f22_a_storm_of_notifications_and_a_listener_that_never_listens(house: H
 
 
 def test_f28_a_fleet_returns_to_a_restarted_server_in_its_own_time(house: House):
-    fleet = 30 if LONG else 5
+    fleet = 20 if LONG else 5
     house.produce(100, payload={"seconds": 0.05})
     workers = [house.worker(concurrency=1) for _ in range(fleet)]
-    wait_until(lambda: all("started" in worker.log.read_text() for worker in workers))
+    wait_until(lambda: all("started" in worker.log.read_text() for worker in workers), 120)
     with house.fault("server gone", "server"):
         house.cluster.stop("immediate")
-        wait_until(lambda: all("trying again" in w.log.read_text() for w in workers))
+        wait_until(lambda: all("trying again" in w.log.read_text() for w in workers), 60)
         time.sleep(3)  # how long it is gone
         house.cluster.start()
 

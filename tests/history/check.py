@@ -143,7 +143,6 @@ class _Check:
         self.effects = sorted(saved.effects, key=lambda line: line["mono"])
         self.calls, self.faults = _calls(saved.history)
         self.clock_moved = any(fault.asked.get("clock") for fault in self.faults)
-        # A lease that its handler holds in a transaction is not extended meanwhile.
         self.held = {effect["job"] for effect in saved.effects if effect["phase"] == "held"}
         self.figures = Figures(
             faults=Counter(fault.asked["kind"] for fault in self.faults),
@@ -296,17 +295,20 @@ class _Check:
             for call in self.calls:
                 if call.kind != "ok" or "lease" not in call.asked:
                     continue
-                if call.op == "claim":
-                    pairs = [(item["job"], item["token"]) for item in call.answer["jobs"]]
-                else:
-                    alive = set(call.answer["alive"]) - self.held
-                    pairs = [(job, token) for job, token in call.asked["pairs"] if job in alive]
                 lease = call.asked["lease"]
-                for pair in pairs:
+                if call.op == "claim":
+                    left = {(item["job"], item["token"]): lease for item in call.answer["jobs"]}
+                else:  # less is left than was asked for when another session held the row
+                    left = {
+                        (job, token): min(lease, call.answer["left"][str(job)])
+                        for job, token in call.asked["pairs"]
+                        if str(job) in call.answer["left"]
+                    }
+                for pair, seconds in left.items():
                     mono, wall = self._expiries.get(pair, (0.0, 0.0))
                     self._expiries[pair] = (
-                        max(mono, call.began + lease),
-                        max(wall, call.wall + lease),
+                        max(mono, call.began + seconds),
+                        max(wall, call.wall + seconds),
                     )
         return self._expiries
 
@@ -441,7 +443,7 @@ class _Check:
             started.add(pair)
             begun[pair[0]].append(effect)
         for job, effects in begun.items():
-            effects.sort(key=lambda effect: self.claimed_at((job, effect["token"])))
+            effects.sort(key=lambda effect: self.leased_at((job, effect["token"])))
             for earlier, later in itertools.pairwise(effects):
                 pair = job, earlier["token"]
                 following = self.endings.get((job, later["token"]))
@@ -462,6 +464,12 @@ class _Check:
                 elif pair in done:
                     self.figures.duplicates_explained += 1
                     self.figures.without_fault += fault is None
+
+    def leased_at(self, pair: Pair) -> float:
+        """Return when this lease began, as nearly as anybody knows, by civil time."""
+        if pair in self.endings and not self.clock_moved:
+            return self.endings[pair]["started_at"]
+        return self.claims[pair][0].wall if pair in self.claims else 0.0
 
     def claimed_at(self, pair: Pair) -> float:
         """Return when this lease was asked for, as far as its worker knows."""

@@ -130,10 +130,10 @@ def answered(op: str, asked: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
         }
     if op in ("finish", "release"):
         return {"outcomes": [row[1] for row in rows]}
-    if op == "heartbeat" and rows and len(asked["pairs"]) > 1:
-        return {"alive": [row[0] for row in rows]}
+    if op == "heartbeat" and rows and len(rows[0]) == 3:  # a batch: job, seconds left, cancel
+        return {"left": {row[0]: row[1] for row in rows}}
     if op == "heartbeat":
-        return {"alive": [asked["pairs"][0][0]] if rows else []}
+        return {"left": {asked["pairs"][0][0]: asked["lease"]} if rows else {}}
     return {"value": rows[0][0] if rows else None}
 
 

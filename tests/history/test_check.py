@@ -57,18 +57,10 @@ class Story:
             worker=f"w{process}",
         )
 
-    def heartbeat(self, process, at, *pairs):
-        alive = [job for job, _ in pairs]
-        self.call(
-            "heartbeat",
-            process,
-            at,
-            at + 0.01,
-            "ok",
-            {"alive": alive},
-            lease=LEASE,
-            pairs=[list(pair) for pair in pairs],
-        )
+    def heartbeat(self, process, at, *pairs, left=LEASE):
+        answer = {"left": {str(job): left for job, _ in pairs}}
+        asked = [list(pair) for pair in pairs]
+        self.call("heartbeat", process, at, at + 0.01, "ok", answer, lease=LEASE, pairs=asked)
 
     def finish(self, process, at, job, token, outcome):
         self.call(
@@ -196,6 +188,23 @@ def test_a_claim_that_a_crash_lost_is_no_broken_promise(killed_at: float):
 
     assert report.verdicts == []
     assert report.figures.duplicates_explained == 2
+
+
+def test_a_heartbeat_that_extended_nothing_counts_for_what_was_left():
+    story = good_story()
+    story.heartbeat(WORKER_A, 1.29, (1, "a1"), left=0.5)
+
+    assert story.check().verdicts == []
+
+
+def test_runs_are_put_in_the_order_of_their_leases_not_of_their_requests():
+    story = good_story()
+    [answer] = [line for line in story.history if "c2" in str(line.get("jobs"))]
+    [asked] = [line for line in story.history if line["call"] == answer["call"]][:1]
+    asked["mono"] -= 1.9  # it was long on its way
+    asked["wall"] -= 1.9
+
+    assert story.check().verdicts == []
 
 
 def test_an_unknown_enqueue_may_have_happened_or_not():
