@@ -40,7 +40,9 @@ begin
     if v_schedule.trigger_requested_at is not null and not v_is_over
         and (v_slot is null or v_slot > at or v_schedule.paused_at is not null)
     then
-        return row(greatest(at, job.scheduled_for), at)::rota.next_slot;
+        return row(
+            greatest(at, job.scheduled_for + interval '1 microsecond'), at
+        )::rota.next_slot;
     end if;
 
     return row(
