@@ -374,8 +374,10 @@ class House:
         if record := os.environ.get("ROTA_RECORD"):
             test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
             Appender(Path(record)).write(test=test, figures=vars(report.figures))
-        assert broken == []
-        assert report.verdicts == [], f"seed {self.seed}, history in {self.folder}"
+        assert broken == [], broken
+        assert report.verdicts == [], (
+            f"seed {self.seed}, history in {self.folder}: {report.verdicts[:5]}"
+        )
         return report
 
 
