@@ -8,8 +8,8 @@ create or replace function rota.resume_schedule(name text)
     set search_path = ''
 as $$
 declare
-    v_now timestamptz := rota._now();
     v_job rota.live_jobs := rota._lock_schedule(name);
+    v_now timestamptz := rota._now();  -- not before the lock, for which slots may have gone by
     v_schedule rota.schedules;
     v_slot timestamptz := v_job.scheduled_for;
     v_run_at timestamptz;

@@ -5,7 +5,8 @@
 -- stays as it is, and the new timing decides what follows it (_next_slot); only a slot that lies
 -- ahead is chosen anew. If it lies further ahead than the next one, the clock was put back, and the
 -- slots that had their run are stepped over. The anchor of the grid stays unless starts_at is
--- given. A run that was asked to end, because its schedule was deleted, ends without it now.
+-- given. A retry that waits keeps its attempt, whatever max_retries says. A run that was asked to
+-- end, because its schedule was deleted, is no longer asked.
 create or replace function rota.schedule_job(
     task text,
     payload jsonb default '{}',
@@ -112,6 +113,8 @@ begin
         end if;
     end loop;
 
+    v_now := rota._now();  -- slots may have gone by while this call waited for the lock
+
     select s.* into v_old
     from rota.schedules as s
     where s.job_id = v_held.id;
@@ -134,7 +137,8 @@ begin
         priority = schedule_job.priority,
         schedule_type = v_type,
         max_retries = greatest(
-            coalesce(schedule_job.max_retries, j.max_retries), j.attempt - 1
+            coalesce(schedule_job.max_retries, j.max_retries),
+            j.attempt - case j.state when 'RUNNING' then 1 else 0 end
         ),
         timeout = coalesce(schedule_job.timeout, j.timeout),
         cancel_requested_at = null,

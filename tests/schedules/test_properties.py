@@ -323,7 +323,7 @@ def test_a_schedule_keeps_its_word_whatever_happens(conn: Connection, clock: Clo
             derandomize=not RANDOM,
             database=None,
             deadline=None,
-            phases=[Phase.generate, Phase.shrink] if RANDOM else [Phase.generate],
+            phases=[Phase.generate],  # time goes on, so a history cannot be repeated exactly
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),

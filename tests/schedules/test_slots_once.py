@@ -1,0 +1,149 @@
+"""Everybody calls everything at once, and no slot runs twice.
+
+A hundred connections, or fewer where the server has no room for them, each of which calls as fast
+as it can. ``ROTA_CONNECTIONS=1000`` makes so many, on a server of the test's own;
+``ROTA_ONCE_SECONDS`` makes it longer.
+"""
+
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import Connection
+
+from db.deploy import deploy
+from db.embedded import Cluster
+from db.gateway import call
+from tests.conftest import TEST_SETTINGS
+
+CONNECTIONS = int(os.environ.get("ROTA_CONNECTIONS", "0"))
+SECONDS = float(os.environ.get("ROTA_ONCE_SECONDS", "5"))
+NAMES = [f"schedule {n}" for n in range(4)]
+MILLISECOND = timedelta(milliseconds=1)
+LEASES = [20 * MILLISECOND, timedelta(minutes=1)]
+WEIGHTS = {
+    "claim_next_job": 30,
+    "finish_job": 30,
+    "release_job": 3,
+    "recover_jobs": 5,
+    "schedule_job": 10,
+    "trigger_schedule": 5,
+    "pause_schedule": 2,
+    "resume_schedule": 10,
+    "maintain": 1,
+}
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database that so many can connect to."""
+    if not CONNECTIONS:
+        yield request.getfixturevalue("db")
+        return
+    folder: Path = request.getfixturevalue("server_folder")
+    settings_ = TEST_SETTINGS | {"max_connections": str(CONNECTIONS + 20)}
+    with Cluster(folder / "pg", int(os.environ.get("ROTA_PG", "18")), settings_) as server:
+        deploy(server.url())
+        yield server.url()
+        with psycopg.connect(server.url()) as conn:
+            assert conn.execute("select * from rota.check_invariants()").fetchall() == []
+
+
+class Caller(threading.Thread):
+    """A session that calls whatever it draws, until it is time to stop."""
+
+    def __init__(self, conn: Connection, seed: int, held: list[dict], stop: threading.Event):
+        super().__init__(daemon=True)
+        self._conn = conn
+        self._random = random.Random(seed)
+        self._held = held  # what anybody has claimed: two may finish the same
+        self._stop_calling = stop
+        self.answered: Counter[str] = Counter()
+        self.unexpected: list[str] = []
+
+    def run(self) -> None:
+        while not self._stop_calling.is_set():
+            (function,) = self._random.choices(list(WEIGHTS), list(WEIGHTS.values()))
+            try:
+                rows = call(self._conn, function, **self._arguments(function))
+                self.answered[function] += 1
+                if function == "claim_next_job":
+                    self._held.extend({"job_id": r["id"], "token": r["token"]} for r in rows)
+            except psycopg.Error as error:
+                if not (error.sqlstate or "").startswith("RT"):
+                    self.unexpected.append(f"{function}: {error.sqlstate}: {error}")
+
+    def _arguments(self, function: str) -> dict:
+        pick = self._random
+        match function:
+            case "claim_next_job":
+                return {"max_jobs": pick.randint(1, 4), "lease": pick.choice(LEASES)}
+            case "finish_job" | "release_job":
+                lease = pick.choice(self._held[-8:])
+                if function == "release_job" or pick.random() < 0.7:
+                    return lease
+                return lease | {"error": "boom", "retry_in": pick.choice([0, 5]) * MILLISECOND}
+            case "schedule_job":
+                return schedule(
+                    pick.choice(NAMES),
+                    every=pick.choice([10, 15]) * MILLISECOND,
+                    misfire=pick.choice(["once", "all"]),
+                    overlap=pick.choice(["coalesce", "catch_up"]),
+                )
+            case "recover_jobs" | "maintain":
+                return {}
+            case _:
+                return {"name": pick.choice(NAMES)}
+
+
+def schedule(name: str, **options) -> dict:
+    return {"task": "tick", "name": name, "starts_at": "2020-01-01 00:00+00"} | options
+
+
+def test_however_many_call_at_once_no_slot_runs_twice(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as conn:
+        for name in NAMES:
+            call(conn, "schedule_job", **schedule(name, every=10 * MILLISECOND))
+        room = int(conn.execute("show max_connections").fetchone()[0]) - 20
+        number = CONNECTIONS or min(100, room)
+        nobody = {"job_id": 0, "token": "00000000-0000-0000-0000-000000000000"}
+        held, stop = [nobody], threading.Event()
+        callers = [
+            Caller(psycopg.connect(url, autocommit=True), seed, held, stop)
+            for seed in range(number)
+        ]
+        for caller in callers:
+            caller.start()
+        time.sleep(SECONDS)  # not to wait for anything: so long they go on
+        stop.set()
+        for caller in callers:
+            caller.join(60)
+            caller._conn.close()
+
+        assert [text for caller in callers for text in caller.unexpected] == []
+        answered = sum((caller.answered for caller in callers), Counter())
+        twice = conn.execute(
+            "select job_id, scheduled_for, array_agg(distinct run) from rota.job_executions"
+            " where outcome <> 'SKIPPED'"
+            " group by job_id, scheduled_for having count(distinct run) > 1"
+        ).fetchall()
+        moved = conn.execute(
+            "select job_id, run, array_agg(distinct scheduled_for) from rota.job_executions"
+            " where outcome not in ('SKIPPED', 'RELEASED')"
+            " group by job_id, run having count(distinct scheduled_for) > 1"
+        ).fetchall()
+        runs = conn.execute(
+            "select count(distinct (job_id, run)) from rota.job_executions"
+            " where outcome = 'SUCCEEDED'"
+        ).fetchone()[0]
+        print(number, "connections,", runs, "runs,", dict(answered))
+        assert (twice, moved) == ([], [])
+        assert set(answered) == set(WEIGHTS), "some calls were never answered"
+        assert runs > 5 * SECONDS, "too few runs to prove anything"
