@@ -173,7 +173,7 @@ def main() -> None:
     parts = [
         HEAD,
         f"## Each fault by itself\n\n{versions(functions)}.\n\n{table}\n",
-        f"{SOAK}\nBy `make soak MINUTES=30`, ended earlier where the line says fewer minutes.\n\n{soak}",
+        f"{SOAK}\nBy `make soak MINUTES=30`; the line says how long it went.\n\n{soak}",
         TAIL,
     ]
     PAGE.write_text("\n".join(parts))
