@@ -48,8 +48,11 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.getfixturevalue("db")
         return
     folder: Path = request.getfixturevalue("server_folder")
-    settings_ = TEST_SETTINGS | {"max_connections": str(CONNECTIONS + 20)}
-    with Cluster(folder / "pg", int(os.environ.get("ROTA_PG", "18")), settings_) as server:
+    server_settings = TEST_SETTINGS | {
+        "max_connections": str(CONNECTIONS + 20),
+        "log_lock_waits": "off",
+    }
+    with Cluster(folder / "pg", int(os.environ.get("ROTA_PG", "18")), server_settings) as server:
         deploy(server.url())
         yield server.url()
         with psycopg.connect(server.url()) as conn:
