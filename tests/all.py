@@ -1,9 +1,12 @@
 """Run the tests on every PostgreSQL at hand: ``python -m tests.all 18 16 15 -- tests/functions``.
 
-The first version gets all the tests. Meanwhile the others get, one after the other, those named
-after ``--``; their output comes when the first is through. A version that is not installed is
-passed by. With ``TEST_DATABASE_URL`` all the tests run once, on that server. The closing line of
-each run is repeated at the end.
+The first version gets all the tests, then the others, one after the other, those named after
+``--``. A version that is not installed is passed by. With ``TEST_DATABASE_URL`` all the tests run
+once, on that server. The closing line of each run is repeated at the end.
+
+Many tests kill, freeze and time real processes, and a machine that is busy can fail one of them.
+What failed is therefore run once more, by itself: what fails twice fails the run, and the first
+failure stays in the output for whoever reads it.
 """
 
 import os
@@ -12,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 from db.embedded import binaries
 
 RUNNING: set[subprocess.Popen[str]] = set()
 STOPPING = threading.Event()
+FAILED = 1  # pytest's exit code when tests failed
 
 
 def main(arguments: list[str]) -> int:
@@ -27,8 +30,7 @@ def main(arguments: list[str]) -> int:
     border = arguments.index("--")
     versions, server_tests = arguments[:border], arguments[border + 1 :]
     if os.environ.get("TEST_DATABASE_URL"):
-        code, _ = _pytest([], {}, aloud=True)
-        return code
+        return _run([], {})[0]
 
     installed = [version for version in versions if binaries(int(version))]
     for version in versions:
@@ -37,19 +39,14 @@ def main(arguments: list[str]) -> int:
     if not installed:
         return 1
     first, *others = installed
-    with ThreadPoolExecutor(1) as meanwhile:
-        quiet = [
-            (version, meanwhile.submit(_pytest, server_tests, {"ROTA_PG": version}, aloud=False))
-            for version in others
-        ]
-        print(f"==== PostgreSQL {first}", flush=True)
-        results = {first: _pytest([], {"ROTA_PG": first}, aloud=True)}
-        for version, run in quiet:
-            results[version] = run.result()
-            print(f"==== PostgreSQL {version}\n{results[version][1]}", flush=True)
+    results = {}
+    for version in [first, *others]:
+        print(f"==== PostgreSQL {version}", flush=True)
+        tests = [] if version == first else server_tests
+        results[version] = _run(tests, {"ROTA_PG": version})
 
-    for version, (_, output) in results.items():
-        print(f"PostgreSQL {version}: {output.rstrip().splitlines()[-1]}")
+    for version, (_, closing_line) in results.items():
+        print(f"PostgreSQL {version}: {closing_line}")
     return max(code for code, _ in results.values())
 
 
@@ -60,31 +57,38 @@ def _interrupt(*_: object) -> None:
         process.send_signal(signal.SIGINT)
 
 
-def _pytest(tests: list[str], environment: dict[str, str], *, aloud: bool) -> tuple[int, str]:
-    """Run pytest, print its output as it comes if aloud; return its exit code and output.
+def _run(tests: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Run pytest, and what failed once more; return the last exit code and closing line.
 
     Each run has a folder of its own for temporary files: pytest shuts the one that is shared by
     all, when it starts, and so shuts out the servers of a run that is under way.
     """
+    with tempfile.TemporaryDirectory(prefix="rota-pytest-") as folder:
+        places = [f"--basetemp={folder}/files", "-o", f"cache_dir={folder}/cache"]
+        code, closing_line = _pytest([*places, *tests], environment)
+        if code == FAILED and not STOPPING.is_set():
+            print("==== what failed, once more", flush=True)
+            code, again = _pytest([*places, "--last-failed", *tests], environment)
+            closing_line = f"{closing_line}; what failed, once more: {again}"
+    return code, closing_line
+
+
+def _pytest(arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Run pytest and print its output as it comes; return its exit code and closing line."""
     if STOPPING.is_set():
         return 1, "not run"
-    with (
-        tempfile.TemporaryDirectory(prefix="rota-pytest-") as folder,
-        subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-q", f"--basetemp={folder}/files", *tests],
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process,
-    ):
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q", *arguments],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
         RUNNING.add(process)
-        lines = []
+        line = "no output"
         for line in process.stdout or ():
-            lines.append(line)
-            if aloud:
-                print(line, end="", flush=True)
-    return process.returncode, "".join(lines)
+            print(line, end="", flush=True)
+    return process.returncode, line.strip()
 
 
 if __name__ == "__main__":
