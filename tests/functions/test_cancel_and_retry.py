@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from db.gateway import call
+from tests.functions.views import job
 
 
 def enqueue(conn, **arguments):
@@ -17,11 +17,6 @@ def enqueue(conn, **arguments):
 def claim(conn):
     (claimed,) = call(conn, "claim_next_job")
     return {"job_id": claimed["id"], "token": claimed["token"]}
-
-
-def job(conn, job_id):
-    cursor = conn.cursor(row_factory=dict_row)
-    return cursor.execute("select * from rota.jobs where id = %s", [job_id]).fetchone()
 
 
 def outcomes(conn, job_id):

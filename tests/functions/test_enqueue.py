@@ -4,15 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from db.gateway import call
-
-
-def job(conn, job_id):
-    cursor = conn.cursor(row_factory=dict_row)
-    return cursor.execute("select * from rota.jobs where id = %s", [job_id]).fetchone()
+from tests.functions.views import job
 
 
 def count_jobs(conn):

@@ -10,17 +10,13 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from db.gateway import call
+from tests.functions.views import job
 
 
 def claimed_job(conn, **arguments):
     call(conn, "enqueue_job", **{"task": "work", **arguments})
     (claimed,) = call(conn, "claim_next_job", worker="w")
     return {"job_id": claimed["id"], "token": claimed["token"]}
-
-
-def job(conn, job_id):
-    cursor = conn.cursor(row_factory=dict_row)
-    return cursor.execute("select * from rota.jobs where id = %s", [job_id]).fetchone()
 
 
 def executions(conn, job_id):
