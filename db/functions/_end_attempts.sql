@@ -45,7 +45,8 @@ declare
     v_held tid[] := array(
         select j.ctid
         from rota.live_jobs as j
-        where j.id = any(job_ids) and j.token = any(tokens)
+        where j.id = any(job_ids)
+            and (j.id, j.token) in (select * from unnest(job_ids, tokens))
         order by j.id
         for no key update
     );

@@ -1,5 +1,5 @@
--- Safe as finish_job is, and in one statement for the whole batch. A late or repeated pair is an
--- outcome here, not an error: the other results of the batch must not be lost with it.
+-- Safe as finish_job is, for the whole batch at once. A late or repeated pair is an outcome here,
+-- not an error: the other results of the batch must not be lost with it.
 create or replace function rota.finish_jobs(
     job_ids bigint[],
     tokens uuid[],
@@ -24,6 +24,15 @@ begin
     then
         raise exception 'job_ids, tokens, errors and results must have the same length'
             using errcode = 'RTV01';
+    end if;
+
+    if coalesce(num_nonnulls(variadic errors), 0) = 0
+        and rota._complete_jobs(job_ids, tokens, results)
+    then
+        return query
+            select u.job_id, 'COMPLETED'
+            from unnest(job_ids) as u(job_id);
+        return;
     end if;
 
     v_ended := array(

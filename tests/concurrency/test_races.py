@@ -142,8 +142,19 @@ def test_bulks_that_share_keys_in_opposite_order_do_not_deadlock(session, ending
     assert [row["job_id"] for row in backwards.answer()] == ids[::-1]
 
 
-@pytest.mark.parametrize("function", ["finish_jobs", "heartbeat_jobs"])
-def test_batches_that_share_jobs_in_opposite_order_do_not_deadlock(conn, session, function):
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("finish_jobs", ({}, {})),
+        ("finish_jobs", ({"errors": ["boom"] * 3}, {"errors": ["boom"] * 3})),
+        ("finish_jobs", ({}, {"errors": ["boom"] * 3})),
+        ("heartbeat_jobs", ({}, {})),
+    ],
+    ids=["successes", "failures", "a success and a failure", "heartbeats"],
+)
+def test_batches_that_share_jobs_in_opposite_order_do_not_deadlock(
+    conn, session, function, arguments
+):
     job_ids = [enqueue(conn) for _ in range(3)]
     token = claimed_jobs(conn, max_jobs=3)[0]["token"]
     holder, first, second = session(), session(), session()
@@ -151,8 +162,10 @@ def test_batches_that_share_jobs_in_opposite_order_do_not_deadlock(conn, session
     holder.call("hold_lease", job_id=job_ids[1], token=token)
 
     started = [
-        one.start(function, job_ids=order, tokens=[token] * 3)
-        for one, order in ((first, job_ids), (second, job_ids[::-1]))
+        one.start(function, job_ids=order, tokens=[token] * 3, **more)
+        for one, order, more in zip(
+            (first, second), (job_ids, job_ids[::-1]), arguments, strict=True
+        )
     ]
     for one in started:
         one.waits()

@@ -274,6 +274,107 @@ def test_a_batch_tells_two_tokens_of_one_job_apart(conn, clock):
     assert len(executions(conn, late["job_id"])) == 2
 
 
+def in_one_batch(conn, *batch, **arguments):
+    rows = call(
+        conn,
+        "finish_jobs",
+        job_ids=[held["job_id"] for held in batch],
+        tokens=[held["token"] for held in batch],
+        **arguments,
+    )
+    return [(row["job_id"], row["outcome"]) for row in rows]
+
+
+def recorded(conn, jobs):
+    """What is on record of these jobs, but for ids, tokens and times."""
+    cursor = conn.cursor(row_factory=dict_row)
+    finished = cursor.execute(
+        "select * from rota.finished_jobs where id = any(%s) order by id", [jobs]
+    ).fetchall()
+    attempts = [row for job_id in jobs for row in executions(conn, job_id)]
+    return [
+        {
+            column: value
+            for column, value in row.items()
+            if column not in ("id", "job_id", "token") and not isinstance(value, datetime)
+        }
+        for row in finished + attempts
+    ]
+
+
+def test_a_batch_of_successes_leaves_the_records_that_single_finishes_leave(conn, clock):
+    def batch_of_three():
+        retried = claimed_job(conn)
+        call(conn, "finish_job", **retried, error="the first time", retry_in=timedelta(0))
+        (again,) = call(conn, "claim_next_job", worker="w")
+        reporting = claimed_job(
+            conn,
+            payload=Jsonb({"a": 1}),
+            queue="default",
+            priority=3,
+            max_retries=7,
+            timeout=timedelta(seconds=9),
+        )
+        call(conn, "heartbeat_job", **reporting, progress=Jsonb(0.5))
+        clock.advance(timedelta(seconds=10))
+        return [retried | {"token": again["token"]}, reporting, claimed_job(conn)]
+
+    results = [Jsonb({"b": 2}), None, Jsonb(None)]
+    together, apart = batch_of_three(), batch_of_three()
+
+    assert in_one_batch(conn, *reversed(together), results=results[::-1]) == [
+        (held["job_id"], "COMPLETED") for held in reversed(together)
+    ]
+    for held, result in zip(apart, results, strict=True):
+        # An error among the rest of its batch has each of them judged by itself.
+        other = claimed_job(conn)
+        assert in_one_batch(conn, held, other, results=[result, None], errors=[None, "boom"])[
+            0
+        ] == (held["job_id"], "COMPLETED")
+
+    found = recorded(conn, [held["job_id"] for held in together])
+    assert found == recorded(conn, [held["job_id"] for held in apart])
+    assert len(found) == 3 + 4
+    assert in_one_batch(conn, *together, results=results) == [
+        (held["job_id"], "COMPLETED") for held in together
+    ]
+
+
+def test_a_batch_of_successes_judges_those_that_are_not_plain(conn, clock):
+    call(conn, "schedule_job", task="every", every=timedelta(hours=1))
+    clock.advance(timedelta(hours=1))
+    (run,) = call(conn, "claim_next_job", worker="w")
+    cancelled, plain, other = claimed_job(conn), claimed_job(conn), claimed_job(conn)
+    call(conn, "cancel_job", job_id=cancelled["job_id"])
+    recurring = {"job_id": run["id"], "token": run["token"]}
+
+    assert in_one_batch(conn, recurring, plain) == [
+        (recurring["job_id"], "SCHEDULED"),
+        (plain["job_id"], "COMPLETED"),
+    ]
+    assert in_one_batch(conn, other, cancelled) == [
+        (other["job_id"], "COMPLETED"),
+        (cancelled["job_id"], "CANCELLED"),
+    ]
+
+
+def test_a_batch_of_successes_does_not_take_one_jobs_token_for_another(conn):
+    one, two, three = claimed_job(conn), claimed_job(conn), claimed_job(conn)
+    crossed = [one | {"token": two["token"]}, two | {"token": one["token"]}, three]
+
+    assert in_one_batch(conn, *crossed) == [
+        (one["job_id"], "LEASE_LOST"),
+        (two["job_id"], "LEASE_LOST"),
+        (three["job_id"], "COMPLETED"),
+    ]
+    assert in_one_batch(conn, one, one, two) == [
+        (one["job_id"], "COMPLETED"),
+        (one["job_id"], "COMPLETED"),
+        (two["job_id"], "COMPLETED"),
+    ]
+    assert len(executions(conn, one["job_id"])) == 1
+
+
 @pytest.mark.parametrize(
     "lengths",
     [{"tokens": []}, {"errors": ["a", "b"]}, {"results": [None, None]}, {"job_ids": None}],

@@ -37,6 +37,9 @@ missing test.
 def main(words: list[str]) -> int:
     """Try the mutants; return 0 if every one was killed."""
     chosen = [m for m in MUTANTS if not words or any(word in m.mistake for word in words)]
+    if not chosen:
+        print(f"no mistake contains any of these: {' '.join(words)}")
+        return 2
     with tempfile.TemporaryDirectory(prefix="rota-mutants-") as folder:
         tree = Path(folder) / "tree"
         for part in PARTS:

@@ -139,7 +139,7 @@ MUTANTS = [
         "the end of an attempt goes by the job alone, not by the token",
         END,
         (
-            ("where j.id = any(job_ids) and j.token = any(tokens)", "where j.id = any(job_ids)"),
+            ("            and (j.id, j.token) in (select * from unnest(job_ids, tokens))\n", ""),
             ("on i.job_id = j.id and i.token = j.token", "on i.job_id = j.id"),
         ),
         (f"{FINISHES}::test_a_token_that_lost_its_lease_is_refused_and_changes_nothing",),
@@ -150,6 +150,27 @@ MUTANTS = [
         "on i.job_id = j.id and i.token = j.token",
         "on i.job_id = j.id",
         f"{FINISHES}::test_a_batch_tells_two_tokens_of_one_job_apart",
+    ),
+    mutant(
+        "a batch of successes takes any of its tokens for any of its leases",
+        "db/functions/_complete_jobs.sql",
+        "            and (j.id, j.token) in (select * from unnest(job_ids, tokens))\n",
+        "            and j.token = any(tokens)\n",
+        f"{FINISHES}::test_a_batch_of_successes_does_not_take_one_jobs_token_for_another",
+    ),
+    mutant(
+        "a batch of successes completes a job that was cancelled meanwhile",
+        "db/functions/_complete_jobs.sql",
+        "'ONE_TIME' and j.cancel_requested_at is null as plain",
+        "'ONE_TIME' as plain",
+        f"{FINISHES}::test_a_batch_of_successes_judges_those_that_are_not_plain",
+    ),
+    mutant(
+        "a batch of successes completes a schedule for good",
+        "db/functions/_complete_jobs.sql",
+        "j.schedule_type = 'ONE_TIME' and ",
+        "",
+        f"{FINISHES}::test_a_batch_of_successes_judges_those_that_are_not_plain",
     ),
     mutant(
         "a heartbeat goes by the job alone",
@@ -255,6 +276,13 @@ MUTANTS = [
     mutant(
         "batches lock in the order in which they name the jobs",
         END,
+        "        order by j.id\n        for no key update",
+        "        order by array_position(job_ids, j.id)\n        for no key update",
+        f"{RACES}::test_batches_that_share_jobs_in_opposite_order_do_not_deadlock",
+    ),
+    mutant(
+        "batches of successes lock in the order in which they name the jobs",
+        "db/functions/_complete_jobs.sql",
         "        order by j.id\n        for no key update",
         "        order by array_position(job_ids, j.id)\n        for no key update",
         f"{RACES}::test_batches_that_share_jobs_in_opposite_order_do_not_deadlock",
