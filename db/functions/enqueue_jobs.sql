@@ -30,11 +30,17 @@ begin
     begin
         select format('jobs[%s]: %s is not an argument of enqueue_job', o.place - 1, k.key)
         into v_complaint
-        from jsonb_array_elements(jobs) with ordinality as o(job, place)
-        cross join lateral jsonb_object_keys(o.job) as k(key)
-        where k.key <> all (
-            '{task,payload,queue,run_at,priority,max_retries,timeout,unique_key}'
-        )
+        from (
+            select
+                e.place,
+                e.job - array[
+                    'task', 'payload', 'queue', 'run_at',
+                    'priority', 'max_retries', 'timeout', 'unique_key'
+                ] as unknown
+            from jsonb_array_elements(jobs) with ordinality as e(job, place)
+        ) as o
+        cross join lateral jsonb_object_keys(o.unknown) as k(key)
+        where o.unknown <> '{}'
         order by o.place, k.key
         limit 1;
 
@@ -77,12 +83,6 @@ begin
             using errcode = 'RTV01';
     end if;
 
-    perform rota._use_lane(l.queue, l.priority)
-    from (
-        select distinct coalesce(t.queue, 'default') as queue, coalesce(t.priority, 0) as priority
-        from jsonb_to_recordset(jobs) as t(queue text, priority integer)
-    ) as l;
-
     with item as materialized (
         select nextval('rota.job_ids') as id, t.*
         from rows from (
@@ -119,39 +119,49 @@ begin
     into v_ids, v_created
     from item as i;
 
-    for v_keyed in
-        select t.*
-        from rows from (
-            jsonb_to_recordset(jobs) as (
-                task text, payload jsonb, queue text, run_at timestamptz, priority integer,
-                max_retries integer, timeout interval, unique_key text
+    -- Asked first, because the loop's query converts every job once more, even to find no key.
+    if false = any(v_created) then
+        for v_keyed in
+            select t.*
+            from rows from (
+                jsonb_to_recordset(jobs) as (
+                    task text, payload jsonb, queue text, run_at timestamptz, priority integer,
+                    max_retries integer, timeout interval, unique_key text
+                )
+            ) with ordinality as t(
+                task, payload, queue, run_at, priority, max_retries, timeout, unique_key, place
             )
-        ) with ordinality as t(
-            task, payload, queue, run_at, priority, max_retries, timeout, unique_key, place
-        )
-        where t.unique_key is not null
-        order by t.unique_key, t.place
-    loop
-        v_job := rota.enqueue_job(
-            task => v_keyed.task,
-            payload => coalesce(v_keyed.payload, '{}'),
-            queue => coalesce(v_keyed.queue, 'default'),
-            run_at => v_keyed.run_at,
-            priority => coalesce(v_keyed.priority, 0),
-            max_retries => v_keyed.max_retries,
-            timeout => v_keyed.timeout,
-            unique_key => v_keyed.unique_key
-        );
-        v_ids[v_keyed.place] := v_job.job_id;
-        v_created[v_keyed.place] := v_job.created;
-    end loop;
+            where t.unique_key is not null
+            order by t.unique_key, t.place
+        loop
+            v_job := rota.enqueue_job(
+                task => v_keyed.task,
+                payload => coalesce(v_keyed.payload, '{}'),
+                queue => coalesce(v_keyed.queue, 'default'),
+                run_at => v_keyed.run_at,
+                priority => coalesce(v_keyed.priority, 0),
+                max_retries => v_keyed.max_retries,
+                timeout => v_keyed.timeout,
+                unique_key => v_keyed.unique_key
+            );
+            v_ids[v_keyed.place] := v_job.job_id;
+            v_created[v_keyed.place] := v_job.created;
+        end loop;
+    end if;
 
-    perform rota._wake(d.queue)
+    -- Lanes and wake-ups of the others; enqueue_job has seen to those of the jobs with a key.
+    perform rota._use_lane(l.queue, l.priority), case when l.due then rota._wake(l.queue) end
     from (
-        select distinct coalesce(t.queue, 'default') as queue
-        from jsonb_to_recordset(jobs) as t(queue text, run_at timestamptz, unique_key text)
-        where coalesce(t.run_at, v_now) <= v_now and t.unique_key is null
-    ) as d;
+        select
+            coalesce(t.queue, 'default') as queue,
+            coalesce(t.priority, 0) as priority,
+            bool_or(coalesce(t.run_at, v_now) <= v_now) as due
+        from jsonb_to_recordset(jobs) as t(
+            queue text, run_at timestamptz, priority integer, unique_key text
+        )
+        where t.unique_key is null
+        group by 1, 2
+    ) as l;
 
     return query
         select u.job_id, u.created

@@ -211,6 +211,8 @@ def test_enqueue_names_what_was_wrong_and_leaves_nothing(conn, arguments, named)
         (3, "object"),
         (None, "object"),
         ([], "object"),
+        (["task"], "object"),
+        ("task", "object"),
     ],
 )
 def test_a_bulk_names_the_job_and_the_key_and_adds_nothing(conn, bad, named):
