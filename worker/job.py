@@ -163,7 +163,7 @@ class Job:
     def payload(self) -> Any:
         """What the producer passed: any JSON value."""
         if isinstance(self._payload, str):
-            self._payload = (json.loads(self._payload),)
+            self._payload = (_decoder.raw_decode(self._payload)[0],)  # from jsonb: no white space
         return self._payload[0]
 
     @property
@@ -220,6 +220,7 @@ class Job:
         self._desk.report_progress(self)
 
 
+_decoder = json.JSONDecoder()
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _nul = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 

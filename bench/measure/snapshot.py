@@ -14,6 +14,7 @@ from bench.waiting import until
 AHEAD = 20_000  # jobs that wait, at most
 BATCH = 5000
 PAUSE = 0.01  # seconds between two single claims
+CALM = 20.0  # seconds in which single claims are made beside little other work
 CLAIM = "select id, token from rota.claim_next_job(max_jobs => 1)"
 FINISH = "select from rota.finish_job(job_id => %s, token => %s)"
 
@@ -21,8 +22,9 @@ FINISH = "select from rota.finish_job(job_id => %s, token => %s)"
 def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) -> dict[str, Any]:
     """Return rates in the first and the last tenth of the jobs, which all come after the snapshot.
 
-    For Rota also the times of single claims, made beside the worker, and the hot table's size; then
-    the snapshot is released and as many jobs come again.
+    For Rota also the times of single claims, beside the busy worker and after it, and the size of
+    the hot table. Then the snapshot is released, and as many jobs come again once autovacuum has
+    been there by itself.
     """
     options = contestant.workers["best"]
     limit = jobs / 2000  # seconds
@@ -37,6 +39,7 @@ def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) ->
         with arena.old_snapshot():
             passed = _push(arena, worker, producer, jobs, limit)
             claims = probe.stop() if probe else None
+            calm = _calm_claims(arena, producer) if probe else None
             held = arena.size()
         done = passed[-1][1]
         tenth = len(passed) // 10 or 1
@@ -50,9 +53,16 @@ def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) ->
         if claims is None:
             return result
         hot = _hot_table(arena)
+        vacuumed_after = _wait_for_autovacuum(arena)
         _push(arena, worker, producer, jobs, limit)
         again = _hot_table(arena)
-        return result | {"claims": claims, "hot table": hot, "hot table after as many again": again}
+        return result | {
+            "claims": claims,
+            "calm claims": calm,
+            "hot table": hot,
+            "autovacuum after": vacuumed_after,
+            "hot table after as many again": again,
+        }
 
 
 def _push(
@@ -69,6 +79,42 @@ def _push(
         passed.append((time.monotonic() - began, worker.count - first))
     until(lambda: arena.left() == 0, "the rest to be finished", patience=300)
     return passed
+
+
+def _calm_claims(arena: Arena, producer: Process) -> dict[str, float]:
+    """Return the times of single claims by a new session while little else goes on.
+
+    The jobs come one by one, so the probe and the worker compete for each.
+    """
+    probe = Probe(arena.url)
+    ended = time.monotonic() + CALM
+    while time.monotonic() < ended:
+        producer.ask("many", jobs=5, batch=1, extra={})
+        time.sleep(0.01)
+    until(lambda: arena.left() == 0, "the rest to be finished")
+    return probe.stop()
+
+
+def _wait_for_autovacuum(arena: Arena) -> float:
+    """Return after how many seconds autovacuum had cleaned the hot table, the snapshot being gone.
+
+    It comes once a minute, by default.
+    """
+    began = time.monotonic()
+    with arena.connect() as conn:
+        since = conn.execute("select now()").fetchone()
+
+        def cleaned() -> bool:
+            return conn.execute(
+                """
+                select last_autovacuum > %s and n_dead_tup < 10000 from pg_stat_user_tables
+                where schemaname = 'rota' and relname = 'live_jobs'
+                """,
+                since,
+            ).fetchone()[0]
+
+        until(cleaned, "autovacuum", patience=400)
+    return time.monotonic() - began
 
 
 def _rate(passed: list[tuple[float, int]]) -> float:

@@ -1,7 +1,8 @@
 -- See claim_next_job for what the cursor is. Two lanes may share a setting, whose name is a hash,
 -- so the value names its lane, and another lane's is not used. A clock that was put back makes the
--- cursor void, else it would outlive its time. An empty setting is what a session keeps of one
--- whose transaction rolled back.
+-- cursor void, else it would outlive its time. One that has expired starts at the lane's start
+-- again, and keeps its next place. An empty setting is what a session keeps of one whose
+-- transaction rolled back. The snapshot is taken here, before the scan.
 create or replace function rota._lane_cursor(
     queue text,
     priority integer,
@@ -17,13 +18,22 @@ declare
         current_setting(rota._lane_setting(queue, priority), true), ''
     )::rota.lane_cursor;
 begin
-    if v_cursor.queue = queue and v_cursor.priority = priority
-        and at >= v_cursor.made_at and at < v_cursor.expires_at
-    then
+    if v_cursor.queue = queue and v_cursor.priority = priority and at >= v_cursor.made_at then
+        v_cursor.settled := v_cursor.next_xid < pg_snapshot_xmin(pg_current_snapshot());
+    else
+        v_cursor := null;
+        v_cursor.queue := queue;
+        v_cursor.priority := priority;
+    end if;
+
+    if at < v_cursor.expires_at then
         return v_cursor;
     end if;
 
-    return row(queue, priority, '-infinity', 0, null, null)::rota.lane_cursor;
+    v_cursor.run_at := '-infinity';
+    v_cursor.id := 0;
+    v_cursor.expires_at := null;
+    return v_cursor;
 end;
 $$;
 

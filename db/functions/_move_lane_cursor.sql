@@ -1,6 +1,9 @@
--- A cursor keeps its expiry when it is moved along, so a full scan comes when it was due. The
--- position after a scan that found nothing is the present: whatever is enqueued from now on lies
--- behind it.
+-- What was found to be first, or the present if nothing was, becomes the next place; the cursor
+-- itself moves to the one before, once that is settled: all transactions that were open then have
+-- ended. Their ids are below our own, which a snapshot's xmax need not be. A scan that took too
+-- long (null: it did not) moves it all the same: its expiry finds what it may have overlooked then.
+-- A cursor keeps its expiry when it moves, so a full scan comes when it was due; it is forgotten
+-- when that scan is quick again.
 create or replace function rota._move_lane_cursor(
     cursor rota.lane_cursor,
     first_job tid,
@@ -12,21 +15,43 @@ create or replace function rota._move_lane_cursor(
     volatile
     set search_path = ''
 as $$
+declare
+    v_moves boolean := cursor.settled or (took is not null and cursor.next_run_at is not null);
+    v_run_at timestamptz;
+    v_id bigint;
 begin
-    if cursor.expires_at is null then
+    if cursor.expires_at is null and took is null then
+        perform set_config(rota._lane_setting(cursor.queue, cursor.priority), '', false);
+        return;
+    elsif cursor.expires_at is null then
         cursor.made_at := at;
-        cursor.expires_at := at + least(took * 100, interval '1 minute');
+        cursor.expires_at := at + least(
+            greatest(took * 100, interval '1 second'), interval '1 minute'
+        );
+    elsif v_moves is not true then
+        return;
     end if;
 
-    select j.run_at, j.id into cursor.run_at, cursor.id
+    select j.run_at, j.id into v_run_at, v_id
     from rota.live_jobs as j
     where j.ctid = first_job;
 
     if not found then
-        cursor.run_at := at;
-        cursor.id := 0;
+        v_run_at := at;
+        v_id := 0;
     end if;
 
+    if v_moves then
+        cursor.run_at := least(cursor.next_run_at, v_run_at);
+        cursor.id := case
+            when (cursor.next_run_at, cursor.next_id) < (v_run_at, v_id) then cursor.next_id
+            else v_id
+        end;
+    end if;
+
+    cursor.next_run_at := v_run_at;
+    cursor.next_id := v_id;
+    cursor.next_xid := pg_current_xact_id();
     perform set_config(
         rota._lane_setting(cursor.queue, cursor.priority),
         cursor::text,

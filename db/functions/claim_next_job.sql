@@ -16,12 +16,17 @@
 -- A schedule among the rows has its misfire policy applied under the same lock (_settle_missed).
 --
 -- The cursor. While an old snapshot pins finished jobs, a scan of a lane steps over all of them.
--- A session whose scan was slow remembers where the lane's first job was, for about 100 times as
--- long as the scan took, and starts there until then. A scan that only waited for the processor or
--- the disk must not leave a cursor, so a slow one is timed again. What was committed late behind
--- that place, or came back to it, is found when the cursor expires: being wrong only delays a job,
--- and the slow scans take at most about 1 % of a session's time. The setting belongs to the
--- transaction, so a claim that rolls back takes its cursor back with it.
+-- A session whose scan was slow keeps a cursor, for about 100 times as long as the scan took, from
+-- a second to a minute, and starts there until then. A scan that only waited for the processor or
+-- the disk must not leave one, so one of less than 50 ms is timed again. The cursor lags: it goes
+-- where a scan has found its first job only when all transactions that were open then have ended,
+-- and another scan has looked in between. A job whose transaction commits late is therefore not
+-- overlooked, nor one whose claim rolls back (_enqueue_time says why later transactions do not
+-- matter). Where some transaction writes and stays open, the lag is bounded: the cursor moves on
+-- when a scan from it takes 5 ms. Then, and where a job comes back to an earlier time, the job is
+-- found when the cursor expires: being wrong only delays it, and the slow scans take at most about
+-- 1 % of a session's time. The setting belongs to the transaction, so a claim that rolls back takes
+-- its cursor back with it.
 --
 -- A lane that has copies is looked at more than once, which finds nothing more. What a call that
 -- finds nothing costs is what an idle system costs, so helpers are called only when there is
@@ -49,6 +54,7 @@ declare
     v_cursor rota.lane_cursor;
     v_began timestamptz;
     v_took interval;
+    v_limit interval;
     v_slow boolean;
     v_found tid[];
     v_recurring boolean;
@@ -111,19 +117,25 @@ begin
             for no key update skip locked
         ) as p;
         v_took := clock_timestamp() - v_began;
+        v_limit := case
+            when v_cursor.expires_at is null then interval '1 ms' else interval '5 ms'
+        end;
+        v_slow := v_took > v_limit + coalesce(cardinality(v_found), 0) * interval '20 us';
 
-        if v_cursor.expires_at is null
-            and v_took > interval '1 ms' + coalesce(cardinality(v_found), 0) * interval '20 us'
-        then
+        if v_slow and v_cursor.expires_at is null and v_took < interval '50 ms' then
             v_took := rota._scan_time(v_queue, v_priority, v_now);
-            v_slow := v_took > interval '1 ms';
-        else
-            v_slow := v_cursor.expires_at is not null;
+            v_slow := v_took > v_limit;
         end if;
 
-        if v_slow then
+        if v_slow or v_cursor.made_at is not null then
             perform rota._move_lane_cursor(
-                rota._lane_cursor(v_queue, v_priority, v_now), v_found[1], v_now, v_took
+                case when v_cursor is null
+                    then rota._lane_cursor(v_queue, v_priority, v_now)
+                    else v_cursor
+                end,
+                v_found[1],
+                v_now,
+                case when v_slow then v_took end
             );
         end if;
 
@@ -148,10 +160,12 @@ begin
                     attempt = j.attempt + 1,
                     started_at = v_now
                 where j.ctid = any(v_found)
-                returning j.*
+                returning
+                    j.id, j.task, j.payload, j.queue, j.priority, j.attempt, j.max_retries,
+                    j.scheduled_for, j.lease_until, j.timeout, j.run_at
             )
             select
-                c.id, c.token, c.task::text, c.payload, c.queue::text, c.priority::integer,
+                c.id, v_token, c.task::text, c.payload, c.queue::text, c.priority::integer,
                 c.attempt, c.max_retries::integer, c.scheduled_for, c.lease_until::timestamptz,
                 c.timeout::interval
             from claimed as c

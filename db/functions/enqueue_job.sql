@@ -21,7 +21,7 @@ create or replace function rota.enqueue_job(
     set enable_seqscan = off
 as $$
 declare
-    v_now timestamptz := rota._now();
+    v_now timestamptz := rota._enqueue_time();
     v_run_at timestamptz := coalesce(run_at, v_now);
     v_complaint text := rota._bad_job(
         task, payload, queue, run_at, priority, max_retries, timeout, unique_key

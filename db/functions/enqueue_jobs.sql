@@ -15,7 +15,7 @@ create or replace function rota.enqueue_jobs(jobs jsonb)
     set enable_nestloop = off
 as $$
 declare
-    v_now timestamptz := rota._now();
+    v_now timestamptz := rota._enqueue_time();
     v_complaint text;
     v_ids bigint[];
     v_created boolean[];

@@ -11,7 +11,7 @@ create or replace function rota.retry_job(job_id bigint)
     set enable_seqscan = off
 as $$
 declare
-    v_now timestamptz := rota._now();
+    v_now timestamptz := rota._enqueue_time();
     v_run_at timestamptz := v_now;
     v_finished rota.finished_jobs;
     v_schedule rota.schedules;

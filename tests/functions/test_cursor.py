@@ -7,6 +7,7 @@ the session the cursor that a slow scan would have left, through the function th
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from db.gateway import call
 
@@ -21,8 +22,8 @@ def claim(conn, **arguments):
     return [row["task"] for row in call(conn, "claim_next_job", **arguments)]
 
 
-def set_cursor(conn, queue="default", priority=0, took=LONG):
-    """Leave a cursor at the present, as a slow scan of an empty lane does."""
+def scan_slowly(conn, queue="default", priority=0, took=LONG):
+    """Do what a claim does after a slow scan of a lane that found nothing."""
     conn.execute(
         """
         select rota._move_lane_cursor(
@@ -31,6 +32,12 @@ def set_cursor(conn, queue="default", priority=0, took=LONG):
         """,
         {"queue": queue, "priority": priority, "took": took},
     )
+
+
+def set_cursor(conn, **lane):
+    """Leave a cursor at the present: the second slow scan moves it to where the first one was."""
+    scan_slowly(conn, **lane)
+    scan_slowly(conn, **lane)
 
 
 def behind():
@@ -64,7 +71,77 @@ def test_what_is_enqueued_after_the_cursor_is_found_at_once(conn):
     assert claim(conn) == ["ahead"]
 
 
-def test_a_job_committed_late_is_found_when_the_cursor_expires(connect, clock):
+@pytest.mark.parametrize("function", ["enqueue_job", "enqueue_jobs"])
+def test_a_job_committed_late_is_found_at_once(connect, function):
+    late, other, worker = connect(autocommit=False), connect(), connect()
+    scan_slowly(worker)
+    if function == "enqueue_job":
+        enqueue(late, "late")
+    else:
+        call(late, "enqueue_jobs", jobs=Jsonb([{"task": "late"}]))
+    for task in ("first", "second", "third"):
+        enqueue(other, task)
+        assert claim(worker) == [task]
+        assert claim(worker) == []
+    late.commit()
+
+    assert claim(worker) == ["late"]
+
+
+def test_the_cursor_follows_when_all_that_was_open_has_ended(connect):
+    writer, worker = connect(autocommit=False), connect()
+    enqueue(worker, "a")
+    assert claim(worker) == ["a"]
+    scan_slowly(worker)
+    writer.execute("select pg_current_xact_id()")
+    places = []
+    for _ in range(3):
+        assert claim(worker) == []
+        places.append(cursor_of(worker))
+    assert places[0] == places[1] == places[2]
+
+    writer.commit()
+    for _ in range(2):
+        assert claim(worker) == []
+        places.append(cursor_of(worker))
+
+    assert places[2] < places[3] < places[4]
+
+
+def test_a_cursor_is_forgotten_when_the_full_scan_is_quick_again(conn, clock):
+    enqueue(conn, "a")
+    set_cursor(conn)
+    clock.advance(timedelta(seconds=61))
+
+    assert claim(conn) == ["a"]
+
+    assert conn.execute("select current_setting(rota._lane_setting('default', 0))").fetchone() == (
+        "",
+    )
+
+
+def cursor_of(conn):
+    return conn.execute(
+        "select (current_setting(rota._lane_setting('default', 0))::rota.lane_cursor).run_at::text"
+    ).fetchone()[0]
+
+
+def test_a_job_whose_claim_rolls_back_is_found_by_the_others_at_once(connect):
+    holder, worker = connect(autocommit=False), connect()
+    scan_slowly(worker)
+    enqueue(worker, "held")
+    assert claim(holder) == ["held"]
+    enqueue(worker, "next")
+    assert claim(worker) == ["next"]
+    assert claim(worker) == []
+    holder.rollback()
+
+    assert claim(worker) == ["held"]
+
+
+def test_a_job_committed_after_slow_scans_have_moved_the_cursor_is_found_when_it_expires(
+    connect, clock
+):
     late, worker = connect(autocommit=False), connect()
     enqueue(late, "late")
     set_cursor(worker)

@@ -134,6 +134,13 @@ MUTANTS = [
         "",
         "tests/functions/test_cursor.py::test_a_step_of_the_clock_voids_the_cursor",
     ),
+    mutant(
+        "a lane's cursor goes where jobs may still be committed",
+        "db/functions/_move_lane_cursor.sql",
+        "v_moves boolean := cursor.settled or",
+        "v_moves boolean := cursor.settled is not null or",
+        "tests/functions/test_cursor.py::test_a_job_committed_late_is_found_at_once",
+    ),
     # -- fencing
     Mutant(
         "the end of an attempt goes by the job alone, not by the token",
