@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Run:
         self._rota("empty claim", lambda: empty_claim(server, sizes))
         self._rota("floor", lambda: floor(server, sizes))
         for jobs in sizes.backlogs:
-            who = (ROTA, *self._peers) if jobs <= sizes.peer_backlog else (ROTA,)
+            who = [c for c in (ROTA, *self._peers) if jobs <= sizes.most_waiting(c)]
             self._each(f"backlog {jobs}", lambda c: backlog(server, c, sizes, jobs), who)  # noqa: B023
         self._each("idle", lambda c: idle_worker(server, c, sizes))
         self._each("snapshot", lambda c: snapshot(server, c, sizes, sizes.snapshot_jobs), (ROTA,))
@@ -95,7 +95,7 @@ class Run:
         self,
         name: str,
         measure: Callable[[Contestant], Any],
-        who: tuple[Contestant, ...] | None = None,
+        who: Sequence[Contestant] | None = None,
     ) -> None:
         if not name.startswith(self._only):
             return

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from bench.contestants import ROTA, Contestant
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -25,24 +27,30 @@ class Sizes:
     idle_seconds: float
     calls: int  # of each statement that is timed
 
+    def most_waiting(self, contestant: Contestant) -> int:
+        """Return the largest backlog that a contestant gets; the slowest would take hours."""
+        if contestant is ROTA:
+            return max(self.backlogs)
+        return min(self.peer_backlog, 10_000 if "best" in contestant.slow else self.peer_backlog)
+
 
 FULL = Sizes(
     enqueue_seconds=3.0,
     enqueue_clients=(1, 8, 32),
     enqueue_workers=("asleep", "busy"),
-    bulk_jobs=200_000,
-    drain_jobs=200_000,
+    bulk_jobs=100_000,
+    drain_jobs=100_000,
     drain_rounds=3,
     slow_drain_seconds=10.0,
     processes=(1, 2, 4),
     idle_starts=300,
-    loaded_starts=3000,
+    loaded_starts=1500,
     backlogs=(10_000, 1_000_000, 10_000_000),
     peer_backlog=1_000_000,
     backlog_drain=200_000,
     snapshot_jobs=5_000_000,
-    peer_snapshot_jobs=500_000,
-    idle_seconds=20.0,
+    peer_snapshot_jobs=200_000,
+    idle_seconds=10.0,
     calls=20_000,
 )
 

@@ -9,7 +9,7 @@ from bench.sizes import Sizes
 
 SETTLING = 12.0  # seconds; a session that idles reports what it did 10 seconds later at most
 NOTHING = """
-    create function public.nothing() returns setof integer language plpgsql volatile as
+    create function public.nothing() returns setof rota.claimed_job language plpgsql volatile as
     $$ begin return; end; $$
 """
 
