@@ -130,8 +130,8 @@ MUTANTS = [
     mutant(
         "a lane's cursor outlives a clock that is put back",
         "db/functions/_lane_cursor.sql",
-        "at >= v_cursor.made_at and ",
-        "",
+        " and at >= v_cursor.made_at then",
+        " then",
         "tests/functions/test_cursor.py::test_a_step_of_the_clock_voids_the_cursor",
     ),
     mutant(
