@@ -20,7 +20,7 @@ from worker.loop import Options, Worker
 from worker.processes import CANNOT_START, Processes
 
 SHORTEST_LEASE = 1.0  # seconds
-GARBAGE = 50_000  # objects more than before, when the collector looks for cycles
+GARBAGE = 10_000  # objects more than before, when the collector looks for cycles
 
 log = logging.getLogger("rota.worker")
 
@@ -212,8 +212,9 @@ def work(options: argparse.Namespace) -> int:
         return CANNOT_START
     # What was imported stays, so the garbage collector need not visit it; and with thousands of
     # jobs in hand at one time it would be called in the midst of each batch, for nothing.
+    gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE)
+    gc.set_threshold(max(GARBAGE, gc.get_threshold()[0]))
     worker = Worker(
         Options(
             url,

@@ -1,33 +1,44 @@
 -- See claim_next_job for what the cursor is. Two lanes may share a setting, whose name is a hash,
 -- so the value names its lane, and another lane's is not used. A clock that was put back makes the
 -- cursor void, else it would outlive its time. One that has expired starts at the lane's start
--- again, and keeps its next place. An empty setting is what a session keeps of one whose
--- transaction rolled back. The snapshot is taken here, before the scan.
+-- again, and may return to its place after that. An empty setting is what a session keeps of one
+-- whose transaction rolled back. The snapshot is taken here, before the scan.
+drop function if exists rota._lane_cursor(text, integer, timestamptz);  -- of another type
+
 create or replace function rota._lane_cursor(
+    at timestamptz,
     queue text,
-    priority integer,
-    at timestamptz
+    priority integer
 )
-    returns rota.lane_cursor
+    returns rota.lane_place
     language plpgsql
     stable
     set search_path = ''
 as $$
 declare
-    v_cursor rota.lane_cursor := nullif(
+    v_cursor rota.lane_place := nullif(
         current_setting(rota._lane_setting(queue, priority), true), ''
-    )::rota.lane_cursor;
+    )::rota.lane_place;
 begin
-    if v_cursor.queue = queue and v_cursor.priority = priority and at >= v_cursor.made_at then
-        v_cursor.settled := v_cursor.next_xid < pg_snapshot_xmin(pg_current_snapshot());
+    if v_cursor.queue = queue and v_cursor.priority = priority
+        and at >= v_cursor.made_at and at >= v_cursor.next_run_at
+    then
+        v_cursor.settled :=
+            v_cursor.sure and v_cursor.next_xid < pg_snapshot_xmin(pg_current_snapshot());
+
+        if at < v_cursor.expires_at then
+            return v_cursor;
+        end if;
+
+        if v_cursor.run_at > '-infinity' then
+            v_cursor.next_run_at := v_cursor.run_at;
+            v_cursor.next_id := v_cursor.id;
+            v_cursor.settled := true;
+        end if;
     else
         v_cursor := null;
         v_cursor.queue := queue;
         v_cursor.priority := priority;
-    end if;
-
-    if at < v_cursor.expires_at then
-        return v_cursor;
     end if;
 
     v_cursor.run_at := '-infinity';

@@ -1,14 +1,18 @@
 -- What was found to be first, or the present if nothing was, becomes the next place; the cursor
 -- itself moves to the one before, once that is settled: all transactions that were open then have
--- ended. Their ids are below our own, which a snapshot's xmax need not be. A scan that took too
--- long (null: it did not) moves it all the same: its expiry finds what it may have overlooked then.
--- A cursor keeps its expiry when it moves, so a full scan comes when it was due; it is forgotten
--- when that scan is quick again.
+-- ended. Their ids are below our own, which a snapshot's xmax need not be, provided that ours was
+-- taken after the scan's snapshot (own_id). Else the id of our next transaction is waited for.
+-- A scan from the cursor that took too long (null: it did not) moves it all the same: its expiry
+-- finds what it may have overlooked then. A cursor keeps its expiry when it moves, so a full scan
+-- comes when it was due; it is forgotten when that scan is quick again.
+drop function if exists rota._move_lane_cursor(rota.lane_cursor, tid, timestamptz, interval);
+
 create or replace function rota._move_lane_cursor(
-    cursor rota.lane_cursor,
+    cursor rota.lane_place,
     first_job tid,
     at timestamptz,
-    took interval
+    took interval,
+    own_id boolean
 )
     returns void
     language plpgsql
@@ -16,19 +20,25 @@ create or replace function rota._move_lane_cursor(
     set search_path = ''
 as $$
 declare
-    v_moves boolean := cursor.settled or (took is not null and cursor.next_run_at is not null);
+    v_setting text := rota._lane_setting(cursor.queue, cursor.priority);
+    v_moves boolean := cursor.settled or (cursor.expires_at is not null and took is not null);
     v_run_at timestamptz;
     v_id bigint;
 begin
     if cursor.expires_at is null and took is null then
-        perform set_config(rota._lane_setting(cursor.queue, cursor.priority), '', false);
+        perform set_config(v_setting, '', false);
         return;
     elsif cursor.expires_at is null then
         cursor.made_at := at;
         cursor.expires_at := at + least(
             greatest(took * 100, interval '1 second'), interval '1 minute'
         );
-    elsif v_moves is not true then
+    elsif not v_moves and not cursor.sure and pg_current_xact_id() > cursor.next_xid then
+        cursor.next_xid := pg_current_xact_id();
+        cursor.sure := true;
+        perform set_config(v_setting, cursor::text, false);
+        return;
+    elsif not v_moves then
         return;
     end if;
 
@@ -41,22 +51,19 @@ begin
         v_id := 0;
     end if;
 
-    if v_moves then
-        cursor.run_at := least(cursor.next_run_at, v_run_at);
-        cursor.id := case
-            when (cursor.next_run_at, cursor.next_id) < (v_run_at, v_id) then cursor.next_id
-            else v_id
-        end;
+    if v_moves and (cursor.next_run_at, cursor.next_id) < (v_run_at, v_id) then
+        cursor.run_at := cursor.next_run_at;
+        cursor.id := cursor.next_id;
+    elsif v_moves then
+        cursor.run_at := v_run_at;
+        cursor.id := v_id;
     end if;
 
     cursor.next_run_at := v_run_at;
     cursor.next_id := v_id;
     cursor.next_xid := pg_current_xact_id();
-    perform set_config(
-        rota._lane_setting(cursor.queue, cursor.priority),
-        cursor::text,
-        false
-    );
+    cursor.sure := own_id;
+    perform set_config(v_setting, cursor::text, false);
 end;
 $$;
 

@@ -17,16 +17,16 @@
 --
 -- The cursor. While an old snapshot pins finished jobs, a scan of a lane steps over all of them.
 -- A session whose scan was slow keeps a cursor, for about 100 times as long as the scan took, from
--- a second to a minute, and starts there until then. A scan that only waited for the processor or
--- the disk must not leave one, so one of less than 50 ms is timed again. The cursor lags: it goes
--- where a scan has found its first job only when all transactions that were open then have ended,
--- and another scan has looked in between. A job whose transaction commits late is therefore not
+-- a second to a minute, and starts there until then. A scan that only waited for a lock, the disk
+-- or the processor must not leave one, so a slow one is timed again. The cursor lags: it goes where
+-- a scan has found its first job only when all transactions that were open then have ended, and
+-- another scan has looked in between. A job whose transaction commits late is therefore not
 -- overlooked, nor one whose claim rolls back (_enqueue_time says why later transactions do not
 -- matter). Where some transaction writes and stays open, the lag is bounded: the cursor moves on
--- when a scan from it takes 5 ms. Then, and where a job comes back to an earlier time, the job is
--- found when the cursor expires: being wrong only delays it, and the slow scans take at most about
--- 1 % of a session's time. The setting belongs to the transaction, so a claim that rolls back takes
--- its cursor back with it.
+-- when a scan from it takes 5 ms. Then, and where a job comes back to an earlier time or is
+-- enqueued for one, the job is found when the cursor expires: being wrong only delays it, and the
+-- slow scans take about 2 % of a session's time. The setting belongs to the transaction, so a claim
+-- that rolls back takes its cursor back with it.
 --
 -- A lane that has copies is looked at more than once, which finds nothing more. What a call that
 -- finds nothing costs is what an idle system costs, so helpers are called only when there is
@@ -51,11 +51,12 @@ declare
     v_token uuid;
     v_queue text;
     v_priority integer;
-    v_cursor rota.lane_cursor;
+    v_cursor rota.lane_place;
     v_began timestamptz;
     v_took interval;
     v_limit interval;
     v_slow boolean;
+    v_own_id boolean;
     v_found tid[];
     v_recurring boolean;
     v_room integer := max_jobs;
@@ -97,9 +98,10 @@ begin
         v_cursor := null;
 
         if rota._has_lane_cursor(v_queue, v_priority) then
-            v_cursor := rota._lane_cursor(v_queue, v_priority, v_now);
+            v_cursor := rota._lane_cursor(v_now, v_queue, v_priority);
         end if;
 
+        v_own_id := pg_current_xact_id_if_assigned() is null;
         v_began := clock_timestamp();
         select array_agg(p.place), bool_or(p.recurring) into v_found, v_recurring
         from (
@@ -122,7 +124,7 @@ begin
         end;
         v_slow := v_took > v_limit + coalesce(cardinality(v_found), 0) * interval '20 us';
 
-        if v_slow and v_cursor.expires_at is null and v_took < interval '50 ms' then
+        if v_slow and v_cursor.expires_at is null then
             v_took := rota._scan_time(v_queue, v_priority, v_now);
             v_slow := v_took > v_limit;
         end if;
@@ -130,12 +132,13 @@ begin
         if v_slow or v_cursor.made_at is not null then
             perform rota._move_lane_cursor(
                 case when v_cursor is null
-                    then rota._lane_cursor(v_queue, v_priority, v_now)
+                    then rota._lane_cursor(v_now, v_queue, v_priority)
                     else v_cursor
                 end,
                 v_found[1],
                 v_now,
-                case when v_slow then v_took end
+                case when v_slow then v_took end,
+                v_own_id
             );
         end if;
 

@@ -36,7 +36,7 @@ create or replace function rota.schedule_job(
     set enable_seqscan = off
 as $$
 declare
-    v_now timestamptz := rota._now();
+    v_now timestamptz := rota._enqueue_time();
     v_type rota.schedule_type := case when cron is null then 'INTERVAL' else 'CRON' end;
     v_schedule rota.schedules;
     v_held rota.live_jobs;
@@ -113,7 +113,7 @@ begin
         end if;
     end loop;
 
-    v_now := rota._now();  -- slots may have gone by while this call waited for the lock
+    v_now := rota._enqueue_time();  -- slots may have gone by while this call waited for the lock
 
     select s.* into v_old
     from rota.schedules as s

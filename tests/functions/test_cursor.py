@@ -4,6 +4,7 @@ A cursor comes into being when a scan was slow. These tests do not wait for a sl
 the session the cursor that a slow scan would have left, through the function that leaves it.
 """
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -27,7 +28,8 @@ def scan_slowly(conn, queue="default", priority=0, took=LONG):
     conn.execute(
         """
         select rota._move_lane_cursor(
-            rota._lane_cursor(%(queue)s, %(priority)s, rota._now()), null, rota._now(), %(took)s
+            rota._lane_cursor(rota._now(), %(queue)s, %(priority)s), null, rota._now(), %(took)s,
+            true
         )
         """,
         {"queue": queue, "priority": priority, "took": took},
@@ -108,6 +110,59 @@ def test_the_cursor_follows_when_all_that_was_open_has_ended(connect):
     assert places[2] < places[3] < places[4]
 
 
+def test_a_transaction_that_wrote_before_its_claim_waits_for_a_younger_id_of_its_own(connect):
+    late, worker = connect(autocommit=False), connect(autocommit=False)
+    enqueue(worker, "a")
+    assert claim(worker) == ["a"]
+    worker.commit()
+    scan_slowly(worker)
+    worker.commit()
+
+    worker.execute("select pg_current_xact_id()")  # as a finish before the claim does
+    enqueue(late, "late")
+    assert claim(worker) == []
+    worker.commit()
+    for _ in range(3):
+        assert claim(worker) == []
+        worker.commit()
+    late.commit()
+
+    assert claim(worker) == ["late"]
+    worker.commit()
+
+
+def test_a_cursor_that_expires_does_not_go_beyond_what_is_open(connect, clock):
+    late, worker = connect(autocommit=False), connect()
+    enqueue(worker, "a")
+    assert claim(worker) == ["a"]
+    set_cursor(worker)
+    enqueue(late, "late")
+    assert claim(worker) == []
+    assert claim(worker) == []
+    clock.advance(timedelta(seconds=61))
+    scan_slowly(worker)
+    assert claim(worker) == []
+    late.commit()
+
+    assert claim(worker) == ["late"]
+
+
+def test_a_scan_that_had_to_wait_leaves_no_cursor(connect):
+    holder, worker = connect(autocommit=False), connect()
+    enqueue(worker, "a")
+    holder.execute("lock table rota.live_jobs in access exclusive mode")
+    timer = threading.Timer(0.2, holder.commit)
+    timer.start()
+
+    assert claim(worker) == ["a"]
+
+    timer.join()
+    (setting,) = worker.execute(
+        "select coalesce(current_setting(rota._lane_setting('default', 0), true), '')"
+    ).fetchone()
+    assert setting == ""
+
+
 def test_a_cursor_is_forgotten_when_the_full_scan_is_quick_again(conn, clock):
     enqueue(conn, "a")
     set_cursor(conn)
@@ -122,7 +177,7 @@ def test_a_cursor_is_forgotten_when_the_full_scan_is_quick_again(conn, clock):
 
 def cursor_of(conn):
     return conn.execute(
-        "select (current_setting(rota._lane_setting('default', 0))::rota.lane_cursor).run_at::text"
+        "select (current_setting(rota._lane_setting('default', 0))::rota.lane_place).run_at::text"
     ).fetchone()[0]
 
 

@@ -130,8 +130,8 @@ MUTANTS = [
     mutant(
         "a lane's cursor outlives a clock that is put back",
         "db/functions/_lane_cursor.sql",
-        " and at >= v_cursor.made_at then",
-        " then",
+        "        and at >= v_cursor.made_at and at >= v_cursor.next_run_at\n",
+        "",
         "tests/functions/test_cursor.py::test_a_step_of_the_clock_voids_the_cursor",
     ),
     mutant(
@@ -140,6 +140,30 @@ MUTANTS = [
         "v_moves boolean := cursor.settled or",
         "v_moves boolean := cursor.settled is not null or",
         "tests/functions/test_cursor.py::test_a_job_committed_late_is_found_at_once",
+    ),
+    mutant(
+        "a transaction's own id counts as younger than all, however early it was taken",
+        "db/functions/_move_lane_cursor.sql",
+        "    cursor.sure := own_id;\n",
+        "    cursor.sure := true;\n",
+        "tests/functions/test_cursor.py"
+        "::test_a_transaction_that_wrote_before_its_claim_waits_for_a_younger_id_of_its_own",
+    ),
+    mutant(
+        "a lane's cursor that expires goes on to where jobs may still be committed",
+        "db/functions/_lane_cursor.sql",
+        "            v_cursor.next_run_at := v_cursor.run_at;\n"
+        "            v_cursor.next_id := v_cursor.id;\n",
+        "",
+        "tests/functions/test_cursor.py"
+        "::test_a_cursor_that_expires_does_not_go_beyond_what_is_open",
+    ),
+    mutant(
+        "a scan that only had to wait leaves a cursor",
+        "db/functions/claim_next_job.sql",
+        "        if v_slow and v_cursor.expires_at is null then\n",
+        "        if v_slow and v_cursor.expires_at is null and v_took < interval '50 ms' then\n",
+        "tests/functions/test_cursor.py::test_a_scan_that_had_to_wait_leaves_no_cursor",
     ),
     # -- fencing
     Mutant(
