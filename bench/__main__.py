@@ -21,7 +21,7 @@ from bench.measure.drain import backlog, bulk, drain
 from bench.measure.enqueue import enqueue
 from bench.measure.floor import floor
 from bench.measure.idle import empty_claim, idle_worker
-from bench.measure.latency import latency
+from bench.measure.latency import latency, middle
 from bench.measure.snapshot import snapshot
 from bench.server import Server
 from bench.sizes import BY_NAME, Sizes
@@ -36,7 +36,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Rota and peers.")
     parser.add_argument("--size", choices=BY_NAME, default="full", help="how much (default: full)")
     parser.add_argument("--version", type=int, default=18, help="PostgreSQL's (default: 18)")
-    parser.add_argument("--only", help="measurements, by the start of their names")
+    parser.add_argument(
+        "--only", help="measure these again, by the start of their names, and keep the others"
+    )
     options = parser.parse_args()
     sizes = BY_NAME[options.size]
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -47,8 +49,20 @@ def main() -> int:
             try:
                 run.all()
             finally:  # what there is, also when somebody has lost patience
-                report.write(run.results, RESULTS, options.size)
+                results = merged(run.results, RESULTS / f"{options.size}.json", options.only)
+                report.write(results, RESULTS, options.size)
     return 1 if run.failed else 0
+
+
+def merged(results: Results, file: Path, only: str | None) -> Results:
+    """Return the results on file with those parts replaced that were measured again."""
+    if only is None or not file.exists():
+        return results
+    before = json.loads(file.read_text())
+    about = {"machine", "load", "postgresql", "versions", "missing", "at", "settings", "minutes"}
+    again = results.keys() - about
+    times = before.get("again", {}) | dict.fromkeys(again, results["at"])
+    return before | {name: results[name] for name in again} | {"again": times}
 
 
 class Run:
@@ -76,7 +90,7 @@ class Run:
         self._each("drain", lambda c: drain(server, c, sizes))
         self._each("bulk", lambda c: bulk(server, c, sizes))
         self._each("enqueue", lambda c: enqueue(server, c, sizes))
-        self._each("latency", lambda c: latency(server, c, sizes))
+        self._each("latency", lambda c: latency(server, c, sizes), rounds=sizes.start_rounds)
         self._rota("empty claim", lambda: empty_claim(server, sizes))
         self._rota("floor", lambda: floor(server, sizes))
         for jobs in sizes.backlogs:
@@ -96,16 +110,24 @@ class Run:
         name: str,
         measure: Callable[[Contestant], Any],
         who: Sequence[Contestant] | None = None,
+        rounds: int = 1,
     ) -> None:
+        """Measure one after the other; several rounds go through all of them before the next."""
         if not name.startswith(self._only):
             return
-        results = self.results[name] = {}
-        for contestant in who or (ROTA, *self._peers):
-            results[contestant.name] = self._try(
-                f"{name}: {contestant.name}",
-                lambda: measure(contestant),  # noqa: B023
-                contestant is ROTA,
-            )
+        found: dict[str, list[Any]] = {}
+        for _ in range(rounds):
+            for contestant in who or (ROTA, *self._peers):
+                result = self._try(
+                    f"{name}: {contestant.name}",
+                    lambda: measure(contestant),  # noqa: B023
+                    contestant is ROTA,
+                )
+                found.setdefault(contestant.name, []).append(result)
+        self.results[name] = {
+            who: results[0] if rounds == 1 or None in results else middle(results)
+            for who, results in found.items()
+        }
 
     def _rota(self, name: str, measure: Callable[[], Any]) -> None:
         if name.startswith(self._only):

@@ -59,9 +59,15 @@ def markdown(results: Results, name: str, path: str) -> str:
     parts = [machine]
     if results["load"] > QUIET:
         parts.append(
-            "The machine had other work to do: its load average was"
-            f" {results['load']:.1f} before the run. Ratios are rough then, and absolute figures"
-            " too low."
+            "In the five minutes before the run the machine was at work on something else (load"
+            f" average {results['load']:.1f}). If that went on, ratios are rough, and absolute"
+            " figures too low."
+        )
+    if again := results.get("again"):
+        parts.append(
+            "Measured again by themselves, each for all: "
+            + ", ".join(f"{name} ({at})" for name, at in sorted(again.items()))
+            + "."
         )
     if results["missing"]:
         parts.append(f"Not installed here, so not measured: {', '.join(results['missing'])}.")

@@ -19,6 +19,7 @@ class Sizes:
     processes: tuple[int, ...]
     idle_starts: int  # jobs whose start latency is measured
     loaded_starts: int
+    start_rounds: int
     backlogs: tuple[int, ...]
     peer_backlog: int  # the largest that peers get
     backlog_drain: int  # jobs drained from each
@@ -45,6 +46,7 @@ FULL = Sizes(
     processes=(1, 2, 4),
     idle_starts=300,
     loaded_starts=1500,
+    start_rounds=3,
     backlogs=(10_000, 1_000_000, 10_000_000),
     peer_backlog=1_000_000,
     backlog_drain=200_000,
@@ -65,6 +67,7 @@ SHORT = Sizes(
     processes=(1, 2, 4),
     idle_starts=150,
     loaded_starts=1000,
+    start_rounds=1,
     backlogs=(10_000, 1_000_000),
     peer_backlog=10_000,
     backlog_drain=100_000,
@@ -85,6 +88,7 @@ QUICK = Sizes(
     processes=(1, 2),
     idle_starts=100,
     loaded_starts=500,
+    start_rounds=1,
     backlogs=(10_000, 200_000),
     peer_backlog=0,
     backlog_drain=50_000,

@@ -1,5 +1,8 @@
 """From the return of the call that enqueued a job to the first line of its handler."""
 
+from collections.abc import Sequence
+from statistics import median
+
 from bench.contestants import Contestant
 from bench.server import Server
 from bench.sizes import Sizes
@@ -9,8 +12,18 @@ IDLE_RATE = 20.0  # jobs a second; between two of them every worker falls asleep
 PERCENTILES = (50, 95, 99)
 SETTLED = 20  # jobs that come first and are not counted: connections and plans are made
 
+Percentiles = dict[str, dict[str, float]]
 
-def latency(server: Server, contestant: Contestant, sizes: Sizes) -> dict[str, dict[str, float]]:
+
+def middle(rounds: Sequence[Percentiles]) -> Percentiles:
+    """Return the median of each figure over some rounds."""
+    return {
+        load: {name: median(round[load][name] for round in rounds) for name in figures}
+        for load, figures in rounds[0].items()
+    }
+
+
+def latency(server: Server, contestant: Contestant, sizes: Sizes) -> Percentiles:
     """Return percentiles in milliseconds for an idle system and one under half its load.
 
     Half the load: half of the rate at which one client enqueues while the worker works.
