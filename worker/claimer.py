@@ -15,6 +15,7 @@ log = logging.getLogger("rota.worker")
 
 LARGEST_CLAIM = 1000  # jobs
 LARGEST_PREFETCH = 2000  # jobs
+MOST_UNTOLD = 4000  # jobs that have ended and the database was not told; more are not claimed
 HORIZON = 0.1  # seconds; a prefetched job is expected to start within this time
 STALE = 1.0  # seconds that the oldest prefetched job may wait before they are handed back
 
@@ -188,9 +189,13 @@ class Claimer:
 
     def _room(self) -> int:
         """Return how many jobs to claim now: none, until that is worth a call."""
-        if len(self._desk.in_hand) > self._most_for_a_claim():
+        if len(self._desk.in_hand) > self._most_for_a_claim() or self._finisher_is_behind():
             return 0
         return min(self._concurrency + self._prefetch - len(self._desk.in_hand), LARGEST_CLAIM)
+
+    def _finisher_is_behind(self) -> bool:
+        """Tell whether handlers are quicker than the database takes in how they ended."""
+        return self._desk.done.qsize() > MOST_UNTOLD
 
     def _most_for_a_claim(self) -> int:
         """Return how many jobs may be in hand still when the next are claimed."""
@@ -294,7 +299,7 @@ class Claimer:
 
     def _wait_for_room(self) -> None:
         """Wait until handlers have returned, and hand back what waited here for too long."""
-        self._wait(STALE / 2)
+        self._wait(BREATH if self._finisher_is_behind() else STALE / 2)
         if self._longest_wait() > STALE:
             count = self._desk.hand_back_ready("all handlers of its worker were busy")
             log.info(

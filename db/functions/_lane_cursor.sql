@@ -3,6 +3,7 @@
 -- cursor void, else it would outlive its time. One that has expired starts at the lane's start
 -- again, and may return to its place after that. An empty setting is what a session keeps of one
 -- whose transaction rolled back. The snapshot is taken here, before the scan.
+-- A place is settled when what was open has ended, or has been waited for long enough.
 drop function if exists rota._lane_cursor(text, integer, timestamptz);  -- of another type
 
 create or replace function rota._lane_cursor(
@@ -23,8 +24,8 @@ begin
     if v_cursor.queue = queue and v_cursor.priority = priority
         and at >= v_cursor.made_at and at >= v_cursor.next_run_at
     then
-        v_cursor.settled :=
-            v_cursor.sure and v_cursor.next_xid < pg_snapshot_xmin(pg_current_snapshot());
+        v_cursor.settled := at > v_cursor.noted_at + interval '2 seconds'
+            or v_cursor.sure and v_cursor.next_xid < pg_snapshot_xmin(pg_current_snapshot());
 
         if at < v_cursor.expires_at then
             return v_cursor;

@@ -2,9 +2,8 @@
 -- itself moves to the one before, once that is settled: all transactions that were open then have
 -- ended. Their ids are below our own, which a snapshot's xmax need not be, provided that ours was
 -- taken after the scan's snapshot (own_id). Else the id of our next transaction is waited for.
--- A scan from the cursor that took too long (null: it did not) moves it all the same: its expiry
--- finds what it may have overlooked then. A cursor keeps its expiry when it moves, so a full scan
--- comes when it was due; it is forgotten when that scan is quick again.
+-- A cursor keeps its expiry when it moves, so a full scan comes when it was due; when that took no
+-- time worth a cursor (null), there is none any more.
 drop function if exists rota._move_lane_cursor(rota.lane_cursor, tid, timestamptz, interval);
 
 create or replace function rota._move_lane_cursor(
@@ -21,7 +20,6 @@ create or replace function rota._move_lane_cursor(
 as $$
 declare
     v_setting text := rota._lane_setting(cursor.queue, cursor.priority);
-    v_moves boolean := cursor.settled or (cursor.expires_at is not null and took is not null);
     v_run_at timestamptz;
     v_id bigint;
 begin
@@ -33,12 +31,12 @@ begin
         cursor.expires_at := at + least(
             greatest(took * 100, interval '1 second'), interval '1 minute'
         );
-    elsif not v_moves and not cursor.sure and pg_current_xact_id() > cursor.next_xid then
+    elsif not cursor.settled and not cursor.sure and pg_current_xact_id() > cursor.next_xid then
         cursor.next_xid := pg_current_xact_id();
         cursor.sure := true;
         perform set_config(v_setting, cursor::text, false);
         return;
-    elsif not v_moves then
+    elsif not cursor.settled then
         return;
     end if;
 
@@ -51,10 +49,10 @@ begin
         v_id := 0;
     end if;
 
-    if v_moves and (cursor.next_run_at, cursor.next_id) < (v_run_at, v_id) then
+    if cursor.settled and (cursor.next_run_at, cursor.next_id) < (v_run_at, v_id) then
         cursor.run_at := cursor.next_run_at;
         cursor.id := cursor.next_id;
-    elsif v_moves then
+    elsif cursor.settled then
         cursor.run_at := v_run_at;
         cursor.id := v_id;
     end if;
@@ -63,6 +61,7 @@ begin
     cursor.next_id := v_id;
     cursor.next_xid := pg_current_xact_id();
     cursor.sure := own_id;
+    cursor.noted_at := at;
     perform set_config(v_setting, cursor::text, false);
 end;
 $$;

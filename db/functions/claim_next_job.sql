@@ -18,15 +18,15 @@
 -- The cursor. While an old snapshot pins finished jobs, a scan of a lane steps over all of them.
 -- A session whose scan was slow keeps a cursor, for about 100 times as long as the scan took, from
 -- a second to a minute, and starts there until then. A scan that only waited for a lock, the disk
--- or the processor must not leave one, so a slow one is timed again. The cursor lags: it goes where
--- a scan has found its first job only when all transactions that were open then have ended, and
--- another scan has looked in between. A job whose transaction commits late is therefore not
--- overlooked, nor one whose claim rolls back (_enqueue_time says why later transactions do not
--- matter). Where some transaction writes and stays open, the lag is bounded: the cursor moves on
--- when a scan from it takes 5 ms. Then, and where a job comes back to an earlier time or is
--- enqueued for one, the job is found when the cursor expires: being wrong only delays it, and the
--- slow scans take about 2 % of a session's time. The setting belongs to the transaction, so a claim
--- that rolls back takes its cursor back with it.
+-- or the processor must not leave one, so a slow one is timed again, unless it took seconds and
+-- follows another cursor. The cursor lags: it goes where a scan has found its first job only when
+-- all transactions that were open then have ended, and another scan has looked in between. A job
+-- whose transaction commits late is therefore not overlooked, nor one whose claim rolls back
+-- (_enqueue_time says why later transactions do not matter). Two seconds are waited for that, so
+-- that the lag is bounded where some transaction writes and stays open. A job that commits later
+-- still, comes back to an earlier time or is enqueued for one is found when the cursor expires:
+-- being wrong only delays it. The setting belongs to the transaction, so a claim that rolls back
+-- takes its cursor back with it.
 --
 -- A lane that has copies is looked at more than once, which finds nothing more. What a call that
 -- finds nothing costs is what an idle system costs, so helpers are called only when there is
@@ -54,7 +54,6 @@ declare
     v_cursor rota.lane_place;
     v_began timestamptz;
     v_took interval;
-    v_limit interval;
     v_slow boolean;
     v_own_id boolean;
     v_found tid[];
@@ -119,14 +118,12 @@ begin
             for no key update skip locked
         ) as p;
         v_took := clock_timestamp() - v_began;
-        v_limit := case
-            when v_cursor.expires_at is null then interval '1 ms' else interval '5 ms'
-        end;
-        v_slow := v_took > v_limit + coalesce(cardinality(v_found), 0) * interval '20 us';
+        v_slow := v_cursor.expires_at is null
+            and v_took > interval '1 ms' + coalesce(cardinality(v_found), 0) * interval '20 us';
 
-        if v_slow and v_cursor.expires_at is null then
+        if v_slow and (v_cursor.made_at is null or v_took < interval '1 second') then
             v_took := rota._scan_time(v_queue, v_priority, v_now);
-            v_slow := v_took > v_limit;
+            v_slow := v_took > interval '1 ms';
         end if;
 
         if v_slow or v_cursor.made_at is not null then

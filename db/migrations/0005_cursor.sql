@@ -16,6 +16,7 @@ begin
             next_id bigint,
             next_xid xid8,            -- all transactions that were open then are older than this,
             sure boolean,             -- if our own was not open before
+            noted_at timestamptz,     -- when the next place was found
             settled boolean           -- all of them have ended
         );
     end if;

@@ -194,12 +194,16 @@ def test_a_job_whose_claim_rolls_back_is_found_by_the_others_at_once(connect):
     assert claim(worker) == ["held"]
 
 
-def test_a_job_committed_after_slow_scans_have_moved_the_cursor_is_found_when_it_expires(
+def test_a_job_that_is_not_committed_within_two_seconds_is_found_when_the_cursor_expires(
     connect, clock
 ):
     late, worker = connect(autocommit=False), connect()
     enqueue(late, "late")
-    set_cursor(worker)
+    enqueue(worker, "a")
+    assert claim(worker) == ["a"]
+    scan_slowly(worker)
+    clock.advance(timedelta(seconds=3))
+    assert claim(worker) == []
     late.commit()
 
     assert claim(worker) == []
@@ -224,7 +228,9 @@ def test_a_claim_that_rolls_back_takes_its_cursor_back(connect):
     conn = connect(autocommit=False)
     enqueue(conn, "behind", run_at=behind())
     conn.commit()
-    set_cursor(conn)
+    scan_slowly(conn)
+    conn.commit()
+    scan_slowly(conn)
     assert claim(conn) == []
     conn.rollback()
 
@@ -234,8 +240,9 @@ def test_a_claim_that_rolls_back_takes_its_cursor_back(connect):
 
 def test_a_claim_under_a_cursor_that_rolls_back_loses_nothing(connect):
     conn = connect(autocommit=False)
-    set_cursor(conn)
-    conn.commit()
+    for _ in range(2):
+        scan_slowly(conn)
+        conn.commit()
     enqueue(conn, "first")
     enqueue(conn, "second")
     conn.commit()

@@ -136,9 +136,9 @@ MUTANTS = [
     ),
     mutant(
         "a lane's cursor goes where jobs may still be committed",
-        "db/functions/_move_lane_cursor.sql",
-        "v_moves boolean := cursor.settled or",
-        "v_moves boolean := cursor.settled is not null or",
+        "db/functions/_lane_cursor.sql",
+        "v_cursor.settled := at > v_cursor.noted_at + interval '2 seconds'",
+        "v_cursor.settled := true",
         "tests/functions/test_cursor.py::test_a_job_committed_late_is_found_at_once",
     ),
     mutant(
@@ -161,8 +161,8 @@ MUTANTS = [
     mutant(
         "a scan that only had to wait leaves a cursor",
         "db/functions/claim_next_job.sql",
-        "        if v_slow and v_cursor.expires_at is null then\n",
-        "        if v_slow and v_cursor.expires_at is null and v_took < interval '50 ms' then\n",
+        "(v_cursor.made_at is null or v_took < interval '1 second')",
+        "v_took < interval '50 ms'",
         "tests/functions/test_cursor.py::test_a_scan_that_had_to_wait_leaves_no_cursor",
     ),
     # -- fencing
