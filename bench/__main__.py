@@ -96,7 +96,8 @@ class Run:
         for jobs in sizes.backlogs:
             who = [c for c in (ROTA, *self._peers) if jobs <= sizes.most_waiting(c)]
             self._each(f"backlog {jobs}", lambda c: backlog(server, c, sizes, jobs), who)  # noqa: B023
-        self._each("idle", lambda c: idle_worker(server, c, sizes))
+        who = (ROTA, *self._peers) if sizes.idle_peers else (ROTA,)
+        self._each("idle", lambda c: idle_worker(server, c, sizes), who)
         self._each("snapshot", lambda c: snapshot(server, c, sizes, sizes.snapshot_jobs), (ROTA,))
         if sizes.peer_snapshot_jobs:
             self._each(

@@ -25,7 +25,9 @@ class Sizes:
     backlog_drain: int  # jobs drained from each
     snapshot_jobs: int  # through Rota while a snapshot is held
     peer_snapshot_jobs: int
+    after_snapshot: bool  # also what comes after its release, which takes minutes
     idle_seconds: float
+    idle_peers: bool
     calls: int  # of each statement that is timed
 
     def most_waiting(self, contestant: Contestant) -> int:
@@ -52,7 +54,9 @@ FULL = Sizes(
     backlog_drain=200_000,
     snapshot_jobs=5_000_000,
     peer_snapshot_jobs=200_000,
+    after_snapshot=True,
     idle_seconds=10.0,
+    idle_peers=True,
     calls=20_000,
 )
 
@@ -73,7 +77,9 @@ SHORT = Sizes(
     backlog_drain=100_000,
     snapshot_jobs=1_000_000,
     peer_snapshot_jobs=100_000,
+    after_snapshot=True,
     idle_seconds=8.0,
+    idle_peers=True,
     calls=3000,
 )
 
@@ -81,8 +87,8 @@ QUICK = Sizes(
     enqueue_seconds=1.5,
     enqueue_clients=(8,),
     enqueue_workers=("busy",),
-    bulk_jobs=50_000,
-    drain_jobs=50_000,
+    bulk_jobs=30_000,
+    drain_jobs=40_000,
     drain_rounds=1,
     slow_drain_seconds=4.0,
     processes=(1, 2),
@@ -94,7 +100,9 @@ QUICK = Sizes(
     backlog_drain=50_000,
     snapshot_jobs=200_000,
     peer_snapshot_jobs=0,
+    after_snapshot=False,
     idle_seconds=3.0,
+    idle_peers=False,
     calls=3000,
 )
 
