@@ -42,6 +42,12 @@ def set_cursor(conn, **lane):
     scan_slowly(conn, **lane)
 
 
+def use_lane(conn):
+    """Have a lane that is empty again; done by another session, which may be slow at first."""
+    enqueue(conn, "a")
+    assert claim(conn) == ["a"]
+
+
 def behind():
     """A run_at that lies behind a cursor set now."""
     return datetime.now(UTC) - timedelta(minutes=5)
@@ -92,8 +98,7 @@ def test_a_job_committed_late_is_found_at_once(connect, function):
 
 def test_the_cursor_follows_when_all_that_was_open_has_ended(connect):
     writer, worker = connect(autocommit=False), connect()
-    enqueue(worker, "a")
-    assert claim(worker) == ["a"]
+    use_lane(connect())
     scan_slowly(worker)
     writer.execute("select pg_current_xact_id()")
     places = []
@@ -112,9 +117,7 @@ def test_the_cursor_follows_when_all_that_was_open_has_ended(connect):
 
 def test_a_transaction_that_wrote_before_its_claim_waits_for_a_younger_id_of_its_own(connect):
     late, worker = connect(autocommit=False), connect(autocommit=False)
-    enqueue(worker, "a")
-    assert claim(worker) == ["a"]
-    worker.commit()
+    use_lane(connect())
     scan_slowly(worker)
     worker.commit()
 
@@ -133,8 +136,7 @@ def test_a_transaction_that_wrote_before_its_claim_waits_for_a_younger_id_of_its
 
 def test_a_cursor_that_expires_does_not_go_beyond_what_is_open(connect, clock):
     late, worker = connect(autocommit=False), connect()
-    enqueue(worker, "a")
-    assert claim(worker) == ["a"]
+    use_lane(connect())
     set_cursor(worker)
     enqueue(late, "late")
     assert claim(worker) == []
@@ -199,8 +201,7 @@ def test_a_job_that_is_not_committed_within_two_seconds_is_found_when_the_cursor
 ):
     late, worker = connect(autocommit=False), connect()
     enqueue(late, "late")
-    enqueue(worker, "a")
-    assert claim(worker) == ["a"]
+    use_lane(connect())
     scan_slowly(worker)
     clock.advance(timedelta(seconds=3))
     assert claim(worker) == []
