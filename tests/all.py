@@ -1,8 +1,9 @@
 """Run the tests on every PostgreSQL at hand: ``python -m tests.all 18 16 15 -- tests/functions``.
 
-The first version gets all the tests, then the others, one after the other, those named after
-``--``. A version that is not installed is passed by. With ``TEST_DATABASE_URL`` all the tests run
-once, on that server. The closing line of each run is repeated at the end.
+The first version gets all the tests, then the others, beside each other, those named after ``--``:
+these wait for nobody's clock, so they may share the machine. A version that is not installed is
+passed by. With ``TEST_DATABASE_URL`` all the tests run once, on that server. The closing line of
+each run is repeated at the end.
 
 Many tests kill, freeze and time real processes, and a machine that is busy can fail one of them.
 What failed is therefore run once more, by itself: what fails twice fails the run, and the first
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from db.embedded import binaries
 
@@ -30,7 +32,7 @@ def main(arguments: list[str]) -> int:
     border = arguments.index("--")
     versions, server_tests = arguments[:border], arguments[border + 1 :]
     if os.environ.get("TEST_DATABASE_URL"):
-        return _run([], {})[0]
+        return _run([], {}, "")[0]
 
     installed = [version for version in versions if binaries(int(version))]
     for version in versions:
@@ -39,11 +41,14 @@ def main(arguments: list[str]) -> int:
     if not installed:
         return 1
     first, *others = installed
-    results = {}
-    for version in [first, *others]:
-        print(f"==== PostgreSQL {version}", flush=True)
-        tests = [] if version == first else server_tests
-        results[version] = _run(tests, {"ROTA_PG": version})
+    print(f"==== PostgreSQL {first}", flush=True)
+    results = {first: _run([], {"ROTA_PG": first}, "")}
+    with ThreadPoolExecutor(max(1, len(others))) as at_once:
+        runs = {
+            version: at_once.submit(_run, server_tests, {"ROTA_PG": version}, f"{version}: ")
+            for version in others
+        }
+    results |= {version: run.result() for version, run in runs.items()}
 
     for version, (_, closing_line) in results.items():
         print(f"PostgreSQL {version}: {closing_line}")
@@ -57,7 +62,7 @@ def _interrupt(*_: object) -> None:
         process.send_signal(signal.SIGINT)
 
 
-def _run(tests: list[str], environment: dict[str, str]) -> tuple[int, str]:
+def _run(tests: list[str], environment: dict[str, str], label: str) -> tuple[int, str]:
     """Run pytest, and what failed once more; return the last exit code and closing line.
 
     Each run has a folder of its own for temporary files: pytest shuts the one that is shared by
@@ -65,16 +70,20 @@ def _run(tests: list[str], environment: dict[str, str]) -> tuple[int, str]:
     """
     with tempfile.TemporaryDirectory(prefix="rota-pytest-") as folder:
         places = [f"--basetemp={folder}/files", "-o", f"cache_dir={folder}/cache"]
-        code, closing_line = _pytest([*places, *tests], environment)
+        code, closing_line = _pytest([*places, *tests], environment, label)
         if code == FAILED and not STOPPING.is_set():
-            print("==== what failed, once more", flush=True)
-            code, again = _pytest([*places, "--last-failed", *tests], environment)
+            print(f"{label}==== what failed, once more", flush=True)
+            code, again = _pytest([*places, "--last-failed", *tests], environment, label)
             closing_line = f"{closing_line}; what failed, once more: {again}"
     return code, closing_line
 
 
-def _pytest(arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run pytest and print its output as it comes; return its exit code and closing line."""
+def _pytest(arguments: list[str], environment: dict[str, str], label: str) -> tuple[int, str]:
+    """Run pytest and print its output as it comes, each line after the label.
+
+    Returns:
+        Its exit code and its closing line.
+    """
     if STOPPING.is_set():
         return 1, "not run"
     with subprocess.Popen(
@@ -87,7 +96,7 @@ def _pytest(arguments: list[str], environment: dict[str, str]) -> tuple[int, str
         RUNNING.add(process)
         line = "no output"
         for line in process.stdout or ():
-            print(line, end="", flush=True)
+            print(label + line, end="", flush=True)
     return process.returncode, line.strip()
 
 

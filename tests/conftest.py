@@ -22,6 +22,8 @@ from psycopg import Connection, sql
 from db.deploy import deploy
 from db.embedded import Cluster
 
+NEWEST = 18
+SERVER_VERSION = int(os.environ.get("ROTA_PG", NEWEST))
 TEST_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -117,7 +119,7 @@ def cluster() -> Iterator[Server]:
         return
     with (
         tempfile.TemporaryDirectory(prefix="rota-test-", dir=roomy_memory()) as folder,
-        Cluster(Path(folder) / "pg", int(os.environ.get("ROTA_PG", "18")), TEST_SETTINGS) as server,
+        Cluster(Path(folder) / "pg", SERVER_VERSION, TEST_SETTINGS) as server,
     ):
         yield server
 

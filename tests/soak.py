@@ -29,7 +29,7 @@ from psycopg.types.json import Jsonb
 from db.deploy import deploy
 from db.embedded import Cluster
 from db.gateway import call
-from tests.conftest import roomy_memory
+from tests.conftest import SERVER_VERSION, roomy_memory
 from tests.faults.conftest import SETTINGS, TEMPLATE
 from tests.faults.harness import (
     BOOKS,
@@ -331,7 +331,7 @@ def main() -> int:
 
     with (
         tempfile.TemporaryDirectory(prefix="rota-soak-", dir=roomy_memory()) as data,
-        Cluster(Path(data) / "pg", int(os.environ.get("ROTA_PG", "18")), SETTINGS) as cluster,
+        Cluster(Path(data) / "pg", SERVER_VERSION, SETTINGS) as cluster,
         Proxy(cluster.data_dir / ".s.PGSQL.5432") as proxy,
     ):
         with psycopg.connect(cluster.url(), autocommit=True) as conn:

@@ -19,7 +19,7 @@ import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db.embedded import Cluster
-from tests.conftest import TEST_SETTINGS
+from tests.conftest import SERVER_VERSION, TEST_SETTINGS
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -52,9 +52,7 @@ def services(tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def server(server_folder: Path) -> Iterator[Cluster]:
     """A server of its own, for its roles are made by the stack's own script."""
-    with Cluster(
-        server_folder / "pg", int(os.environ.get("ROTA_PG", "18")), TEST_SETTINGS
-    ) as cluster:
+    with Cluster(server_folder / "pg", SERVER_VERSION, TEST_SETTINGS) as cluster:
         yield cluster
 
 

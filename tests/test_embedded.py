@@ -10,9 +10,7 @@ import psycopg
 import pytest
 
 from db.embedded import Cluster, ClusterError
-from tests.conftest import TEST_SETTINGS
-
-VERSION = int(os.environ.get("ROTA_PG", "18"))
+from tests.conftest import SERVER_VERSION, TEST_SETTINGS
 
 
 @pytest.fixture
@@ -21,7 +19,7 @@ def cluster_of(server_folder: Path):
     made = []
 
     def make(name: str = "pg", **options) -> Cluster:
-        cluster = Cluster(server_folder / name, VERSION, TEST_SETTINGS, **options)
+        cluster = Cluster(server_folder / name, SERVER_VERSION, TEST_SETTINGS, **options)
         made.append(cluster)
         return cluster
 
@@ -100,7 +98,7 @@ def test_data_of_another_version_is_refused_and_left_alone(cluster_of):
 
 
 def test_a_server_that_cannot_start_shows_its_log(server_folder):
-    cluster = Cluster(server_folder / "pg", VERSION, {"shared_buffers": "nonsense"})
+    cluster = Cluster(server_folder / "pg", SERVER_VERSION, {"shared_buffers": "nonsense"})
 
     with pytest.raises(ClusterError, match="shared_buffers"):
         cluster.start()

@@ -13,7 +13,7 @@ import pytest
 
 from db.deploy import checkout_version, deploy
 from db.embedded import Cluster
-from tests.conftest import roomy_memory
+from tests.conftest import SERVER_VERSION, roomy_memory
 from tests.faults.harness import House
 from tests.faults.proxy import Proxy
 from tests.history.record import Appender
@@ -51,8 +51,7 @@ def server_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def crashing_cluster(server_folder: Path) -> Iterator[Cluster]:
     """A server of our own, as durable as any, with a database to copy."""
-    version = int(os.environ.get("ROTA_PG", "18"))
-    with Cluster(server_folder / "pg", version, SETTINGS) as cluster:
+    with Cluster(server_folder / "pg", SERVER_VERSION, SETTINGS) as cluster:
         with psycopg.connect(cluster.url(), autocommit=True) as conn:
             conn.execute(f"create database {TEMPLATE}")
         deploy(cluster.url(TEMPLATE))

@@ -18,6 +18,7 @@ from pathlib import Path
 import psycopg
 
 from db.embedded import binaries
+from tests.conftest import SERVER_VERSION
 from tests.history.check import Figures
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
@@ -141,7 +142,7 @@ def order(test: str) -> tuple[int, str]:
 
 def versions(functions: set[str]) -> str:
     """Say on what the tests ran."""
-    folder = binaries(int(os.environ.get("ROTA_PG", "18")))
+    folder = binaries(SERVER_VERSION)
     server = subprocess.run([f"{folder}/postgres", "--version"], capture_output=True, text=True)
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, functions {', '.join(sorted(functions))}, "

@@ -15,11 +15,11 @@ import pytest
 
 from db.deploy import deploy
 from db.embedded import Cluster
+from tests.conftest import SERVER_VERSION
 from tests.faults.conftest import SETTINGS
 from tests.faults.harness import House, only_long
 from tests.waiting import wait_until
 
-VERSION = int(os.environ.get("ROTA_PG", "18"))
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 FILLER = "0123456789abcdef" * 64
 
@@ -83,7 +83,7 @@ def test_f14_a_full_disk_delays_and_loses_nothing(
     elsewhere.mkdir()
     with small_disk(server_folder / f"disk-{what}", 128) as disk:
         data, wal = (disk, elsewhere) if what == "data" else (elsewhere, disk)
-        cluster = Cluster(data / "pg", VERSION, settings)
+        cluster = Cluster(data / "pg", SERVER_VERSION, settings)
         cluster.start()
         cluster.stop()
         shutil.move(data / "pg" / "pg_wal", wal / "pg_wal")
@@ -124,7 +124,7 @@ def test_f23_a_server_whose_clock_jumps_runs_nothing_under_two_leases(
 ):
     if not FAKETIME.exists():
         pytest.skip("libfaketime is not installed")
-    cluster = Cluster(server_folder / "clock", VERSION, SETTINGS)
+    cluster = Cluster(server_folder / "clock", SERVER_VERSION, SETTINGS)
     cluster.start()
     cluster.stop()
     offset = server_folder / "offset"
@@ -216,8 +216,8 @@ class Pair:
     def __init__(self, folder: Path, synchronous: bool) -> None:
         names = {"synchronous_standby_names": "*"} if synchronous else {}
         self.folder = folder
-        self.primary = Cluster(folder / "primary", VERSION, SETTINGS)
-        self.standby = Cluster(folder / "standby", VERSION, SETTINGS)
+        self.primary = Cluster(folder / "primary", SERVER_VERSION, SETTINGS)
+        self.standby = Cluster(folder / "standby", SERVER_VERSION, SETTINGS)
         self._synchronous = names
 
     def join(self) -> None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from db.embedded import Cluster
-from tests.conftest import TEST_SETTINGS
+from tests.conftest import SERVER_VERSION, TEST_SETTINGS
 from tests.mutants.mutants import MUTANTS, Mutant
 from tests.named import ROOT
 
@@ -44,9 +44,7 @@ def main(words: list[str]) -> int:
         tree = Path(folder) / "tree"
         for part in PARTS:
             copy(ROOT / part, tree / part)
-        with Cluster(
-            Path(folder) / "pg", int(os.environ.get("ROTA_PG", "18")), TEST_SETTINGS
-        ) as pg:
+        with Cluster(Path(folder) / "pg", SERVER_VERSION, TEST_SETTINGS) as pg:
             killers = sorted({killer for mutant in chosen for killer in mutant.killers})
             failed, last_line = run(tree, pg.url(), killers, patience=20 * PATIENCE)
             if failed:

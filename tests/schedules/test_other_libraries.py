@@ -63,8 +63,7 @@ SHARED = st.tuples(
 
 # Zones whose clocks move by whole hours and never skip midnight: rows 4 and 5.
 WHOLE_HOURS = [
-    "UTC", "Europe/Berlin", "America/New_York", "Africa/Casablanca", "Europe/Istanbul",
-    "Antarctica/Troll",
+    "UTC", "Europe/Berlin", "America/New_York", "Europe/Istanbul", "Antarctica/Troll",
 ]  # fmt: skip
 
 RANGE_OF_ONE = re.compile(r"\b(\d+)-\1\b")  # row 7
