@@ -67,6 +67,9 @@ class Link:
         give_up: once set, a failure is not followed by another try.
         patience: seconds that one statement may take.
         lock_patience: seconds that it may wait for one lock.
+        durable: whether an answer is to wait until its commit is on disk. Not for claims: one that
+            a crash of the server takes back is a job still SCHEDULED, and its token never returns.
+            Through a pooler in transaction mode all are, for sessions are shared there.
     """
 
     def __init__(
@@ -76,11 +79,16 @@ class Link:
         give_up: threading.Event,
         patience: float,
         lock_patience: float,
+        durable: bool = True,
     ) -> None:
         self._purpose = purpose
         self._give_up = give_up
         self._patience = patience
-        self._lock_patience = lock_patience
+        self._settings = {
+            "statement_timeout": str(int(patience * 1000)),
+            "lock_timeout": str(int(lock_patience * 1000)),
+            **({} if durable else {"synchronous_commit": "off"}),
+        }
         self._pid = os.getpid()
         self._conn: Connection | None = None
         self._asked_at: float | None = None  # while an answer is waited for
@@ -108,6 +116,10 @@ class Link:
         if self._conn is None or self._conn.closed:
             self._open()
         return self._conn
+
+    def has(self, conn: Connection) -> bool:
+        """Tell whether this is the connection still, and open."""
+        return conn is self._conn and not conn.closed
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
@@ -192,11 +204,10 @@ class Link:
             else:
                 conn.execute(
                     """
-                    select
-                        set_config('statement_timeout', %s, false),
-                        set_config('lock_timeout', %s, false)
+                    select set_config(s.name, s.value, false)
+                    from unnest(%s::text[], %s::text[]) as s(name, value)
                     """,
-                    [str(int(self._patience * 1000)), str(int(self._lock_patience * 1000))],
+                    [list(self._settings), list(self._settings.values())],
                 )
         except BaseException:
             self.close()

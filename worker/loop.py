@@ -57,15 +57,23 @@ class Worker:
         self._desk = desk = Desk(limits)
         self._links: list[Link] = []
 
-        def link(purpose: str, give_up: threading.Event, patience: float | None = None) -> Link:
+        def link(
+            purpose: str,
+            give_up: threading.Event,
+            patience: float | None = None,
+            durable: bool = True,
+        ) -> Link:
             patience = patience or max(1.0, lease / 3)
-            self._links.append(Link(options.url, purpose, give_up, patience, LOCK_PATIENCE))
+            self._links.append(
+                Link(options.url, purpose, give_up, patience, LOCK_PATIENCE, durable)
+            )
             return self._links[-1]
 
+        claim = link("claim", desk.stopping, durable=False)
         self._claimer = Claimer(
             desk,
-            link("claim", desk.stopping),
-            Ear(link("listen", desk.stopping), list(options.queues)),
+            claim,
+            Ear(claim, list(options.queues)),
             self.id,
             options.queues,
             options.concurrency,

@@ -116,7 +116,9 @@ def asked(params: dict[str, Any]) -> dict[str, Any]:
         payload = params["payload"]
         payload = getattr(payload, "obj", payload)
         seen["key"] = payload.get("key") if isinstance(payload, dict) else None
-    return seen | {name: params[name] for name in ("worker", "queues", "queue") if name in params}
+    if "queues" in params:
+        seen["queues"] = [name.strip('"') for name in _list(params["queues"])]
+    return seen | {name: params[name] for name in ("worker", "queue") if name in params}
 
 
 def answered(op: str, asked: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
