@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 FIRST_PAUSE = 0.1  # seconds, doubled with each failure
 LONGEST_PAUSE = 5.0
+LONGEST_PATIENCE = 60.0  # seconds for a statement
 SILENCE = 2.0  # seconds that an answer may be on its way, beyond what its statement may take
 
 # The same call may be made again: the connection broke, the server is starting, stopping, full or
@@ -29,6 +30,7 @@ SILENCE = 2.0  # seconds that an answer may be on its way, beyond what its state
 PASSING = ("08", "25006", "25P03", "40", "53", "55P03", "57", "58")
 
 LOCKED = "55P03"
+OUT_OF_TIME = "57014"
 
 # The session is of no use any more, even where the connection is still open.
 SESSION_LOST = ("08", "25006", "57P")
@@ -65,7 +67,8 @@ class Link:
         url: a libpq connection string. What it says goes before our own defaults.
         purpose: shown as part of ``application_name``.
         give_up: once set, a failure is not followed by another try.
-        patience: seconds that one statement may take.
+        patience: seconds that one statement may take; more once one has taken so long, for it might
+            never be done otherwise (a claim while an old snapshot pins millions of finished jobs).
         lock_patience: seconds that it may wait for one lock.
         durable: whether an answer is to wait until its commit is on disk. Not for claims: one that
             a crash of the server takes back is a job still SCHEDULED, and its token never returns.
@@ -84,11 +87,8 @@ class Link:
         self._purpose = purpose
         self._give_up = give_up
         self._patience = patience
-        self._settings = {
-            "statement_timeout": str(int(patience * 1000)),
-            "lock_timeout": str(int(lock_patience * 1000)),
-            **({} if durable else {"synchronous_commit": "off"}),
-        }
+        self._lock_patience = lock_patience
+        self._durable = durable
         self._pid = os.getpid()
         self._conn: Connection | None = None
         self._asked_at: float | None = None  # while an answer is waited for
@@ -139,12 +139,16 @@ class Link:
         """
         pause = Pause()
         while True:
+            asked_at = clock()
             try:
                 with self.watched():
                     return work(self.connection())
             except psycopg.Error as error:
                 if (error.sqlstate or "08").startswith(SESSION_LOST):
                     self.close()
+                if error.sqlstate == OUT_OF_TIME and clock() >= asked_at + self._patience:
+                    self._patience = max(self._patience, min(2 * self._patience, LONGEST_PATIENCE))
+                    self.close()  # the next session is given more
                 if not passes(error) or (unless and error.sqlstate == unless):
                     raise
                 if self._give_up.is_set():
@@ -202,12 +206,17 @@ class Link:
             if self.pooled:
                 conn.prepare_threshold = None
             else:
+                settings = {
+                    "statement_timeout": str(int(self._patience * 1000)),
+                    "lock_timeout": str(int(self._lock_patience * 1000)),
+                    **({} if self._durable else {"synchronous_commit": "off"}),
+                }
                 conn.execute(
                     """
                     select set_config(s.name, s.value, false)
                     from unnest(%s::text[], %s::text[]) as s(name, value)
                     """,
-                    [list(self._settings), list(self._settings.values())],
+                    [list(settings), list(settings.values())],
                 )
         except BaseException:
             self.close()

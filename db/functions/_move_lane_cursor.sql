@@ -28,8 +28,10 @@ begin
         return;
     elsif cursor.expires_at is null then
         cursor.made_at := at;
-        cursor.expires_at := at + least(
-            greatest(took * 100, interval '1 second'), interval '1 minute'
+        cursor.expires_at := at + greatest(
+            interval '1 second',
+            least(took * 100, interval '1 minute'),
+            least(took * 20, interval '1 hour')
         );
     elsif not cursor.settled and not cursor.sure and pg_current_xact_id() > cursor.next_xid then
         cursor.next_xid := pg_current_xact_id();

@@ -15,9 +15,11 @@
 --
 -- A schedule among the rows has its misfire policy applied under the same lock (_settle_missed).
 --
+-- A lease is counted from when the job was found, which a slow scan may put off.
+--
 -- The cursor. While an old snapshot pins finished jobs, a scan of a lane steps over all of them.
--- A session whose scan was slow keeps a cursor, for about 100 times as long as the scan took, from
--- a second to a minute, and starts there until then. A scan that only waited for a lock, the disk
+-- A session whose scan was slow keeps a cursor, for about 100 times as long as the scan took, and
+-- starts there until then; beyond a minute it is 20 times, for a job that lies behind waits so long. A scan that only waited for a lock, the disk
 -- or the processor must not leave one, so a slow one is timed again, unless it took seconds and
 -- follows another cursor. The cursor lags: it goes where a scan has found its first job only when
 -- all transactions that were open then have ended, and another scan has looked in between. A job
@@ -48,6 +50,7 @@ create or replace function rota.claim_next_job(
 as $$
 declare
     v_now timestamptz := rota._now();
+    v_claimed_at timestamptz;
     v_token uuid;
     v_queue text;
     v_priority integer;
@@ -146,6 +149,7 @@ begin
             continue when v_found = '{}';
         end if;
 
+        v_claimed_at := rota._now();
         v_token := coalesce(v_token, gen_random_uuid());
 
         return query
@@ -156,9 +160,9 @@ begin
                     worker = coalesce(
                         claim_next_job.worker, format('%s, pid %s', session_user, pg_backend_pid())
                     ),
-                    lease_until = v_now + lease,
+                    lease_until = v_claimed_at + lease,
                     attempt = j.attempt + 1,
-                    started_at = v_now
+                    started_at = v_claimed_at
                 where j.ctid = any(v_found)
                 returning
                     j.id, j.task, j.payload, j.queue, j.priority, j.attempt, j.max_retries,

@@ -465,6 +465,22 @@ def test_a_claim_in_an_old_transaction_leases_from_the_present(conn, session):
     assert claimed["lease_until"] - began >= timedelta(seconds=0.5)
 
 
+def test_a_claim_that_had_to_wait_leases_from_when_it_found_the_job(conn, session):
+    enqueue(conn)
+    holder, worker = session(), session()
+    holder.begin()
+    holder.conn.execute("lock table rota.live_jobs in access exclusive mode")
+    claiming = worker.start("claim_next_job", lease=timedelta(seconds=1))
+    assert claiming.waits()
+    holder.conn.execute("select pg_sleep(0.6)")
+    holder.commit()
+
+    (claimed,) = claiming.answer()
+    (now,) = conn.execute("select clock_timestamp()").fetchone()
+
+    assert claimed["lease_until"] - now > timedelta(seconds=0.5)
+
+
 def test_a_clock_put_back_delays_recovery_and_runs_nothing_twice(conn, clock):
     job_id = enqueue(conn)
     held = claim(conn)

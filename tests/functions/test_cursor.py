@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from db.gateway import call
 
-LONG = timedelta(seconds=30)
+LONG = timedelta(seconds=3)
 
 
 def enqueue(conn, task, **arguments):
@@ -62,13 +62,23 @@ def test_a_cursor_hides_what_lies_behind_it_until_it_expires(conn, clock):
     assert claim(conn) == ["behind"]
 
 
-def test_a_cursor_never_lives_longer_than_a_minute(conn, clock):
+@pytest.mark.parametrize(
+    ("took", "lives"),
+    [
+        (timedelta(milliseconds=5), timedelta(seconds=1)),
+        (timedelta(milliseconds=100), timedelta(seconds=10)),
+        (timedelta(seconds=3), timedelta(minutes=1)),
+        (timedelta(seconds=10), timedelta(seconds=200)),
+        (timedelta(hours=5), timedelta(hours=1)),
+    ],
+)
+def test_a_cursor_lives_as_long_as_its_scan_was_dear(conn, clock, took, lives):
     enqueue(conn, "behind", run_at=behind())
-    set_cursor(conn, took=timedelta(hours=5))
+    set_cursor(conn, took=took)
 
-    clock.advance(timedelta(seconds=59))
+    clock.advance(lives - timedelta(seconds=0.8))
     assert claim(conn) == []
-    clock.advance(timedelta(seconds=2))
+    clock.advance(timedelta(seconds=1))
     assert claim(conn) == ["behind"]
 
 

@@ -102,9 +102,16 @@ MUTANTS = [
     mutant(
         "a lease counts from the start of the transaction",
         CLAIM,
-        "v_now timestamptz := rota._now();",
-        "v_now timestamptz := now();",
+        "v_claimed_at := rota._now();",
+        "v_claimed_at := now();",
         f"{RACES}::test_a_claim_in_an_old_transaction_leases_from_the_present",
+    ),
+    mutant(
+        "a lease counts from before a scan that took its time",
+        CLAIM,
+        "v_claimed_at := rota._now();",
+        "v_claimed_at := v_now;",
+        f"{RACES}::test_a_claim_that_had_to_wait_leases_from_when_it_found_the_job",
     ),
     mutant(
         "a token is the same at each claim of a job",

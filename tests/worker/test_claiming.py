@@ -1,6 +1,5 @@
 """How many jobs a worker takes, and how soon."""
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,6 @@ from psycopg.types.json import Jsonb
 from db.gateway import call
 from tests.waiting import wait_until
 from tests.worker.conftest import Trace, WorkerProcess
-from worker.link import Link
 
 StartWorker = Callable[..., WorkerProcess]
 
@@ -75,13 +73,6 @@ def test_queues_that_were_not_named_are_left_alone(
     wait_until(lambda: job(ours)["state"] == job(odd)["state"] == "COMPLETED")
 
     assert job(other)["state"] == "SCHEDULED"
-
-
-def test_claims_alone_need_not_be_durable(conn: Connection, db: str) -> None:
-    for durable, expected in ((False, "off"), (True, "on")):
-        link = Link(db, "test", threading.Event(), 5, 5, durable)
-        assert link.connection().execute("show synchronous_commit").fetchone() == (expected,)
-        link.close()
 
 
 def test_a_sleeping_worker_is_woken_and_not_by_its_poll(
