@@ -198,7 +198,9 @@ def _other_marks(results: Results) -> list[Mark]:
     found = []
     if held := (results.get("snapshot") or {}).get("Rota"):
         first, last = held["first tenth"], held["last tenth"]
-        calm, busy = held["calm claims"]["all p99"], held["claims"]["all p99"]
+        calm, busy, healthy = (
+            held[key]["all p99"] for key in ("calm claims", "claims", "healthy claims")
+        )
         found += [
             _ratio(
                 f"old snapshot, {held['jobs']:,} jobs, last tenth to first tenth", last, first, 0.9
@@ -212,7 +214,7 @@ def _other_marks(results: Results) -> list[Mark]:
             Mark(
                 "old snapshot, p99 of a single claim, all cores busy",
                 "< 10 ms",
-                f"{busy:.1f} ms",
+                f"{busy:.1f} ms (without the snapshot {healthy:.1f} ms)",
                 busy < 10,
             ),
         ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from bench.contestants import Contestant, Process
+from bench.contestants import ROTA, Contestant, Process
 from bench.server import Arena, Server
 from bench.sizes import Sizes
 from bench.waiting import until
@@ -22,9 +22,9 @@ FINISH = "select from rota.finish_job(job_id => %s, token => %s)"
 def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) -> dict[str, Any]:
     """Return rates in the first and the last tenth of the jobs, which all come after the snapshot.
 
-    For Rota also the times of single claims, beside the busy worker and after it, and the size of
-    the hot table. Then the snapshot is released, and as many jobs come again once autovacuum has
-    been there by itself.
+    For Rota also the times of single claims, beside the busy worker before and under the snapshot,
+    and beside little else, and the size of the hot table. Then the snapshot is released, and as
+    many jobs come again once autovacuum has been there by itself.
     """
     options = contestant.workers["best"]
     limit = jobs / 2000  # seconds
@@ -34,8 +34,10 @@ def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) ->
         arena.producer() as producer,
     ):
         _push(arena, worker, producer, AHEAD, limit)
+        ours = contestant is ROTA
+        healthy = _healthy_claims(arena, worker, producer, jobs, limit) if ours else None
         before = arena.size()
-        probe = Probe(arena.url) if contestant.name == "Rota" else None
+        probe = Probe(arena.url) if ours else None
         with arena.old_snapshot():
             passed = _push(arena, worker, producer, jobs, limit)
             claims = probe.stop() if probe else None
@@ -52,7 +54,7 @@ def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) ->
         }
         if claims is None:
             return result
-        result |= {"claims": claims, "calm claims": calm}
+        result |= {"claims": claims, "healthy claims": healthy, "calm claims": calm}
         if not sizes.after_snapshot:
             return result
         hot = _hot_table(arena)
@@ -80,6 +82,15 @@ def _push(
         passed.append((time.monotonic() - began, worker.count - first))
     until(lambda: arena.left() == 0, "the rest to be finished", patience=300)
     return passed
+
+
+def _healthy_claims(
+    arena: Arena, worker: Process, producer: Process, jobs: int, limit: float
+) -> dict[str, float]:
+    """Return the times of single claims under the same load without an old snapshot."""
+    probe = Probe(arena.url)
+    _push(arena, worker, producer, jobs // 20, limit)
+    return probe.stop()
 
 
 def _calm_claims(arena: Arena, producer: Process) -> dict[str, float]:
@@ -132,7 +143,9 @@ class Probe:
     """A second worker, which claims one job at a time, a hundred times a second at most."""
 
     def __init__(self, url: str) -> None:
-        self._conn = psycopg.connect(url, autocommit=True)
+        # As in a worker, claims need not be durable, and what follows them must be.
+        self._claims = psycopg.connect(url, autocommit=True, options="-c synchronous_commit=off")
+        self._finishes = psycopg.connect(url, autocommit=True)
         self._times: list[tuple[float, float]] = []  # (when, seconds)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -141,16 +154,17 @@ class Probe:
     def _run(self) -> None:
         while not self._over.wait(PAUSE):
             began = time.monotonic()
-            rows = self._conn.execute(CLAIM, prepare=True).fetchall()
+            rows = self._claims.execute(CLAIM, prepare=True).fetchall()
             self._times.append((began, time.monotonic() - began))
             for row in rows:
-                self._conn.execute(FINISH, row, prepare=True)
+                self._finishes.execute(FINISH, row, prepare=True)
 
     def stop(self) -> dict[str, float]:
         """End; return percentiles in milliseconds, over all and in the first and last tenth."""
         self._over.set()
         self._thread.join()
-        self._conn.close()
+        self._claims.close()
+        self._finishes.close()
         began, ended = self._times[0][0], self._times[-1][0]
         result: dict[str, float] = {"count": len(self._times)}
         for name, low, high in (("all", 0, 1), ("first tenth", 0, 0.1), ("last tenth", 0.9, 1)):
