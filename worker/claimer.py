@@ -1,6 +1,7 @@
 """Claims jobs, as many as there is room for, and sleeps when there are none."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import timedelta
@@ -287,6 +288,7 @@ class Claimer:
             self._batches.append((self._queued, clock()))
         for job in known:
             self._desk.ready.put(job)
+        time.sleep(0)  # lets go of the interpreter, for which the handlers' threads wait
         if len(known) < len(jobs):
             self._refuse([job for job in jobs if job.task not in registry])
         return len(jobs)
