@@ -21,7 +21,8 @@ HORIZON = 0.1  # seconds; a prefetched job is expected to start within this time
 STALE = 1.0  # seconds that the oldest prefetched job may wait before they are handed back
 
 QUICK_LOOKS = (0.005, 0.05, 0.25)  # seconds after falling asleep, for jobs that were committing
-BREATH = 0.001  # seconds before the next look when the last one found something
+BREATH = 0.001  # seconds before the next look when the last one found something, at most
+REST = 2  # times what that look took
 UNKNOWN_DELAY = 5.0  # seconds, doubled each time the same task is met again
 LONGEST_UNKNOWN_DELAY = 300.0
 
@@ -174,6 +175,7 @@ class Claimer:
         self._queued = 0  # jobs for the handlers, in all
         self._batches: deque[tuple[int, float]] = deque()  # _queued after a claim, and when
         self._unknown: dict[str, int] = {}
+        self._took = 0.0  # by the last claim, in seconds
 
     def run(self) -> None:
         """Claim until the desk stops."""
@@ -193,7 +195,7 @@ class Claimer:
             if more:
                 continue
             if found:
-                self._wait(BREATH)
+                time.sleep(min(BREATH, REST * self._took))
             elif self._ear.fall_asleep():
                 looks = 0  # and look once more
             else:
@@ -275,6 +277,7 @@ class Claimer:
         def claim(conn: Connection) -> list[Job]:
             asked_at = clock()
             rows = conn.execute(CLAIM, arguments, prepare=True, binary=True).fetchall()
+            self._took = clock() - asked_at
             trusted_until = asked_at + self._lease - self._margin
             return [Job(self._desk, asked_at, trusted_until, row) for row in rows]
 
