@@ -6,9 +6,16 @@ create sequence if not exists rota.job_ids as bigint;
 
 -- SCHEDULED and RUNNING jobs only, so the table stays as small as the work that is left.
 -- No index contains a column that a claim changes (state, token, worker, lease_until, attempt,
--- started_at), and half of each page is left free: a claim is then a heap-only-tuple update,
--- which writes no index. Autovacuum is made eager because every row lives to be updated and
--- deleted: without it the free half of a page is not given back in time.
+-- started_at), and more than half of each page is left free: a claim is then a heap-only-tuple
+-- update, which writes no index. Every row lives to be updated and deleted, so autovacuum comes
+-- for each 2 % of them and does not rest meanwhile.
+--
+-- Measured with 600,000 jobs waiting and 4,000 a second passing, for 45 seconds, autovacuum looking
+-- every 3 (PostgreSQL 18):
+--   fillfactor 40, 50, 100: 100, 74 and 0 % of claims heap-only; 1,353, 1,420 and 1,634 bytes of
+--     WAL a job; 7.1, 7.3 and 9.2 ms for a claim of 1,000
+--   a vacuum at 2 % dead rows, or at the default 20: the table grew by 9 or by 48 MiB
+--   no cost delay, or the default 2 ms: 55 or 258 ms a vacuum
 create table if not exists rota.live_jobs (
     id bigint not null default nextval('rota.job_ids'),
     task rota.task_name not null,
