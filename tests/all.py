@@ -1,9 +1,9 @@
 """Run the tests on every PostgreSQL at hand: ``python -m tests.all 18 16 15 -- tests/functions``.
 
-The first version gets all the tests, then the others, beside each other, those named after ``--``:
-these wait for nobody's clock, so they may share the machine. A version that is not installed is
-passed by. With ``TEST_DATABASE_URL`` all the tests run once, on that server. The closing line of
-each run is repeated at the end.
+The tests named after ``--`` depend on the server: all versions get them, beside each other, for
+these tests wait for nobody's clock. The other tests, most of which do, come before, on the first
+version. A version that is not installed is passed by. With ``TEST_DATABASE_URL`` all the tests run
+once, on that server. The closing line of each run is repeated at the end.
 
 Many tests kill, freeze and time real processes, and a machine that is busy can fail one of them.
 What failed is therefore run once more, by itself: what fails twice fails the run, and the first
@@ -40,18 +40,17 @@ def main(arguments: list[str]) -> int:
             print(f"PostgreSQL {version} is not installed here: passed by", flush=True)
     if not installed:
         return 1
-    first, *others = installed
-    print(f"==== PostgreSQL {first}", flush=True)
-    results = {first: _run([], {"ROTA_PG": first}, "")}
-    with ThreadPoolExecutor(max(1, len(others))) as at_once:
+    others = [f"--ignore={tests}" for tests in server_tests]
+    results = {"all else": _run(others, {"ROTA_PG": installed[0]}, "")}
+    with ThreadPoolExecutor(len(installed)) as at_once:
         runs = {
             version: at_once.submit(_run, server_tests, {"ROTA_PG": version}, f"{version}: ")
-            for version in others
+            for version in installed
         }
-    results |= {version: run.result() for version, run in runs.items()}
+    results |= {f"PostgreSQL {version}": run.result() for version, run in runs.items()}
 
-    for version, (_, closing_line) in results.items():
-        print(f"PostgreSQL {version}: {closing_line}")
+    for name, (_, closing_line) in results.items():
+        print(f"{name}: {closing_line}")
     return max(code for code, _ in results.values())
 
 

@@ -19,7 +19,7 @@
 --
 -- The cursor. While an old snapshot pins finished jobs, a scan of a lane steps over all of them.
 -- A session whose scan was slow keeps a cursor, for about 100 times as long as the scan took, and
--- starts there until then; beyond a minute it is 20 times, for a job that lies behind waits so long. A scan that only waited for a lock, the disk
+-- starts there until then; beyond a minute it is 20 times: a job that lies behind waits so long. A scan that only waited for a lock, the disk
 -- or the processor must not leave one, so a slow one is timed again, unless it took seconds and
 -- follows another cursor. The cursor lags: it goes where a scan has found its first job only when
 -- all transactions that were open then have ended, and another scan has looked in between. A job
