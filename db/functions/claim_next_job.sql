@@ -19,16 +19,17 @@
 --
 -- The cursor. While an old snapshot pins finished jobs, a scan of a lane steps over all of them.
 -- A session whose scan was slow keeps a cursor, for about 100 times as long as the scan took, and
--- starts there until then; beyond a minute it is 20 times: a job that lies behind waits so long. A scan that only waited for a lock, the disk
--- or the processor must not leave one, so a slow one is timed again, unless it took seconds and
--- follows another cursor. The cursor lags: it goes where a scan has found its first job only when
--- all transactions that were open then have ended, and another scan has looked in between. A job
--- whose transaction commits late is therefore not overlooked, nor one whose claim rolls back
--- (_enqueue_time says why later transactions do not matter). Two seconds are waited for that, so
--- that the lag is bounded where some transaction writes and stays open. A job that commits later
--- still, comes back to an earlier time or is enqueued for one is found when the cursor expires:
--- being wrong only delays it. The setting belongs to the transaction, so a claim that rolls back
--- takes its cursor back with it.
+-- starts there until then; beyond a minute it is 20 times: a job that lies behind waits so long.
+-- A scan that only waited for a lock, the disk or the processor must not leave one, so a slow one
+-- is timed again, unless it took seconds and follows another cursor.
+--
+-- The cursor lags: it goes where a scan has found its first job only when all transactions that
+-- were open then have ended, and another scan has looked in between. A job whose transaction
+-- commits late is therefore not overlooked, nor one whose claim rolls back (_enqueue_time says why
+-- later transactions do not matter). Two seconds are waited for that, so that the lag is bounded
+-- where some transaction writes and stays open. A job that commits later still, comes back to an
+-- earlier time or is enqueued for one is found when the cursor expires: being wrong only delays it.
+-- The setting belongs to the transaction, so a claim that rolls back takes its cursor back with it.
 --
 -- A lane that has copies is looked at more than once, which finds nothing more. What a call that
 -- finds nothing costs is what an idle system costs, so helpers are called only when there is
