@@ -51,13 +51,13 @@ def main(arguments: list[str]) -> int:
 
     for name, (_, closing_line) in results.items():
         print(f"{name}: {closing_line}")
-    return max(code for code, _ in results.values())
+    return int(any(code for code, _ in results.values()))
 
 
 def _interrupt(*_: object) -> None:
     """Have pytest stop what it has started, as Ctrl-C would."""
     STOPPING.set()
-    for process in RUNNING:
+    for process in list(RUNNING):
         process.send_signal(signal.SIGINT)
 
 
@@ -93,6 +93,8 @@ def _pytest(arguments: list[str], environment: dict[str, str], label: str) -> tu
         text=True,
     ) as process:
         RUNNING.add(process)
+        if STOPPING.is_set():
+            process.send_signal(signal.SIGINT)
         line = "no output"
         for line in process.stdout or ():
             print(label + line, end="", flush=True)

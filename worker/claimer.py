@@ -104,17 +104,21 @@ class Ear:
         return self._asleep.fileno() if self._asleep is not None and self.asleep else None
 
     def listen(self) -> bool:
-        """Take in what has arrived; return whether it was anything."""
+        """Take in what has arrived; return whether it was anything for a sleeper.
+
+        The server would keep for us what we do not take in, and with it the whole cluster's queue
+        of notifications, so this goes on while all handlers are busy.
+        """
         heard, self._heard = self._heard, False
-        if self._asleep is None or not self.asleep:
+        if self._listening is None or not self._link.has(self._listening):
             return False
         try:
-            self._asleep.pgconn.consume_input()
-            while self._asleep.pgconn.notifies() is not None:
+            self._listening.pgconn.consume_input()
+            while self._listening.pgconn.notifies() is not None:
                 heard = True
         except psycopg.Error as error:
             self._go_deaf(error)
-        return heard
+        return heard and self.asleep
 
     def _hear(self, notification: psycopg.Notify) -> None:
         self._heard = True
@@ -179,6 +183,12 @@ class Claimer:
 
     def run(self) -> None:
         """Claim until the desk stops."""
+        try:
+            self._go_on()
+        finally:
+            self._link.close()  # and so we do not count as asleep any more
+
+    def _go_on(self) -> None:
         looks = 0  # that found nothing, since we fell asleep
         finds = 0  # in a row
         while not self._desk.stopping.is_set():
@@ -201,7 +211,6 @@ class Claimer:
             else:
                 self._wait(QUICK_LOOKS[looks] if looks < len(QUICK_LOOKS) else self._poll)
                 looks += 1
-        self._ear.wake_up()
 
     def _room(self) -> int:
         """Return how many jobs to claim now: none, until that is worth a call."""

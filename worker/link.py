@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import random
 import socket
@@ -22,7 +23,6 @@ Result = TypeVar("Result")
 
 FIRST_PAUSE = 0.1  # seconds, doubled with each failure
 LONGEST_PAUSE = 5.0
-LONGEST_PATIENCE = 60.0  # seconds for a statement
 SILENCE = 2.0  # seconds that an answer may be on its way, beyond what its statement may take
 
 # The same call may be made again: the connection broke, the server is starting, stopping, full or
@@ -67,9 +67,11 @@ class Link:
         url: a libpq connection string. What it says goes before our own defaults.
         purpose: shown as part of ``application_name``.
         give_up: once set, a failure is not followed by another try.
-        patience: seconds that one statement may take; more once one has taken so long, for it might
-            never be done otherwise (a claim while an old snapshot pins millions of finished jobs).
+        patience: seconds that one statement may take.
         lock_patience: seconds that it may wait for one lock.
+        most_patience: seconds up to which patience doubles each time a statement needed more, for
+            it might never be done otherwise (a claim while an old snapshot pins millions of
+            finished jobs).
         durable: whether an answer is to wait until its commit is on disk. Not for claims: one that
             a crash of the server takes back is a job still SCHEDULED, and its token never returns.
             Through a pooler in transaction mode all are, for sessions are shared there.
@@ -82,12 +84,14 @@ class Link:
         give_up: threading.Event,
         patience: float,
         lock_patience: float,
+        most_patience: float = 0.0,
         durable: bool = True,
     ) -> None:
         self._purpose = purpose
         self._give_up = give_up
         self._patience = patience
         self._lock_patience = lock_patience
+        self._most_patience = most_patience
         self._durable = durable
         self._pid = os.getpid()
         self._conn: Connection | None = None
@@ -139,16 +143,19 @@ class Link:
         """
         pause = Pause()
         while True:
-            asked_at = clock()
+            asked_at = math.inf
             try:
                 with self.watched():
-                    return work(self.connection())
+                    conn = self.connection()
+                    asked_at = clock()
+                    return work(conn)
             except psycopg.Error as error:
                 if (error.sqlstate or "08").startswith(SESSION_LOST):
                     self.close()
-                if error.sqlstate == OUT_OF_TIME and clock() >= asked_at + self._patience:
-                    self._patience = max(self._patience, min(2 * self._patience, LONGEST_PATIENCE))
-                    self.close()  # the next session is given more
+                if clock() >= asked_at + self._patience and (
+                    error.sqlstate == OUT_OF_TIME or self.pooled  # where it is we who cut
+                ):
+                    self._be_more_patient()
                 if not passes(error) or (unless and error.sqlstate == unless):
                     raise
                 if self._give_up.is_set():
@@ -167,6 +174,13 @@ class Link:
                     },
                 )
                 self._give_up.wait(seconds)
+
+    def cancel(self) -> None:
+        """Have the server end the statement that is under way, from another thread."""
+        conn = self._conn
+        if conn is not None:
+            with contextlib.suppress(psycopg.Error):
+                conn.cancel_safe(timeout=SILENCE)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -193,6 +207,12 @@ class Link:
                 "no answer for too long, the connection is cut",
                 extra={"fields": {"purpose": self._purpose}},
             )
+
+    def _be_more_patient(self) -> None:
+        """Give the next session's statements more time, if they may have more."""
+        if self._patience < self._most_patience:
+            self._patience = min(2 * self._patience, self._most_patience)
+            self.close()
 
     def _open(self) -> None:
         self._conn = conn = psycopg.connect(autocommit=True, **self._parameters)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from worker.claimer import Claimer, Ear
 from worker.crew import Crew
@@ -22,6 +23,7 @@ MARGIN = 0.1  # of the lease: this much before its end it is not trusted any mor
 LOCK_PATIENCE = 0.5  # seconds that a call waits for a lock; our own calls hold theirs for less
 WATCH_PERIOD = 1.0  # seconds between two looks for connections that have gone silent
 LONG_PATIENCE = 60.0  # seconds for a call that no lease depends on
+LAST_CLAIM = 1.0  # seconds for a claim that is under way at a stop; then it is cancelled
 LAST_WORD = 5.0  # seconds, at least, for the last results to reach the database at a stop
 FAREWELL = 0.5  # seconds that a coroutine gets to end after the grace time
 ABANDONED_DELAY = timedelta(seconds=1)  # by then this process is gone
@@ -61,19 +63,17 @@ class Worker:
             purpose: str,
             give_up: threading.Event,
             patience: float | None = None,
-            durable: bool = True,
+            **more: Any,
         ) -> Link:
             patience = patience or max(1.0, lease / 3)
-            self._links.append(
-                Link(options.url, purpose, give_up, patience, LOCK_PATIENCE, durable)
-            )
+            self._links.append(Link(options.url, purpose, give_up, patience, LOCK_PATIENCE, **more))
             return self._links[-1]
 
-        claim = link("claim", desk.stopping, durable=False)
+        self._claims = link("claim", desk.stopping, most_patience=LONG_PATIENCE, durable=False)
         self._claimer = Claimer(
             desk,
-            claim,
-            Ear(claim, list(options.queues)),
+            self._claims,
+            Ear(self._claims, list(options.queues)),
             self.id,
             options.queues,
             options.concurrency,
@@ -123,7 +123,10 @@ class Worker:
         grace_ends_at = clock() + self._options.grace
         self._desk.stopping.set()
         self._desk.room.ring()
-        claimer.join(self._options.lease)
+        claimer.join(LAST_CLAIM)
+        if claimer.is_alive():
+            self._claims.cancel()
+            claimer.join(self._options.lease)
         log.info("stopping", extra={"fields": {"running": len(self._desk.running)}})
         self._crew.stop(grace_ends_at - clock())
         self._abandon_running()
@@ -135,7 +138,7 @@ class Worker:
         self._heartbeat.close()
         upkeep.join(LAST_WORD)
         heartbeat.join(LAST_WORD)
-        told = not finisher.is_alive() and not self._desk.held
+        told = not (claimer.is_alive() or finisher.is_alive() or self._desk.held)
         if told and not upkeep.is_alive():
             self._guard(self._upkeep.dismiss)
         log.info("stopped", extra={"fields": {"not_finished": len(self._desk.held)}})

@@ -21,7 +21,8 @@
 -- A session whose scan was slow keeps a cursor, for about 100 times as long as the scan took, and
 -- starts there until then; beyond a minute it is 20 times: a job that lies behind waits so long.
 -- A scan that only waited for a lock, the disk or the processor must not leave one, so a slow one
--- is timed again, unless it took seconds and follows another cursor.
+-- is timed again. One of seconds is not, for the two might never end within a statement_timeout: it
+-- leaves a cursor for a minute, or for twice as long as the last one was made ago, at most.
 --
 -- The cursor lags: it goes where a scan has found its first job only when all transactions that
 -- were open then have ended, and another scan has looked in between. A job whose transaction
@@ -125,9 +126,13 @@ begin
         v_slow := v_cursor.expires_at is null
             and v_took > interval '1 ms' + coalesce(cardinality(v_found), 0) * interval '20 us';
 
-        if v_slow and (v_cursor.made_at is null or v_took < interval '1 second') then
+        if v_slow and v_took < interval '1 second' then
             v_took := rota._scan_time(v_queue, v_priority, v_now);
             v_slow := v_took > interval '1 ms';
+        elsif v_slow then
+            v_took := least(
+                v_took, greatest(interval '3 seconds', (v_now - v_cursor.made_at) / 10)
+            );
         end if;
 
         if v_slow or v_cursor.made_at is not null then

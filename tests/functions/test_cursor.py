@@ -177,6 +177,32 @@ def test_a_scan_that_had_to_wait_leaves_no_cursor(connect):
     assert "" in left
 
 
+def test_a_scan_of_seconds_leaves_a_cursor_for_a_minute_and_then_twice_as_long_at_most(
+    connect, clock
+):
+    holder, worker = connect(autocommit=False), connect()
+
+    def claim_after(seconds):
+        holder.execute("lock table rota.live_jobs in access exclusive mode")
+        timer = threading.Timer(seconds, holder.commit)
+        timer.start()
+        assert claim(worker) == []
+        timer.join()
+        return worker.execute(
+            """
+            select (s.c).expires_at - (s.c).made_at
+            from (
+                select current_setting(rota._lane_setting('default', 0))::rota.lane_place
+            ) as s(c)
+            """
+        ).fetchone()[0]
+
+    use_lane(connect())
+    assert claim_after(3.3) == timedelta(minutes=1)
+    clock.advance(timedelta(seconds=61))
+    assert timedelta(seconds=122) < claim_after(7) < timedelta(seconds=135)  # of 140
+
+
 def test_a_cursor_is_forgotten_when_the_full_scan_is_quick_again(conn, clock):
     enqueue(conn, "a")
     set_cursor(conn)

@@ -119,6 +119,33 @@ def test_jobs_that_were_claimed_and_not_started_are_handed_back_at_a_stop(
     assert states["COMPLETED"] == trace.count()["start"]
 
 
+def test_a_claim_that_takes_long_is_given_up_at_a_stop(
+    conn: Connection, start_worker: StartWorker, enqueue: Callable[..., int], job: ReadJob
+) -> None:
+    conn.execute(
+        """
+        create function public.stall() returns trigger language plpgsql as $$
+        begin
+            perform pg_sleep(60);
+            return new;
+        end;
+        $$;
+
+        create trigger stall before update on rota.live_jobs
+        for each row execute function public.stall()
+        """
+    )
+    worker = start_worker("--lease", "600")
+    job_id = enqueue("echo")
+    claim = "select state from pg_stat_activity where wait_event = 'PgSleep'"
+    wait_until(lambda: conn.execute(claim).fetchall() == [("active",)])
+
+    assert worker.stop() == 0
+    assert conn.execute(claim).fetchall() == []
+    assert job(job_id)["state"] == "SCHEDULED"
+    assert job(job_id)["attempt"] == 0
+
+
 def test_a_second_signal_ends_it_at_once(
     start_worker: StartWorker, enqueue: Callable[..., int], trace: Trace
 ) -> None:
