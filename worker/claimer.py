@@ -10,7 +10,7 @@ import psycopg
 
 from worker.desk import Desk
 from worker.job import Job, clock, registry
-from worker.link import Connection, Link, Pause
+from worker.link import Connection, Link, Pause, Statement
 
 log = logging.getLogger("rota.worker")
 
@@ -26,17 +26,15 @@ REST = 2  # times what that look took
 UNKNOWN_DELAY = 5.0  # seconds, doubled each time the same task is met again
 LONGEST_UNKNOWN_DELAY = 300.0
 
-# An array that comes as text spares psycopg the making of it, which takes longer than a round trip
-# to an idle server should.
 CLAIM = """
     select
         c.id, c.token::text, c.task, c.payload::text, c.queue, c.attempt, c.max_retries,
         extract(epoch from c.timeout)::float8, extract(epoch from c.scheduled_for)::float8
     from rota.claim_next_job(
-        queues => %(queues)s::text::text[],
-        worker => %(worker)s,
-        lease => %(lease)s,
-        max_jobs => %(max_jobs)s
+        queues => $1::text[],
+        worker => $2::text,
+        lease => $3::interval,
+        max_jobs => $4::integer
     ) as c
 """
 
@@ -171,6 +169,7 @@ class Claimer:
         self._margin = margin
         self._poll = poll
 
+        self._statement = Statement("claim", CLAIM)
         self._claimed = 0
         self._returned = 0
         self._prefetch = 0  # jobs that may wait here for a handler
@@ -192,6 +191,7 @@ class Claimer:
         looks = 0  # that found nothing, since we fell asleep
         finds = 0  # in a row
         while not self._desk.stopping.is_set():
+            self._ear.listen()
             asked, found, more = self._claim_all()
             if not asked:
                 self._ear.wake_up()
@@ -276,16 +276,11 @@ class Claimer:
         return asked, found, more
 
     def _claim(self, queues: list[str], most: int) -> int:
-        arguments = {
-            "queues": _array(queues),
-            "worker": self._worker,
-            "lease": timedelta(seconds=self._lease),
-            "max_jobs": most,
-        }
+        arguments = [_array(queues), self._worker, f"{self._lease} seconds", str(most)]
 
         def claim(conn: Connection) -> list[Job]:
             asked_at = clock()
-            rows = conn.execute(CLAIM, arguments, prepare=True, binary=True).fetchall()
+            rows = self._statement.rows(conn, arguments)
             self._took = clock() - asked_at
             trusted_until = asked_at + self._lease - self._margin
             return [Job(self._desk, asked_at, trusted_until, row) for row in rows]
@@ -356,7 +351,6 @@ class Claimer:
             desk.low_water = in_hand - 1 if full else -1
         if len(desk.in_hand) > desk.low_water and not self._ear.listen():
             desk.room.wait(seconds, self._ear.fileno())
-            self._ear.listen()
         desk.low_water = -1
 
 

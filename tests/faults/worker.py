@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from tests.history.record import History, recording_cursor
+from tests.history.record import History, record_claims, recording_cursor
 from worker.__main__ import main
 
 
@@ -36,6 +36,7 @@ def die_at(point: str) -> None:
 
 if __name__ == "__main__":
     history = MortalHistory(Path(os.environ["ROTA_HISTORY"]))
+    record_claims(history)
     psycopg.connect = functools.partial(  # type: ignore[assignment]
         psycopg.connect, cursor_factory=recording_cursor(history)
     )

@@ -17,12 +17,15 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg.sql import Composable
+
+from worker.link import Statement
 
 MAY_HAVE_COMMITTED = ("08", "57P")  # a statement that ended so was perhaps done
 
@@ -100,6 +103,28 @@ def recording_cursor(history: History) -> type[psycopg.Cursor[Any]]:
     return RecordingCursor
 
 
+def record_claims(history: History) -> None:
+    """Write each of the worker's claims to the history; they take no cursor."""
+
+    def recorded(claim: Statement, conn: Any, arguments: Sequence[str]) -> list[Any]:
+        queues, worker, lease, _ = arguments
+        call = history.invoke(
+            "claim",
+            queues=[name.strip('"') for name in queues.strip("{}").split(",")],
+            worker=worker,
+            lease=float(lease.removesuffix(" seconds")),
+        )
+        try:
+            rows = rows_of(claim, conn, arguments)
+        except psycopg.Error as error:
+            history.error(call, "claim", error)
+            raise
+        history.answer(call, "claim", "ok", **answered("claim", {}, rows))
+        return rows
+
+    rows_of, Statement.rows = Statement.rows, recorded  # type: ignore[method-assign]
+
+
 def asked(params: dict[str, Any]) -> dict[str, Any]:
     """Return what of a call's arguments the checker reads."""
     seen: dict[str, Any] = {}
@@ -116,9 +141,7 @@ def asked(params: dict[str, Any]) -> dict[str, Any]:
         payload = params["payload"]
         payload = getattr(payload, "obj", payload)
         seen["key"] = payload.get("key") if isinstance(payload, dict) else None
-    if "queues" in params:
-        seen["queues"] = [name.strip('"') for name in _list(params["queues"])]
-    return seen | {name: params[name] for name in ("worker", "queue") if name in params}
+    return seen | {name: params[name] for name in ("worker", "queues", "queue") if name in params}
 
 
 def answered(op: str, asked: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
