@@ -370,12 +370,15 @@ def _snapshot_section(results: Results) -> str:
             f" {claims['first tenth p50']:.2f} and {claims['first tenth p99']:.2f} ms in the first"
             f" tenth, {claims['last tenth p50']:.2f} and {claims['last tenth p99']:.2f} ms in the"
             f" last, while producer, worker and server share the cores; then, the snapshot still"
-            f" held and little else to do, {calm['all p50']:.2f} and {calm['all p99']:.2f} ms."
+            f" held and little else to do, {calm['all p50']:.2f} and {calm['all p99']:.2f} ms. The"
+            f" first claim of that session, which had no cursor, took {calm['first']:,.0f} ms."
         )
         if "autovacuum after" in ours:
             text += (
                 " After the release autovacuum had cleaned the hot table in"
-                f" {ours['autovacuum after']:.0f} s."
+                f" {ours['autovacuum after']:.0f} s; of as many jobs again, the first tenth went"
+                f" at {ours['released']['first tenth']:,.0f}/s and the last at"
+                f" {ours['released']['last tenth']:,.0f}/s."
             )
     return text
 

@@ -44,11 +44,9 @@ def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) ->
             calm = _calm_claims(arena, producer) if probe else None
             held = arena.size()
         done = passed[-1][1]
-        tenth = len(passed) // 10 or 1
         result = {
             "jobs": done,
-            "first tenth": _rate(passed[: tenth + 1]),
-            "last tenth": _rate(passed[-tenth - 1 :]),
+            **_tenths(passed),
             "series": [[round(at, 2), count] for at, count in passed],
             "growth": (held - before) / done,
         }
@@ -59,12 +57,12 @@ def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) ->
             return result
         hot = _hot_table(arena)
         vacuumed_after = _wait_for_autovacuum(arena)
-        _push(arena, worker, producer, jobs, limit)
-        again = _hot_table(arena)
+        again = _push(arena, worker, producer, jobs, limit)
         return result | {
             "hot table": hot,
             "autovacuum after": vacuumed_after,
-            "hot table after as many again": again,
+            "hot table after as many again": _hot_table(arena),
+            "released": _tenths(again),
         }
 
 
@@ -129,6 +127,14 @@ def _wait_for_autovacuum(arena: Arena) -> float:
     return time.monotonic() - began
 
 
+def _tenths(passed: list[tuple[float, int]]) -> dict[str, float]:
+    tenth = len(passed) // 10 or 1
+    return {
+        "first tenth": _rate(passed[: tenth + 1]),
+        "last tenth": _rate(passed[-tenth - 1 :]),
+    }
+
+
 def _rate(passed: list[tuple[float, int]]) -> float:
     (began, first), (ended, last) = passed[0], passed[-1]
     return (last - first) / (ended - began)
@@ -166,7 +172,8 @@ class Probe:
         self._claims.close()
         self._finishes.close()
         began, ended = self._times[0][0], self._times[-1][0]
-        result: dict[str, float] = {"count": len(self._times)}
+        first = self._times[0][1] * 1000
+        result: dict[str, float] = {"count": len(self._times), "first": first}
         for name, low, high in (("all", 0, 1), ("first tenth", 0, 0.1), ("last tenth", 0.9, 1)):
             times = sorted(
                 seconds

@@ -43,8 +43,9 @@ class Client(Producer):
 
         def go(conn: psycopg.Connection) -> int:
             count = 0
+            cursor = conn.cursor()
             while time.monotonic() - began < seconds:
-                conn.execute(ENQUEUE, [json.dumps(UNNUMBERED)], prepare=True).fetchall()
+                cursor.execute(ENQUEUE, [json.dumps(UNNUMBERED)], prepare=True).fetchone()
                 count += 1
             return count
 
