@@ -172,6 +172,14 @@ MUTANTS = [
         "v_slow and v_took < interval '50 ms'",
         "tests/functions/test_cursor.py::test_a_scan_that_had_to_wait_leaves_no_cursor",
     ),
+    mutant(
+        "a scan of minutes, which may have waited for a lock, leaves a cursor for an hour",
+        "db/functions/claim_next_job.sql",
+        "                v_took, greatest(interval '3 seconds', (v_now - v_cursor.made_at) / 10)\n",
+        "                v_took\n",
+        "tests/functions/test_cursor.py"
+        "::test_a_scan_of_seconds_leaves_a_cursor_for_a_minute_and_then_twice_as_long_at_most",
+    ),
     # -- fencing
     Mutant(
         "the end of an attempt goes by the job alone, not by the token",
@@ -544,6 +552,20 @@ MUTANTS = [
         "        if os.getpid() != self._pid:\n            os._exit(0)  # the handler forked",
         "        if False:\n            os._exit(0)  # the handler forked",
         f"{ATTEMPTS}::test_a_handler_that_forks_and_returns_twice_finishes_once",
+    ),
+    mutant(
+        "a claim that the database refuses passes for one that found nothing",
+        "worker/link.py",
+        "        _check(result, encoding)\n        reader",
+        "        reader",
+        "tests/worker/test_link.py::test_what_the_server_refuses_is_raised",
+    ),
+    mutant(
+        "a stop waits for a claim, however long that takes",
+        "worker/loop.py",
+        "            self._claims.cancel()\n",
+        "",
+        f"{WORKER_FAULTS}::test_a_claim_that_takes_long_is_given_up_at_a_stop",
     ),
     mutant(
         "one result that the database refuses is tried for ever and holds up the others",
