@@ -1,10 +1,11 @@
--- The name is a hash of the lane: settings have names of 63 bytes, and queues longer ones.
+-- The name is a hash of the lane: settings have names of 63 bytes, and queues longer ones. Another
+-- type of the value needs another name, for a session outlives the deploy of new functions.
 create or replace function rota._lane_setting(queue text, priority integer)
     returns text
     language sql
     immutable
 as $$
-    select 'rota.lane_' || to_hex(hashtextextended(queue, priority))
+    select 'rota.scan_' || to_hex(hashtextextended(queue, priority))
 $$;
 
 comment on function rota._lane_setting is

@@ -2,16 +2,20 @@
 -- itself moves to the one before, once that is settled: all transactions that were open then have
 -- ended. Their ids are below our own, which a snapshot's xmax need not be, provided that ours was
 -- taken after the scan's snapshot (own_id). Else the id of our next transaction is waited for.
--- A cursor keeps its expiry when it moves, so a full scan comes when it was due; when that took no
--- time worth a cursor (null), there is none any more.
+-- Where nobody looked (looked), for lack of room, nothing was found out. A lane whose scan took no
+-- time (not slow) gets no cursor, and one that was given up is forgotten.
 drop function if exists rota._move_lane_cursor(rota.lane_cursor, tid, timestamptz, interval);
+drop function if exists rota._move_lane_cursor(
+    rota.lane_place, tid, timestamptz, interval, boolean
+);
 
 create or replace function rota._move_lane_cursor(
-    cursor rota.lane_place,
+    cursor rota.lane_scan,
     first_job tid,
     at timestamptz,
-    took interval,
-    own_id boolean
+    own_id boolean,
+    slow boolean,
+    looked boolean
 )
     returns void
     language plpgsql
@@ -23,22 +27,24 @@ declare
     v_run_at timestamptz;
     v_id bigint;
 begin
-    if cursor.expires_at is null and took is null then
+    if cursor.made_at is null and not slow then
         perform set_config(v_setting, '', false);
         return;
-    elsif cursor.expires_at is null then
+    end if;
+
+    if cursor.made_at is null then
         cursor.made_at := at;
-        cursor.expires_at := at + greatest(
-            interval '1 second',
-            least(took * 100, interval '1 minute'),
-            least(took * 20, interval '1 hour')
-        );
-    elsif not cursor.settled and not cursor.sure and pg_current_xact_id() > cursor.next_xid then
-        cursor.next_xid := pg_current_xact_id();
-        cursor.sure := true;
+        cursor.swept_at := at;
+    elsif not looked then
         perform set_config(v_setting, cursor::text, false);
         return;
     elsif not cursor.settled then
+        if not cursor.sure and pg_current_xact_id() > cursor.next_xid then
+            cursor.next_xid := pg_current_xact_id();
+            cursor.sure := true;
+        end if;
+
+        perform set_config(v_setting, cursor::text, false);
         return;
     end if;
 
@@ -69,4 +75,4 @@ end;
 $$;
 
 comment on function rota._move_lane_cursor is
-    'Remember for a short while where the first job of a lane was found.';
+    'Remember where the first job of a lane was found, and how far this session has looked behind.';

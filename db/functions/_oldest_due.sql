@@ -10,7 +10,7 @@ create or replace function rota._oldest_due(
     set search_path = ''
 as $$
 declare
-    v_cursor rota.lane_place := rota._lane_cursor(at, queue, priority);
+    v_cursor rota.lane_scan := rota._lane_scan(queue, priority, at);
 begin
     return (
         select j.run_at

@@ -18,18 +18,17 @@
 -- A lease is counted from when the job was found, which a slow scan may put off.
 --
 -- The cursor. While an old snapshot pins finished jobs, a scan of a lane steps over all of them.
--- A session whose scan was slow keeps a cursor, for about 100 times as long as the scan took, and
--- starts there until then; beyond a minute it is 20 times: a job that lies behind waits so long.
--- A scan that only waited for a lock, the disk or the processor must not leave one, so a slow one
--- is timed again. One of seconds is not, for the two might never end within a statement_timeout: it
--- leaves a cursor for a minute, or for twice as long as the last one was made ago, at most.
+-- A session whose scan was slow keeps a cursor, and its next scans start there. A scan that only
+-- waited for a lock, the disk or the processor should not leave one, so a slow one is timed again;
+-- one of seconds is not, for the two together might never end within a statement_timeout.
 --
 -- The cursor lags: it goes where a scan has found its first job only when all transactions that
 -- were open then have ended, and another scan has looked in between. A job whose transaction
 -- commits late is therefore not overlooked, nor one whose claim rolls back (_enqueue_time says why
 -- later transactions do not matter). Two seconds are waited for that, so that the lag is bounded
 -- where some transaction writes and stays open. A job that commits later still, comes back to an
--- earlier time or is enqueued for one is found when the cursor expires: being wrong only delays it.
+-- earlier time or is enqueued for one lies behind the cursor, where claims look bit by bit
+-- (_look_behind): being wrong only delays it.
 -- The setting belongs to the transaction, so a claim that rolls back takes its cursor back with it.
 --
 -- A lane that has copies is looked at more than once, which finds nothing more. What a call that
@@ -56,7 +55,9 @@ declare
     v_token uuid;
     v_queue text;
     v_priority integer;
-    v_cursor rota.lane_place;
+    v_has_cursor boolean;
+    v_cursor rota.lane_scan;
+    v_behind rota.found_behind;
     v_began timestamptz;
     v_took interval;
     v_slow boolean;
@@ -100,9 +101,14 @@ begin
             end
     loop
         v_cursor := null;
+        v_behind := null;
+        v_has_cursor := rota._has_lane_cursor(v_queue, v_priority);
 
-        if rota._has_lane_cursor(v_queue, v_priority) then
-            v_cursor := rota._lane_cursor(v_now, v_queue, v_priority);
+        if v_has_cursor then
+            v_behind := rota._look_behind(
+                rota._lane_scan(v_queue, v_priority, v_now), v_now, v_room
+            );
+            v_cursor := v_behind.cursor;
         end if;
 
         v_own_id := pg_current_xact_id_if_assigned() is null;
@@ -119,38 +125,35 @@ begin
                 and j.run_at <= v_now
                 and j.state = 'SCHEDULED'
             order by j.run_at, j.id
-            limit v_room
+            limit v_room - coalesce(cardinality(v_behind.places), 0)
             for no key update skip locked
         ) as p;
         v_took := clock_timestamp() - v_began;
-        v_slow := v_cursor.expires_at is null
+        v_slow := v_cursor.made_at is null
             and v_took > interval '1 ms' + coalesce(cardinality(v_found), 0) * interval '20 us';
 
         if v_slow and v_took < interval '1 second' then
             v_took := rota._scan_time(v_queue, v_priority, v_now);
             v_slow := v_took > interval '1 ms';
-        elsif v_slow then
-            v_took := least(
-                v_took, greatest(interval '3 seconds', (v_now - v_cursor.made_at) / 10)
-            );
         end if;
 
-        if v_slow or v_cursor.made_at is not null then
+        if v_slow or v_has_cursor then
             perform rota._move_lane_cursor(
-                case when v_cursor is null
-                    then rota._lane_cursor(v_now, v_queue, v_priority)
-                    else v_cursor
+                case when v_has_cursor then v_cursor
+                    else rota._lane_scan(v_queue, v_priority, v_now)
                 end,
                 v_found[1],
                 v_now,
-                case when v_slow then v_took end,
-                v_own_id
+                v_own_id,
+                v_slow,
+                v_room > coalesce(cardinality(v_behind.places), 0)
             );
         end if;
 
+        v_found := v_behind.places || v_found;
         continue when v_found is null;
 
-        if v_recurring then
+        if v_recurring or v_behind.recurring then
             v_found := rota._settle_missed(v_found, v_now);
             continue when v_found = '{}';
         end if;

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 CLAIM = "db/functions/claim_next_job.sql"
+BEHIND = "db/functions/_look_behind.sql"
 END = "db/functions/_end_attempts.sql"
 
 CLAIMS = "tests/functions/test_claim.py"
+CURSOR = "tests/functions/test_cursor.py"
 ORDER = "tests/functions/test_claim_order.py"
 FINISHES = "tests/functions/test_finish.py"
 CANCELS = "tests/functions/test_cancel_and_retry.py"
@@ -67,7 +69,7 @@ MUTANTS = [
     mutant(
         "a claim forgets its limit",
         CLAIM,
-        "            limit v_room\n",
+        "            limit v_room - coalesce(cardinality(v_behind.places), 0)\n",
         "",
         f"{ORDER}::test_a_claim_takes_as_many_jobs_of_a_lane_as_it_asks_for",
     ),
@@ -136,49 +138,67 @@ MUTANTS = [
     ),
     mutant(
         "a lane's cursor outlives a clock that is put back",
-        "db/functions/_lane_cursor.sql",
+        "db/functions/_lane_scan.sql",
         "        and at >= v_cursor.made_at and at >= v_cursor.next_run_at\n",
         "",
-        "tests/functions/test_cursor.py::test_a_step_of_the_clock_voids_the_cursor",
+        f"{CURSOR}::test_a_step_of_the_clock_voids_the_cursor",
     ),
     mutant(
         "a lane's cursor goes where jobs may still be committed",
-        "db/functions/_lane_cursor.sql",
+        "db/functions/_lane_scan.sql",
         "v_cursor.settled := at > v_cursor.noted_at + interval '2 seconds'",
         "v_cursor.settled := true",
-        "tests/functions/test_cursor.py::test_a_job_committed_late_is_found_at_once",
+        f"{CURSOR}::test_a_job_committed_late_is_found_at_once",
     ),
     mutant(
         "a transaction's own id counts as younger than all, however early it was taken",
         "db/functions/_move_lane_cursor.sql",
         "    cursor.sure := own_id;\n",
         "    cursor.sure := true;\n",
-        "tests/functions/test_cursor.py"
+        f"{CURSOR}"
         "::test_a_transaction_that_wrote_before_its_claim_waits_for_a_younger_id_of_its_own",
     ),
     mutant(
-        "a lane's cursor that expires goes on to where jobs may still be committed",
-        "db/functions/_lane_cursor.sql",
-        "            v_cursor.next_run_at := v_cursor.run_at;\n"
-        "            v_cursor.next_id := v_cursor.id;\n",
-        "",
-        "tests/functions/test_cursor.py"
-        "::test_a_cursor_that_expires_does_not_go_beyond_what_is_open",
-    ),
-    mutant(
         "a scan that only had to wait leaves a cursor",
-        "db/functions/claim_next_job.sql",
+        CLAIM,
         "v_slow and v_took < interval '1 second'",
         "v_slow and v_took < interval '50 ms'",
-        "tests/functions/test_cursor.py::test_a_scan_that_had_to_wait_leaves_no_cursor",
+        f"{CURSOR}::test_a_scan_that_had_to_wait_leaves_no_cursor",
     ),
     mutant(
-        "a scan of minutes, which may have waited for a lock, leaves a cursor for an hour",
-        "db/functions/claim_next_job.sql",
-        "                v_took, greatest(interval '3 seconds', (v_now - v_cursor.made_at) / 10)\n",
-        "                v_took\n",
-        "tests/functions/test_cursor.py"
-        "::test_a_scan_of_seconds_leaves_a_cursor_for_a_minute_and_then_twice_as_long_at_most",
+        "nobody looks behind a lane's cursor",
+        BEHIND,
+        "v_budget < interval '200 us'",
+        "v_budget < interval '1 day'",
+        f"{CURSOR}::test_a_cursor_hides_what_lies_behind_it_until_it_is_time_to_look_there",
+    ),
+    mutant(
+        "all that lies behind a lane's cursor is looked at in one claim",
+        BEHIND,
+        "v_cursor.slice := interval '1 ms';",
+        "v_cursor.slice := interval '1000 years';",
+        f"{CURSOR}::test_a_look_behind_takes_in_little_at_a_time",
+    ),
+    mutant(
+        "a look behind passes by what it has no room for",
+        BEHIND,
+        "        exit when cardinality(v_behind.places) = room;\n",
+        "",
+        f"{CURSOR}::test_a_slice_with_more_jobs_than_there_is_room_for_is_looked_at_again",
+    ),
+    mutant(
+        "a lane's cursor moves though nobody looked ahead of it",
+        CLAIM,
+        "v_room > coalesce(cardinality(v_behind.places), 0)",
+        "true",
+        f"{CURSOR}::test_a_cursor_stays_where_it_is_while_what_lies_behind_takes_all_the_room",
+    ),
+    mutant(
+        "a run of a schedule that lies behind a cursor is claimed however late it is",
+        CLAIM,
+        "if v_recurring or v_behind.recurring then",
+        "if v_recurring then",
+        f"{CURSOR}::test_a_run_of_a_schedule_that_lies_behind_has_its_misfire_policy_applied",
     ),
     # -- fencing
     Mutant(
