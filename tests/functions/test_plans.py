@@ -74,6 +74,23 @@ def warm(conn):
         call(conn, "hold_lease", **held)
         call(conn, "release_job", **held, delay=timedelta(hours=1))
         call(conn, "cancel_job", job_id=row["id"])
+        look_behind(conn)
+
+
+def look_behind(conn):
+    """Do what a claim does whose cursor of the lane has been at the present for a while."""
+    conn.execute(
+        """
+        select rota._look_behind(
+            jsonb_populate_record(
+                rota._lane_scan('default', 0, rota._now()),
+                '{"run_at": "now", "made_at": "now", "swept_at": "2020-01-01"}'
+            ),
+            rota._now(),
+            1
+        )
+        """
+    )
 
 
 @pytest.mark.parametrize("size", [1, 100, 1000])
@@ -137,6 +154,27 @@ def test_a_claim_uses_all_columns_of_its_lane_as_index_conditions(connect):
     )
     (update,) = [plan for plan in plans if "Update on live_jobs" in plan and "claimed" in plan]
     assert "TID Cond" in update
+
+
+def test_a_look_behind_a_cursor_reads_no_more_than_its_slice(connect):
+    conn = connect()
+    if not try_auto_explain(conn):
+        pytest.skip("this server has no auto_explain")
+    plans = []
+    conn.add_notice_handler(lambda notice: plans.append(notice.message_primary))
+
+    look_behind(conn)
+
+    slices = [plan for plan in plans if "LockRows" in plan]
+    assert slices
+    for plan in slices:
+        condition = re.search(r"Index Cond: (.*)", plan)[1]
+        condition = re.sub(r"\((\w+)\)::[a-z]+( [a-z]+)*", r"\1", condition)
+        assert "live_jobs_by_lane" in plan
+        assert all(
+            part in condition
+            for part in ("queue =", "priority =", "run_at >=", "ROW(run_at, id) <")
+        )
 
 
 def try_auto_explain(conn):
