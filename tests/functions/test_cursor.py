@@ -419,7 +419,7 @@ def test_a_look_behind_takes_in_little_at_a_time(connect, clock):
     while not found:
         clock.advance(timedelta(milliseconds=20))
         before = blocks(worker)
-        found = claim(worker)
+        found = claim(worker, max_jobs=2)
         most = max(most, blocks(worker) - before)
 
     assert found == ["kept"]
