@@ -90,6 +90,13 @@ def test_each_file_creates_the_one_function_it_is_named_for(conn):
         assert creations == [f"rota.{path.stem}"], path.name
 
 
+def test_a_file_drops_no_function_of_another_name():
+    """A deploy refuses functions that no file is named for, before it runs any file."""
+    for path in FUNCTION_FILES:
+        for dropped in re.findall(r"drop function if exists rota\.(\w+)", path.read_text()):
+            assert dropped == path.stem
+
+
 def test_each_function_has_a_comment_of_one_sentence(conn):
     for function in functions(conn):
         assert function["comment"], function["name"]

@@ -1,11 +1,14 @@
 -- A sweep takes in all that lies behind a cursor, back from where the cursor stood when it began,
 -- in slices of run_at. A slice that took little time is followed by a longer one, and one that took
--- more than a millisecond by a shorter one, so that a claim is never held up by much, however much
--- is pinned. (Jobs of one moment are in one slice: a bulk of millions is looked at at once.)
+-- more than a millisecond by a shorter one, so that no claim is held up by all that is pinned. That
+-- holds for jobs that come as time goes by: those of one moment are in one slice, and after hours
+-- without any a slice is hours long.
 --
--- A session spends a fiftieth of its time on this, and no more than 20 ms at once. A session that
--- claims at least once a second therefore finds a job that lies behind within 50 times what a scan
--- of all would take; within 100 times if the job just missed one sweep.
+-- A session spends a fiftieth of its time on this in each lane, and no more than 20 ms at once. One
+-- that claims at least once a second therefore finds a job that lies behind within 50 times what a
+-- scan of all would take; within 100 times if the job just missed one sweep. To find something is
+-- not counted, so what lies behind is then claimed as fast as any job. Something else that took
+-- long, as a lock does, puts off the next look by a minute at most.
 -- A sweep that took less than a millisecond shows that nothing is pinned any more, or never was (a
 -- scan that only waited for a lock was slow, too): there is no cursor then any more.
 --
@@ -32,6 +35,7 @@ declare
     v_slice_began timestamptz;
     v_took interval;
     v_down_to timestamptz;
+    v_found integer;
 begin
     if cursor.run_at = '-infinity' or v_budget < interval '200 us' then
         return v_behind;
@@ -67,8 +71,9 @@ begin
         ) as p;
 
         v_took := clock_timestamp() - v_slice_began;
+        v_found := coalesce(cardinality(v_behind.places), 0);
         v_cursor.sweep_took := v_cursor.sweep_took + v_took;
-        exit when cardinality(v_behind.places) = room;
+        exit when v_found = room;
 
         v_cursor.swept_run_at := v_down_to;
         v_cursor.swept_id := 0;
@@ -88,10 +93,18 @@ begin
             exit;
         end if;
 
-        exit when v_behind.places is not null or clock_timestamp() > v_began + v_budget;
+        exit when v_found > 0 or clock_timestamp() > v_began + v_budget;
     end loop;
 
-    v_cursor.swept_at := greatest(at, v_cursor.swept_at + 50 * (clock_timestamp() - v_began));
+    if v_found > 0 and v_took < interval '1 ms' + v_found * interval '20 us' then
+        v_cursor.swept_at := at - interval '1 second';
+    else
+        v_cursor.swept_at := least(
+            greatest(at, v_cursor.swept_at + 50 * (clock_timestamp() - v_began)),
+            at + interval '1 minute'
+        );
+    end if;
+
     v_behind.cursor := v_cursor;
     return v_behind;
 end;

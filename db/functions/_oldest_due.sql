@@ -1,4 +1,6 @@
--- A look without a lock: it decides only which lane of equal priority is asked first.
+-- A look without a lock: it decides only which lane of equal priority is asked first. What lies
+-- behind a cursor counts as due since this session last looked there, so that it looks there again
+-- however much there is to do in other lanes.
 create or replace function rota._oldest_due(
     queue text,
     priority integer,
@@ -10,9 +12,9 @@ create or replace function rota._oldest_due(
     set search_path = ''
 as $$
 declare
-    v_cursor rota.lane_scan := rota._lane_scan(queue, priority, at);
+    v_cursor rota.lane_scan := rota._lane_cursor(priority, queue, at);
 begin
-    return (
+    return least(case when v_cursor.run_at > '-infinity' then v_cursor.swept_at end, (
         select j.run_at
         from rota.live_jobs as j
         where j.queue = _oldest_due.queue
@@ -22,7 +24,7 @@ begin
             and j.state = 'SCHEDULED'
         order by j.run_at, j.id
         limit 1
-    );
+    ));
 end;
 $$;
 

@@ -106,7 +106,7 @@ begin
 
         if v_has_cursor then
             v_behind := rota._look_behind(
-                rota._lane_scan(v_queue, v_priority, v_now), v_now, v_room
+                rota._lane_cursor(v_priority, v_queue, v_now), v_now, v_room
             );
             v_cursor := v_behind.cursor;
         end if;
@@ -140,7 +140,7 @@ begin
         if v_slow or v_has_cursor then
             perform rota._move_lane_cursor(
                 case when v_has_cursor then v_cursor
-                    else rota._lane_scan(v_queue, v_priority, v_now)
+                    else rota._lane_cursor(v_priority, v_queue, v_now)
                 end,
                 v_found[1],
                 v_now,

@@ -21,16 +21,20 @@ def claim(conn, **arguments):
     return [row["task"] for row in call(conn, "claim_next_job", **arguments)]
 
 
-def scan_slowly(conn, queue="default", priority=0):
-    """Do what a claim does after a slow scan of a lane that found nothing."""
+def scan_slowly(conn, queue="default", priority=0, first_job=None):
+    """Do what a claim does after a slow scan of a lane, which may have found nothing."""
     conn.execute(
         """
         select rota._move_lane_cursor(
-            rota._lane_scan(%(queue)s, %(priority)s, rota._now()), null, rota._now(), true, true,
+            rota._lane_cursor(%(priority)s, %(queue)s, rota._now()),
+            (select j.ctid from rota.live_jobs as j where j.id = %(first_job)s),
+            rota._now(),
+            true,
+            true,
             true
         )
         """,
-        {"queue": queue, "priority": priority},
+        {"queue": queue, "priority": priority, "first_job": first_job},
     )
 
 
@@ -331,6 +335,75 @@ def test_a_step_of_the_clock_voids_the_cursor(conn, clock, step):
     clock.advance(step)
 
     assert claim(conn) == ["behind"]
+
+
+def test_a_clock_that_is_put_back_voids_a_cursor_however_old_that_is(conn, clock):
+    now = datetime.now(UTC)
+    first = enqueue(conn, "backlog", run_at=now - timedelta(hours=2))
+    for _ in range(2):
+        scan_slowly(conn, first_job=first)
+    conn.execute(
+        """
+        select set_config(s.name, c::text, false)
+        from
+            rota._lane_setting('default', 0) as s(name),
+            jsonb_populate_record(current_setting(s.name)::rota.lane_scan, %s) as c
+        """,
+        [Jsonb({"made_at": (now - timedelta(hours=3)).isoformat()})],
+    )
+    enqueue(conn, "behind", run_at=now - timedelta(hours=5))
+    assert claim(conn) == ["backlog"]
+    enqueue(conn, "backlog", run_at=now - timedelta(hours=2))
+
+    clock.advance(timedelta(hours=-1))
+
+    assert claim(conn) == ["behind"]
+
+
+def test_what_lies_behind_is_found_however_much_there_is_to_do_in_other_queues(conn, clock):
+    enqueue(conn, "behind", queue="a", run_at=behind())
+    set_cursor(conn, queue="a")
+    found = []
+
+    for _ in range(10):
+        clock.advance(timedelta(seconds=5))
+        for _ in range(2):
+            enqueue(conn, "other", queue="b")
+        found += claim(conn, queues=["a", "b"])
+
+    assert found.count("behind") == 1
+
+
+def test_what_lies_behind_is_claimed_as_fast_as_anything(conn, clock):
+    run_at = behind()
+    call(
+        conn,
+        "enqueue_jobs",
+        jobs=Jsonb([{"task": "behind", "run_at": run_at.isoformat()}] * 300),
+    )
+    set_cursor(conn)
+    clock.advance(timedelta(seconds=1))
+
+    found = [task for _ in range(400) for task in claim(conn)]
+
+    assert len(found) == 300
+
+
+def test_a_look_that_had_to_wait_puts_off_the_next_by_a_minute_at_most(connect, clock):
+    holder, worker = connect(autocommit=False), connect()
+    use_lane(worker)
+    set_cursor(worker)
+    clock.advance(timedelta(seconds=1))
+    holder.execute("lock table rota.live_jobs in access exclusive mode")
+    timer = threading.Timer(1.5, holder.commit)
+    timer.start()
+    assert claim(worker) == []
+    timer.join()
+    enqueue(worker, "behind", run_at=behind())
+
+    clock.advance(timedelta(seconds=62))
+
+    assert claim(worker) == ["behind"]
 
 
 def test_a_cursor_of_one_session_hides_nothing_from_another(connect):

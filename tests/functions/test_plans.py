@@ -83,7 +83,7 @@ def look_behind(conn):
         """
         select rota._look_behind(
             jsonb_populate_record(
-                rota._lane_scan('default', 0, rota._now()),
+                rota._lane_cursor(0, 'default', rota._now()),
                 '{"run_at": "now", "made_at": "now", "swept_at": "2020-01-01"}'
             ),
             rota._now(),

@@ -3,12 +3,12 @@
 -- cursor void, else it would hide what is enqueued now. An empty setting is what a session keeps of
 -- one whose transaction rolled back. The snapshot is taken here, before the scan.
 -- A place is settled when what was open has ended, or has been waited for long enough.
-drop function if exists rota._lane_cursor(text, integer, timestamptz);  -- as it was called before
+drop function if exists rota._lane_cursor(text, integer, timestamptz);  -- of other types
 drop function if exists rota._lane_cursor(timestamptz, text, integer);
 
-create or replace function rota._lane_scan(
-    queue text,
+create or replace function rota._lane_cursor(
     priority integer,
+    queue text,
     at timestamptz
 )
     returns rota.lane_scan
@@ -22,7 +22,7 @@ declare
     )::rota.lane_scan;
 begin
     if v_cursor.queue = queue and v_cursor.priority = priority
-        and at >= v_cursor.made_at and at >= v_cursor.next_run_at
+        and at >= v_cursor.noted_at and at >= v_cursor.next_run_at
     then
         v_cursor.settled := at > v_cursor.noted_at + interval '2 seconds'
             or v_cursor.sure and v_cursor.next_xid < pg_snapshot_xmin(pg_current_snapshot());
@@ -38,5 +38,5 @@ begin
 end;
 $$;
 
-comment on function rota._lane_scan is
+comment on function rota._lane_cursor is
     'Say where this session starts to look for the jobs of a lane: its start, or a cursor.';
