@@ -81,7 +81,7 @@ begin
         if v_took > interval '1 ms' then
             v_cursor.slice := greatest(v_cursor.slice / 4, interval '1 ms');
         elsif v_took < interval '250 us' then
-            v_cursor.slice := v_cursor.slice * 4;
+            v_cursor.slice := v_cursor.slice * 2;
         end if;
 
         if v_down_to = '-infinity' then
