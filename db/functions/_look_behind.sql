@@ -30,7 +30,6 @@ as $$
 declare
     v_budget interval := least((at - cursor.swept_at) / 50, interval '20 ms');
     v_behind rota.found_behind := row(cursor, null, null);
-    v_cursor rota.lane_scan := cursor;
     v_began timestamptz := clock_timestamp();
     v_slice_began timestamptz;
     v_took interval;
@@ -41,18 +40,18 @@ begin
         return v_behind;
     end if;
 
-    loop
-        if v_cursor.swept_run_at is null then
-            v_cursor.swept_run_at := v_cursor.run_at;
-            v_cursor.swept_id := v_cursor.id;
-            v_cursor.slice := interval '1 ms';
-            v_cursor.sweep_took := interval '0';
-        end if;
+    if cursor.swept_run_at is null then
+        cursor.swept_run_at := cursor.run_at;
+        cursor.swept_id := cursor.id;
+        cursor.slice := interval '1 ms';
+        cursor.sweep_took := interval '0';
+    end if;
 
+    loop
         v_slice_began := clock_timestamp();
         v_down_to := case
-            when v_cursor.slice >= interval '100 years' then '-infinity'
-            else v_cursor.swept_run_at - v_cursor.slice
+            when cursor.slice >= interval '100 years' then '-infinity'
+            else cursor.swept_run_at - cursor.slice
         end;
 
         select array_agg(p.place), bool_or(p.recurring)
@@ -63,7 +62,7 @@ begin
             where j.queue = cursor.queue
                 and j.priority = cursor.priority
                 and j.run_at >= v_down_to
-                and (j.run_at, j.id) < (v_cursor.swept_run_at, v_cursor.swept_id)
+                and (j.run_at, j.id) < (cursor.swept_run_at, cursor.swept_id)
                 and j.state = 'SCHEDULED'
             order by j.run_at, j.id
             limit room
@@ -72,40 +71,40 @@ begin
 
         v_took := clock_timestamp() - v_slice_began;
         v_found := coalesce(cardinality(v_behind.places), 0);
-        v_cursor.sweep_took := v_cursor.sweep_took + v_took;
+        cursor.sweep_took := cursor.sweep_took + v_took;
         exit when v_found = room;
 
-        v_cursor.swept_run_at := v_down_to;
-        v_cursor.swept_id := 0;
+        cursor.swept_run_at := v_down_to;
+        cursor.swept_id := 0;
 
         if v_took > interval '1 ms' then
-            v_cursor.slice := greatest(v_cursor.slice / 4, interval '1 ms');
+            cursor.slice := greatest(cursor.slice / 4, interval '1 ms');
         elsif v_took < interval '250 us' then
-            v_cursor.slice := v_cursor.slice * 2;
+            cursor.slice := cursor.slice * 2;
         end if;
 
         if v_down_to = '-infinity' then
-            if v_cursor.sweep_took < interval '1 ms' then
-                v_cursor.made_at := null;
+            if not rota._is_slow(cursor.sweep_took, 0) then
+                cursor.noted_at := null;
             end if;
 
-            v_cursor.swept_run_at := null;
+            cursor.swept_run_at := null;
             exit;
         end if;
 
         exit when v_found > 0 or clock_timestamp() > v_began + v_budget;
     end loop;
 
-    if v_found > 0 and v_took < interval '1 ms' + v_found * interval '20 us' then
-        v_cursor.swept_at := at - interval '1 second';
+    if v_found > 0 and not rota._is_slow(v_took, v_found) then
+        cursor.swept_at := at - interval '1 second';
     else
-        v_cursor.swept_at := least(
-            greatest(at, v_cursor.swept_at + 50 * (clock_timestamp() - v_began)),
+        cursor.swept_at := least(
+            greatest(at, cursor.swept_at + 50 * (clock_timestamp() - v_began)),
             at + interval '1 minute'
         );
     end if;
 
-    v_behind.cursor := v_cursor;
+    v_behind.cursor := cursor;
     return v_behind;
 end;
 $$;

@@ -27,49 +27,43 @@ declare
     v_run_at timestamptz;
     v_id bigint;
 begin
-    if cursor.made_at is null and not slow then
+    if cursor.noted_at is null and not slow then
         perform set_config(v_setting, '', false);
         return;
     end if;
 
-    if cursor.made_at is null then
-        cursor.made_at := at;
+    if cursor.noted_at is null then
         cursor.swept_at := at;
-    elsif not looked then
-        perform set_config(v_setting, cursor::text, false);
-        return;
-    elsif not cursor.settled then
-        if not cursor.sure and pg_current_xact_id() > cursor.next_xid then
-            cursor.next_xid := pg_current_xact_id();
-            cursor.sure := true;
+    end if;
+
+    if looked and (cursor.noted_at is null or cursor.settled) then
+        select j.run_at, j.id into v_run_at, v_id
+        from rota.live_jobs as j
+        where j.ctid = first_job;
+
+        if not found then
+            v_run_at := at;
+            v_id := 0;
         end if;
 
-        perform set_config(v_setting, cursor::text, false);
-        return;
+        if cursor.settled and (cursor.next_run_at, cursor.next_id) < (v_run_at, v_id) then
+            cursor.run_at := cursor.next_run_at;
+            cursor.id := cursor.next_id;
+        elsif cursor.settled then
+            cursor.run_at := v_run_at;
+            cursor.id := v_id;
+        end if;
+
+        cursor.next_run_at := v_run_at;
+        cursor.next_id := v_id;
+        cursor.next_xid := pg_current_xact_id();
+        cursor.sure := own_id;
+        cursor.noted_at := at;
+    elsif looked and not cursor.sure and pg_current_xact_id() > cursor.next_xid then
+        cursor.next_xid := pg_current_xact_id();
+        cursor.sure := true;
     end if;
 
-    select j.run_at, j.id into v_run_at, v_id
-    from rota.live_jobs as j
-    where j.ctid = first_job;
-
-    if not found then
-        v_run_at := at;
-        v_id := 0;
-    end if;
-
-    if cursor.settled and (cursor.next_run_at, cursor.next_id) < (v_run_at, v_id) then
-        cursor.run_at := cursor.next_run_at;
-        cursor.id := cursor.next_id;
-    elsif cursor.settled then
-        cursor.run_at := v_run_at;
-        cursor.id := v_id;
-    end if;
-
-    cursor.next_run_at := v_run_at;
-    cursor.next_id := v_id;
-    cursor.next_xid := pg_current_xact_id();
-    cursor.sure := own_id;
-    cursor.noted_at := at;
     perform set_config(v_setting, cursor::text, false);
 end;
 $$;

@@ -129,12 +129,12 @@ begin
             for no key update skip locked
         ) as p;
         v_took := clock_timestamp() - v_began;
-        v_slow := v_cursor.made_at is null
-            and v_took > interval '1 ms' + coalesce(cardinality(v_found), 0) * interval '20 us';
+        v_slow := v_cursor.noted_at is null
+            and rota._is_slow(v_took, coalesce(cardinality(v_found), 0));
 
         if v_slow and v_took < interval '1 second' then
             v_took := rota._scan_time(v_queue, v_priority, v_now);
-            v_slow := v_took > interval '1 ms';
+            v_slow := rota._is_slow(v_took, 0);
         end if;
 
         if v_slow or v_has_cursor then

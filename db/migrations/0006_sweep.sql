@@ -11,12 +11,11 @@ begin
             priority integer,
             run_at timestamptz,       -- where a scan starts
             id bigint,
-            made_at timestamptz,
             next_run_at timestamptz,  -- where it may start once that is settled
             next_id bigint,
             next_xid xid8,            -- all transactions that were open then are older than this,
             sure boolean,             -- if our own was not open before
-            noted_at timestamptz,     -- when the next place was found
+            noted_at timestamptz,     -- when the next place was found; null for no cursor
             settled boolean,          -- all of them have ended
             swept_run_at timestamptz, -- from here to the start of this sweep nothing is left behind
             swept_id bigint,

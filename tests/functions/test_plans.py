@@ -84,7 +84,7 @@ def look_behind(conn):
         select rota._look_behind(
             jsonb_populate_record(
                 rota._lane_cursor(0, 'default', rota._now()),
-                '{"run_at": "now", "made_at": "now", "swept_at": "2020-01-01"}'
+                '{"run_at": "now", "swept_at": "2020-01-01"}'
             ),
             rota._now(),
             1
@@ -137,17 +137,13 @@ def test_no_index_of_the_hot_table_holds_a_column_that_a_claim_changes(conn):
 
 def test_a_claim_uses_all_columns_of_its_lane_as_index_conditions(connect):
     conn = connect()
-    if not try_auto_explain(conn):
-        pytest.skip("this server has no auto_explain")
     fill(conn, 1000)
-    plans = []
-    conn.add_notice_handler(lambda notice: plans.append(notice.message_primary))
+    plans = plans_of(conn)
 
     call(conn, "claim_next_job")
 
     (lane_scan,) = [plan for plan in plans if "LockRows" in plan]
-    condition = re.search(r"Index Cond: (.*)", lane_scan)[1]
-    condition = re.sub(r"\((\w+)\)::[a-z]+( [a-z]+)*", r"\1", condition)  # casts of domains
+    condition = index_condition(lane_scan)
     assert "live_jobs_by_lane" in lane_scan
     assert all(
         part in condition for part in ("queue =", "priority =", "ROW(run_at, id)", "run_at <=")
@@ -158,18 +154,14 @@ def test_a_claim_uses_all_columns_of_its_lane_as_index_conditions(connect):
 
 def test_a_look_behind_a_cursor_reads_no_more_than_its_slice(connect):
     conn = connect()
-    if not try_auto_explain(conn):
-        pytest.skip("this server has no auto_explain")
-    plans = []
-    conn.add_notice_handler(lambda notice: plans.append(notice.message_primary))
+    plans = plans_of(conn)
 
     look_behind(conn)
 
     slices = [plan for plan in plans if "LockRows" in plan]
     assert slices
     for plan in slices:
-        condition = re.search(r"Index Cond: (.*)", plan)[1]
-        condition = re.sub(r"\((\w+)\)::[a-z]+( [a-z]+)*", r"\1", condition)
+        condition = index_condition(plan)
         assert "live_jobs_by_lane" in plan
         assert all(
             part in condition
@@ -177,15 +169,23 @@ def test_a_look_behind_a_cursor_reads_no_more_than_its_slice(connect):
         )
 
 
-def try_auto_explain(conn):
+def plans_of(conn):
+    """Return a list to which the plan of each statement of the session is added from now on."""
     try:
         conn.execute("load 'auto_explain'")
     except psycopg.Error:
-        return False
+        pytest.skip("this server has no auto_explain")
     conn.execute("set auto_explain.log_min_duration = 0")
     conn.execute("set auto_explain.log_nested_statements = on")
     conn.execute("set client_min_messages = log")
-    return True
+    plans = []
+    conn.add_notice_handler(lambda notice: plans.append(notice.message_primary))
+    return plans
+
+
+def index_condition(plan):
+    condition = re.search(r"Index Cond: (.*)", plan)[1]
+    return re.sub(r"\((\w+)\)::[a-z]+( [a-z]+)*", r"\1", condition)  # casts of domains
 
 
 def test_the_jobs_view_pages_by_index(connect):

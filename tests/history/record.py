@@ -110,7 +110,7 @@ def record_claims(history: History) -> None:
         queues, worker, lease, _ = arguments
         call = history.invoke(
             "claim",
-            queues=[name.strip('"') for name in queues.strip("{}").split(",")],
+            queues=[name.strip('"') for name in _list(queues)],
             worker=worker,
             lease=float(lease.removesuffix(" seconds")),
         )

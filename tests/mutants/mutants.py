@@ -153,8 +153,8 @@ MUTANTS = [
     mutant(
         "a transaction's own id counts as younger than all, however early it was taken",
         "db/functions/_move_lane_cursor.sql",
-        "    cursor.sure := own_id;\n",
-        "    cursor.sure := true;\n",
+        "        cursor.sure := own_id;\n",
+        "        cursor.sure := true;\n",
         f"{CURSOR}"
         "::test_a_transaction_that_wrote_before_its_claim_waits_for_a_younger_id_of_its_own",
     ),
@@ -175,8 +175,8 @@ MUTANTS = [
     mutant(
         "all that lies behind a lane's cursor is looked at in one claim",
         BEHIND,
-        "v_cursor.slice := interval '1 ms';",
-        "v_cursor.slice := interval '1000 years';",
+        "cursor.slice := interval '1 ms';",
+        "cursor.slice := interval '1000 years';",
         f"{CURSOR}::test_a_look_behind_takes_in_little_at_a_time",
     ),
     mutant(
@@ -196,8 +196,8 @@ MUTANTS = [
     mutant(
         "to find a job behind a cursor puts off the next look",
         BEHIND,
-        "if v_found > 0 and v_took",
-        "if false and v_took",
+        "if v_found > 0 and not",
+        "if false and not",
         f"{CURSOR}::test_what_lies_behind_is_claimed_as_fast_as_anything",
     ),
     mutant(
