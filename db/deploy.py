@@ -201,7 +201,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
     with conn.transaction():
         *functions, grants = _function_files(folder)
         names = {path.stem for path in functions} | {"version"}
-        conn.execute("set local search_path = ''")
+        conn.execute("set local search_path = pg_catalog, pg_temp")
         _refuse_strays(conn, names)
         conn.execute(
             sql.SQL(

@@ -4,7 +4,7 @@ create or replace function rota._check_cron(cron text, time_zone text)
     returns void
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if cron is null or time_zone is null then

@@ -2,7 +2,7 @@ create or replace function rota._check_delay(parameter text, delay interval)
     returns void
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if delay not between interval '0' and interval '366 days'

@@ -2,7 +2,7 @@ create or replace function rota._check_lease(lease interval)
     returns void
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if not rota._is_lease(lease) then

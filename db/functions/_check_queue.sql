@@ -2,7 +2,7 @@ create or replace function rota._check_queue(queue text)
     returns void
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if queue is null or length(queue) not between 1 and 100 or queue ~ '[[:cntrl:]]' then

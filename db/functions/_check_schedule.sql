@@ -13,7 +13,7 @@ create or replace function rota._check_schedule(
     returns void
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_complaint text := coalesce(

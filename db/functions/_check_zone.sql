@@ -7,7 +7,7 @@ create or replace function rota._check_zone(time_zone text)
     returns void
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if time_zone = 'UTC' then

@@ -4,7 +4,7 @@ create or replace function rota._clock_note(slot timestamptz, time_zone text, lo
     returns text
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_local constant timestamp := slot at time zone _clock_note.time_zone;

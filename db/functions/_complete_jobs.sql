@@ -16,7 +16,7 @@ create or replace function rota._complete_jobs(
     returns boolean
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set plan_cache_mode = force_generic_plan
     set jit = off
     set enable_seqscan = off

@@ -9,7 +9,7 @@ create or replace function rota._cron_days(
     returns bigint
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_length constant integer := (first_day + interval '1 month')::date - first_day;

@@ -10,7 +10,7 @@ create or replace function rota._cron_field(
     returns bigint
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_bits bigint := 0;

@@ -4,7 +4,7 @@ create or replace function rota._cron_locals(cron text, time_zone text, slot tim
     returns timestamp[]
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_spec record := rota._cron_parse(cron);

@@ -7,7 +7,7 @@ create or replace function rota._cron_monthdays(
 )
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_item text;

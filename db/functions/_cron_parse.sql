@@ -21,7 +21,7 @@ create or replace function rota._cron_parse(
     returns record
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_entries text[];

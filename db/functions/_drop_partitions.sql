@@ -4,7 +4,7 @@ create or replace function rota._drop_partitions(parent text, older_than timesta
     returns void
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_name text;

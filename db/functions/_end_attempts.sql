@@ -34,7 +34,7 @@ create or replace function rota._end_attempts(
     returns setof rota.ended_attempt
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set plan_cache_mode = force_generic_plan
     set jit = off
     set enable_seqscan = off

@@ -2,7 +2,7 @@ create or replace function rota._first_slot(schedule rota.schedules, at timestam
     returns timestamptz
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_from timestamptz := greatest(schedule.starts_at, at);

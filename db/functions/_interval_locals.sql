@@ -11,7 +11,7 @@ create or replace function rota._interval_locals(
     returns record
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_start constant timestamp := starts_at at time zone _interval_locals.time_zone;

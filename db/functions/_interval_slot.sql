@@ -15,7 +15,7 @@ create or replace function rota._interval_slot(
     language plpgsql
     stable
     strict
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_months integer;

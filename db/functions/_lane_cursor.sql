@@ -14,7 +14,7 @@ create or replace function rota._lane_cursor(
     returns rota.lane_scan
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_cursor rota.lane_scan := nullif(

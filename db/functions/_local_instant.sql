@@ -12,7 +12,7 @@ create or replace function rota._local_instant(
     returns timestamp
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_late constant timestamp :=

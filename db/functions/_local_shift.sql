@@ -8,7 +8,7 @@ create or replace function rota._local_shift(
     returns timestamp
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_before timestamp := utc_before;

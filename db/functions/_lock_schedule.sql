@@ -3,7 +3,7 @@ create or replace function rota._lock_schedule(name text)
     returns rota.live_jobs
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set enable_seqscan = off
 as $$
 declare

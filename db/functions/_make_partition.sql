@@ -7,7 +7,7 @@ create or replace function rota._make_partition(parent text, at timestamptz)
     returns void
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_from timestamptz := date_trunc('week', at, 'UTC');

@@ -20,7 +20,7 @@ create or replace function rota._move_lane_cursor(
     returns void
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_setting text := rota._lane_setting(cursor.queue, cursor.priority);

@@ -9,7 +9,7 @@ create or replace function rota._next_slot(job rota.live_jobs, at timestamptz)
     returns rota.next_slot
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_schedule rota.schedules;

@@ -9,7 +9,7 @@ create or replace function rota._oldest_due(
     returns timestamptz
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_cursor rota.lane_scan := rota._lane_cursor(priority, queue, at);

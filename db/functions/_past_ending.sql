@@ -5,7 +5,7 @@ create or replace function rota._past_ending(job_id bigint, token uuid)
     returns rota.job_executions
     language sql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set enable_seqscan = off
 as $$
     select e.*

@@ -9,7 +9,7 @@ create or replace function rota._past_outcome(
     returns rota.job_outcome
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_past rota.job_executions := rota._past_ending(job_id, token);

@@ -7,7 +7,7 @@ create or replace function rota._record_paused(
     returns void
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if schedule.fixed_delay then

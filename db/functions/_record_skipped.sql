@@ -8,7 +8,7 @@ create or replace function rota._record_skipped(
     returns void
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     insert into rota.job_executions (

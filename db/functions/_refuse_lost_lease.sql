@@ -2,7 +2,7 @@ create or replace function rota._refuse_lost_lease(job_id bigint)
     returns void
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     raise exception 'job % is not held under this token', coalesce(job_id::text, 'null')

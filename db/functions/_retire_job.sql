@@ -8,7 +8,7 @@ create or replace function rota._retire_job(
     returns void
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set enable_seqscan = off
 as $$
 begin

@@ -8,7 +8,7 @@ create or replace function rota._scan_time(
     returns interval
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_began timestamptz := clock_timestamp();

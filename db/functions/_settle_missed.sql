@@ -11,7 +11,7 @@ create or replace function rota._settle_missed(places tid[], at timestamptz)
     returns tid[]
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_settled tid[] := '{}';

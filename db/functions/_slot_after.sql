@@ -6,7 +6,7 @@ create or replace function rota._slot_after(schedule rota.schedules, after times
     returns timestamptz
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_after timestamptz := greatest(after, schedule.starts_at - interval '1 microsecond');

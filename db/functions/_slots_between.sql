@@ -11,7 +11,7 @@ create or replace function rota._slots_between(
     returns rota.slot_list
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_walk constant integer := 1000;

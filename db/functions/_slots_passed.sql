@@ -10,7 +10,7 @@ create or replace function rota._slots_passed(
 )
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_schedule rota.schedules;

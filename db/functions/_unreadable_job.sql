@@ -4,7 +4,7 @@ create or replace function rota._unreadable_job(jobs jsonb)
     returns text
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_item record;

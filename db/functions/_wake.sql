@@ -5,7 +5,7 @@ create or replace function rota._wake(queue text)
     returns void
     language plpgsql
     volatile
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if not rota._nobody_sleeps(queue) then

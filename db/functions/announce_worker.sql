@@ -11,7 +11,7 @@ create or replace function rota.announce_worker(
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_now timestamptz := rota._now();

@@ -9,7 +9,7 @@ create or replace function rota.backfill_schedule(
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set enable_seqscan = off
 as $$
 declare

@@ -7,7 +7,7 @@ create or replace function rota.begin_sleep(queues text[])
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform pg_advisory_lock_shared(rota._wake_class(), hashtext(q.name))

@@ -8,7 +8,7 @@ create or replace function rota.cancel_job(job_id bigint, reason text default nu
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set enable_seqscan = off
 as $$
 declare

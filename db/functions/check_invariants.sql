@@ -8,7 +8,7 @@ create or replace function rota.check_invariants()
     language sql
     stable
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set jit = off
 as $$
     with ended_attempts as (

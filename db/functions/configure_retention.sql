@@ -4,7 +4,7 @@ create or replace function rota.configure_retention(retention interval)
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if retention is null or retention not between interval '7 days' and interval '100 years' then

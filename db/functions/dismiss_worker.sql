@@ -4,7 +4,7 @@ create or replace function rota.dismiss_worker(worker text)
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     update rota.workers as w

@@ -4,7 +4,7 @@ create or replace function rota.end_sleep(queues text[])
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform pg_advisory_unlock_shared(rota._wake_class(), hashtext(q.name))

@@ -10,7 +10,7 @@ create or replace function rota.enqueue_jobs(jobs jsonb)
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set jit = off
     set enable_nestloop = off
 as $$

@@ -7,7 +7,7 @@ create or replace function rota.hold_lease(job_id bigint, token uuid)
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set enable_seqscan = off
 as $$
 begin

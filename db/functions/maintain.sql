@@ -8,7 +8,7 @@ create or replace function rota.maintain()
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set lock_timeout = '200ms'
 as $$
 declare

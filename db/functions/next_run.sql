@@ -15,7 +15,7 @@ create or replace function rota.next_run(
     stable
     strict
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_spec record;

@@ -11,7 +11,7 @@ create or replace function rota.preview_schedule(
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_from timestamptz := coalesce(from_time, rota._now());

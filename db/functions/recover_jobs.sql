@@ -8,7 +8,7 @@ create or replace function rota.recover_jobs(max_jobs integer default 1000)
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_now timestamptz := rota._now();

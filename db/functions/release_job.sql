@@ -10,7 +10,7 @@ create or replace function rota.release_job(
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_outcome rota.job_outcome;

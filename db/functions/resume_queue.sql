@@ -4,7 +4,7 @@ create or replace function rota.resume_queue(queue text)
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform rota._check_queue(queue);

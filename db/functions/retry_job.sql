@@ -7,7 +7,7 @@ create or replace function rota.retry_job(job_id bigint)
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set enable_seqscan = off
 as $$
 declare

@@ -32,7 +32,7 @@ create or replace function rota.schedule_job(
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     set enable_seqscan = off
 as $$
 declare

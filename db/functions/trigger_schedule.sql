@@ -7,7 +7,7 @@ create or replace function rota.trigger_schedule(name text)
     language plpgsql
     volatile
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_job rota.live_jobs := rota._lock_schedule(name);

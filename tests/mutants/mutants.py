@@ -502,7 +502,7 @@ MUTANTS = [
     mutant(
         "the search path of a function with its owner's rights is left open",
         "db/functions/finish_job.sql",
-        "    set search_path = ''\n",
+        "    set search_path = pg_catalog, pg_temp\n",
         "",
         f"{RULES}::test_the_search_path_is_pinned_wherever_it_matters",
     ),
