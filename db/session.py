@@ -1,0 +1,33 @@
+"""What each session of Rota's own sets for itself, whatever the database, the role or libpq say."""
+
+NEWEST_SETTINGS = {170000: {"transaction_timeout": "0"}}  # by the server version that brought them
+
+
+def settings(server_version: int) -> dict[str, str]:
+    """Return the settings that our statements rely on, by name.
+
+    They decide how values are written and read, at which isolation level a statement runs, and
+    that nobody else's limit ends it; limits of its own a session sets on top of these.
+
+    Args:
+        server_version: as psycopg's ``conn.info.server_version`` tells it.
+    """
+    values = {
+        "search_path": "pg_catalog, pg_temp",
+        "client_encoding": "UTF8",
+        "timezone": "UTC",
+        "datestyle": "ISO, YMD",
+        "intervalstyle": "postgres",
+        "standard_conforming_strings": "on",
+        "extra_float_digits": "1",
+        "bytea_output": "hex",
+        "default_transaction_isolation": "read committed",
+        "default_transaction_deferrable": "off",
+        "statement_timeout": "0",
+        "lock_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+    }
+    for version, more in NEWEST_SETTINGS.items():
+        if server_version >= version:
+            values |= more
+    return values
