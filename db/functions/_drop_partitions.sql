@@ -21,9 +21,8 @@ begin
         execute format('drop table rota.%I', v_name);
     end loop;
 
-    execute format(
-        'delete from only rota.%I where finished_at < %L', parent || '_default', older_than
-    );
+    execute format('delete from only rota.%I where finished_at < $1', parent || '_default')
+        using older_than;
 end;
 $$;
 

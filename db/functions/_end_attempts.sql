@@ -7,14 +7,14 @@
 -- If this process dies on any line, nothing has happened and the lease still runs.
 --
 -- What becomes of the job, first match:
---   a cancel was asked for        → CANCELLED
---   RELEASED                      → SCHEDULED again, the attempt given back
---   succeeded, ONE_TIME           → COMPLETED
---   failed with retries left      → SCHEDULED after its backoff; for a schedule, only if that is
+--   a cancel was asked for       -> CANCELLED
+--   RELEASED                     -> SCHEDULED again, the attempt given back
+--   succeeded, ONE_TIME          -> COMPLETED
+--   failed with retries left     -> SCHEDULED after its backoff; for a schedule, only if that is
 --                                   before its next slot
---   failed otherwise, ONE_TIME    → FAILED
---   a schedule with a next slot   → SCHEDULED for it, as a new run
---   a schedule without one        → COMPLETED
+--   failed otherwise, ONE_TIME   -> FAILED
+--   a schedule with a next slot  -> SCHEDULED for it, as a new run
+--   a schedule without one       -> COMPLETED
 --
 -- ending is 'RELEASED', 'LOST', or null for an attempt that its worker finished. Rows come back
 -- for the pairs that held a lease, and only for those.
@@ -69,15 +69,15 @@ begin
                     when j.cancel_requested_at is not null then 'CANCELLED'
                     when ending = 'RELEASED' then 'RELEASED'
                     when i.error is null then 'SUCCEEDED'
-                    when v_now >= j.started_at + j.timeout then 'TIMED_OUT'
+                    when v_now >= rota._later(j.started_at, j.timeout) then 'TIMED_OUT'
                     else 'FAILED'
                 end as outcome,
                 case
                     when ending is null and i.error is null then null  -- it succeeded
                     when ending = 'RELEASED' and retry_in = interval '0' then j.run_at
-                    else v_now + coalesce(
+                    else rota._later(v_now, coalesce(
                         retry_in, rota._backoff(j.attempt, q.backoff_base, q.backoff_cap)
-                    )
+                    ))
                 end as retry_at,
                 case when j.schedule_type <> 'ONE_TIME'
                     then rota._next_slot(j, v_now)

@@ -23,7 +23,7 @@ begin
     if job.run >= v_schedule.max_runs then
         v_is_over := true;
     elsif v_schedule.fixed_delay then
-        v_slot := greatest(at, job.scheduled_for) + v_schedule.every;
+        v_slot := rota._later(greatest(at, job.scheduled_for), v_schedule.every);
         v_slot := case
             when v_schedule.ends_at is null or v_slot < v_schedule.ends_at then v_slot
         end;
@@ -48,7 +48,7 @@ begin
     return row(
         v_slot,
         case when v_schedule.paused_at is null
-            then v_slot + random() * v_schedule.jitter
+            then rota._later(v_slot, random() * v_schedule.jitter)
             else 'infinity'
         end
     )::rota.next_slot;

@@ -49,10 +49,10 @@ begin
         end if;
 
         v_is_last := v_job.attempt > 0 and coalesce(v_job.run >= v_schedule.max_runs, false);
-        v_oldest := at - case v_schedule.misfire
+        v_oldest := rota._later(at, -case v_schedule.misfire
             when 'skip' then coalesce(v_schedule.max_lateness, interval '1 minute')
             else v_schedule.max_lateness
-        end;
+        end);
 
         if v_is_last then
             v_later := row(0, '{}')::rota.slot_list;
@@ -99,7 +99,7 @@ begin
                 case v_skipped when 1 then '1 slot was' else format('%s slots were', v_skipped) end,
                 v_schedule.misfire,
                 case v_schedule.misfire when 'all' then ', cap ' || v_schedule.misfire_cap end,
-                ', max_lateness ' || v_schedule.max_lateness
+                ', max_lateness ' || rota._span_text(v_schedule.max_lateness)
             ),
             v_next,
             at
@@ -112,8 +112,9 @@ begin
 
         update rota.live_jobs as j
         set scheduled_for = v_next,
-            run_at = v_next
-                + case when v_next > at then random() else 0 end * v_schedule.jitter,
+            run_at = rota._later(
+                v_next, case when v_next > at then random() else 0 end * v_schedule.jitter
+            ),
             run = j.run + case when j.attempt > 0 then 1 else 0 end,
             attempt = 0
         where j.ctid = v_place

@@ -22,7 +22,7 @@ as $$
         group by e.job_id, e.run, e.attempt
     ), kept as (
         -- Older executions may have been dropped with their week.
-        select rota._now() - s.retention as since from rota.settings as s
+        select rota._later(rota._now(), -s.retention) as since from rota.settings as s
     )
     select 'S1: a live job is SCHEDULED or RUNNING', j.id, j.state::text
     from rota.live_jobs as j
@@ -30,7 +30,10 @@ as $$
 
     union all
     select 'S2: RUNNING if and only if leased', j.id,
-        format('%s, token %s, worker %s, lease_until %s', j.state, j.token, j.worker, j.lease_until)
+        format(
+            '%s, token %s, worker %s, lease_until %s',
+            j.state, j.token, j.worker, rota._utc_text(j.lease_until)
+        )
     from rota.live_jobs as j
     where num_nonnulls(j.token, j.worker, j.lease_until, j.started_at)
         <> case when j.state = 'RUNNING' then 4 else 0 end
@@ -59,7 +62,8 @@ as $$
         or (j.state = 'RUNNING' and j.attempt = 0)
 
     union all
-    select 'S6: a job that waits has a time to run', j.id, j.run_at::text
+    select 'S6: a job that waits has a time to run', j.id,
+        rota._utc_text(j.run_at)
     from rota.live_jobs as j
     where j.state = 'SCHEDULED'
         and not isfinite(j.run_at)
@@ -153,7 +157,7 @@ as $$
 
     union all
     select 'K2: a live schedule has a definition and a next run', j.id,
-        format('%s, run_at %s', j.schedule_type, j.run_at)
+        format('%s, run_at %s', j.schedule_type, rota._utc_text(j.run_at))
     from rota.live_jobs as j
     left join rota.schedules as s on s.job_id = j.id
     where j.schedule_type <> 'ONE_TIME'

@@ -18,11 +18,15 @@ declare
         when max_retries not between 0 and 1000
             then format('max_retries must be from 0 to 1000, not %s', max_retries)
         when backoff_base <= interval '0' or backoff_base > interval '366 days'
-            then format('backoff_base must be from 0 to 366 days, not %s', backoff_base)
+            then format(
+                'backoff_base must be from 0 to 366 days, not %s', rota._span_text(backoff_base)
+            )
         when backoff_cap <= interval '0' or backoff_cap > interval '366 days'
-            then format('backoff_cap must be from 0 to 366 days, not %s', backoff_cap)
+            then format(
+                'backoff_cap must be from 0 to 366 days, not %s', rota._span_text(backoff_cap)
+            )
         when timeout > interval '366 days' or not rota._leads_on(timeout)
-            then format('timeout must be from 0 to 366 days, not %s', timeout)
+            then format('timeout must be from 0 to 366 days, not %s', rota._span_text(timeout))
     end;
 begin
     perform rota._check_queue(queue);

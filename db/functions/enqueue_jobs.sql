@@ -41,7 +41,7 @@ begin
         ) as o
         cross join lateral jsonb_object_keys(o.unknown) as k(key)
         where o.unknown <> '{}'
-        order by o.place, k.key
+        order by o.place, k.key collate "C"
         limit 1;
 
         if not found then
@@ -132,7 +132,7 @@ begin
                 task, payload, queue, run_at, priority, max_retries, timeout, unique_key, place
             )
             where t.unique_key is not null
-            order by t.unique_key, t.place
+            order by t.unique_key collate "C", t.place
         loop
             v_job := rota.enqueue_job(
                 task => v_keyed.task,

@@ -25,7 +25,7 @@ begin
 
     begin
         for v_weeks_ahead in 0..4 loop
-            v_week := v_now + v_weeks_ahead * interval '7 days';
+            v_week := rota._later(v_now, v_weeks_ahead * interval '7 days');
             perform rota._make_partition('finished_jobs', v_week);
             perform rota._make_partition('job_executions', v_week);
         end loop;
@@ -35,8 +35,8 @@ begin
     end;
 
     begin
-        perform rota._drop_partitions('finished_jobs', v_now - v_retention);
-        perform rota._drop_partitions('job_executions', v_now - v_retention);
+        perform rota._drop_partitions('finished_jobs', rota._later(v_now, -v_retention));
+        perform rota._drop_partitions('job_executions', rota._later(v_now, -v_retention));
     exception
         when lock_not_available then
             raise notice 'old weeks could not be dropped; the next maintain tries again';
@@ -51,7 +51,7 @@ begin
         and earlier.ctid < l.ctid;
 
     delete from rota.workers as w
-    where w.last_seen_at < v_now - interval '1 day';
+    where w.last_seen_at < v_now - interval '24 hours';
 
     delete from rota.schedules as s
     where not exists (select from rota.jobs as j where j.id = s.job_id);

@@ -39,7 +39,7 @@ begin
             perform rota._record_paused(v_job, v_schedule, v_slot, v_now);
         end if;
 
-        v_run_at := v_slot + random() * v_schedule.jitter;
+        v_run_at := rota._later(v_slot, random() * v_schedule.jitter);
     end if;
 
     if v_slot is null then

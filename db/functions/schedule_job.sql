@@ -88,7 +88,7 @@ begin
             schedule_job.queue,
             schedule_job.priority,
             v_type,
-            v_slot + random() * schedule_job.jitter,
+            rota._later(v_slot, random() * schedule_job.jitter),
             v_slot,
             coalesce(schedule_job.max_retries, q.max_retries, 3),
             coalesce(schedule_job.timeout, q.timeout),
@@ -167,7 +167,7 @@ begin
         update rota.live_jobs as j
         set scheduled_for = v_slot,
             run_at = case when v_schedule.paused_at is null
-                then v_slot + random() * v_schedule.jitter
+                then rota._later(v_slot, random() * v_schedule.jitter)
                 else 'infinity'
             end
         where j.id = v_held.id;
