@@ -42,6 +42,13 @@ begin
             raise notice 'old weeks could not be dropped; the next maintain tries again';
     end;
 
+    begin
+        perform rota._heal_job_ids();
+    exception
+        when lock_not_available then
+            raise notice 'the ids could not be put right; the next maintain tries again';
+    end;
+
     -- Copies of a lane, which concurrent first jobs left; the one that came first stays, so a
     -- producer that saw a lane is always right.
     delete from rota.lanes as l
