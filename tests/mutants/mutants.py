@@ -269,8 +269,8 @@ MUTANTS = [
     mutant(
         "a heartbeat can shorten a lease",
         "db/functions/heartbeat_job.sql",
-        "greatest(j.lease_until, v_now + lease)",
-        "v_now + lease",
+        "greatest(j.lease_until, rota._later(v_now, lease))",
+        "rota._later(v_now, lease)",
         f"{FINISHES}::test_a_heartbeat_lengthens_a_lease_and_never_shortens_it",
     ),
     mutant(
@@ -356,7 +356,7 @@ MUTANTS = [
     mutant(
         "a failure after the timeout is a plain one",
         END,
-        "                    when v_now >= j.started_at + j.timeout then 'TIMED_OUT'\n",
+        "                    when v_now >= rota._later(j.started_at, j.timeout) then 'TIMED_OUT'\n",
         "",
         f"{FINISHES}::test_a_failure_after_the_timeout_is_recorded_as_timed_out",
     ),
@@ -400,7 +400,7 @@ MUTANTS = [
     mutant(
         "a bulk takes its keys in the order in which it names them",
         "db/functions/enqueue_jobs.sql",
-        "order by t.unique_key, t.place",
+        'order by t.unique_key collate "C", t.place',
         "order by t.place",
         f"{RACES}::test_bulks_that_share_keys_in_opposite_order_do_not_deadlock",
     ),
@@ -614,5 +614,34 @@ MUTANTS = [
         "                if not passes(error) or (unless and error.sqlstate == unless):\n",
         "                if unless and error.sqlstate == unless:\n",
         f"{ATTEMPTS}::test_what_the_database_refuses_fails_that_attempt_alone",
+    ),
+    mutant(
+        "a day is one of the session's time zone",
+        "db/functions/_later.sql",
+        "(moment at time zone interval '0' + span) at time zone interval '0'",
+        "moment + span",
+        "tests/functions/test_sessions.py::test_a_day_has_24_hours_in_retry_in_and_fixed_delay",
+    ),
+    mutant(
+        "a cursor is kept in the styles of the session",
+        "db/functions/_move_lane_cursor.sql",
+        "    set datestyle = 'ISO, YMD'\n",
+        "",
+        "tests/functions/test_sessions.py"
+        "::test_a_cursor_is_read_after_the_session_has_changed_its_styles",
+    ),
+    mutant(
+        "the sequence is moved by what it was before its lock",
+        "db/functions/_heal_job_ids.sql",
+        "    alter sequence rota.job_ids owned by none;\n",
+        "",
+        "tests/functions/test_ids.py::test_ids_that_are_given_meanwhile_are_never_given_again",
+    ),
+    mutant(
+        "a shard gets the ids of its neighbours",
+        "db/functions/_next_job_id.sql",
+        "1 + div(beyond - n.value, s.seqincrement)",
+        "1",
+        "tests/functions/test_ids.py::test_a_shard_keeps_its_ids",
     ),
 ]
