@@ -144,8 +144,7 @@ def test_however_many_call_at_once_no_slot_runs_twice(url: str) -> None:
         nobody = {"job_id": 0, "token": "00000000-0000-0000-0000-000000000000"}
         held, stop = [nobody], threading.Event()
         callers = [
-            Caller(new_connection(url, autocommit=True), seed, held, stop)
-            for seed in range(number)
+            Caller(new_connection(url, autocommit=True), seed, held, stop) for seed in range(number)
         ]
         for caller in callers:
             caller.start()
