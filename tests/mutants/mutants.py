@@ -69,7 +69,7 @@ MUTANTS = [
     mutant(
         "a claim forgets its limit",
         CLAIM,
-        "            limit v_room - coalesce(cardinality(v_behind.places), 0)\n",
+        "            limit v_slice - coalesce(cardinality(v_behind.places), 0)\n",
         "",
         f"{ORDER}::test_a_claim_takes_as_many_jobs_of_a_lane_as_it_asks_for",
     ),
@@ -210,7 +210,7 @@ MUTANTS = [
     mutant(
         "a lane's cursor moves though nobody looked ahead of it",
         CLAIM,
-        "v_room > coalesce(cardinality(v_behind.places), 0)",
+        "v_slice > coalesce(cardinality(v_behind.places), 0)",
         "true",
         f"{CURSOR}::test_a_cursor_stays_where_it_is_while_what_lies_behind_takes_all_the_room",
     ),
