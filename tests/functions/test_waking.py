@@ -165,3 +165,57 @@ def test_a_schedule_that_moves_to_another_queue_is_made_known_there(conn, sleepe
     call(conn, "schedule_job", task="t", every=A_MINUTE, name="s", queue="mail")
 
     assert notified(conn, sleeper) == ["mail"]
+
+
+def finish(conn, error="no", **how):
+    (job,) = call(conn, "claim_next_job")
+    call(conn, "finish_job", job_id=job["id"], token=job["token"], error=error, **how)
+
+
+def release(conn, **how):
+    (job,) = call(conn, "claim_next_job")
+    call(conn, "release_job", job_id=job["id"], token=job["token"], **how)
+
+
+A_BLINK = timedelta(milliseconds=100)
+ENDINGS = {
+    "a retry": (lambda conn: finish(conn, retry_in=A_BLINK), True),
+    "a retry by the queue's backoff": (lambda conn: finish(conn), True),
+    "a later retry": (lambda conn: finish(conn, retry_in=A_MINUTE), False),
+    "a release": (lambda conn: release(conn), True),
+    "a later release": (lambda conn: release(conn, delay=A_MINUTE), False),
+    "the end": (lambda conn: finish(conn, retry=False), False),
+    "success": (lambda conn: finish(conn, error=None), False),
+}
+
+
+@pytest.mark.parametrize(("end", "told"), ENDINGS.values(), ids=ENDINGS)
+def test_a_sleeper_is_told_of_a_job_that_comes_back(conn, sleeper, end, told):
+    call(conn, "configure_queue", queue="default", backoff_base=A_BLINK)
+    call(conn, "enqueue_job", task="t")
+    call(sleeper, "begin_sleep", queues=["default"])
+
+    end(conn)
+
+    assert notified(conn, sleeper) == (["default"] if told else [])
+
+
+def test_a_sleeper_is_told_of_the_next_run_of_a_schedule(conn, sleeper):
+    call(conn, "schedule_job", task="t", every=timedelta(seconds=1), fixed_delay=True)
+    call(sleeper, "begin_sleep", queues=["default"])
+
+    finish(conn, error=None)
+
+    assert notified(conn, sleeper) == ["default"]
+
+
+def test_a_sleeper_is_told_of_lost_jobs_that_are_taken_back_once_a_queue(conn, sleeper, clock):
+    call(conn, "configure_queue", queue="default", backoff_base=A_BLINK)
+    call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "t"}] * 3))
+    call(conn, "claim_next_job", max_jobs=3)
+    clock.advance(A_MINUTE * 10)
+    call(sleeper, "begin_sleep", queues=["default"])
+
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 3}]
+
+    assert notified(conn, sleeper) == ["default"]
