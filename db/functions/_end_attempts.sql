@@ -185,9 +185,15 @@ begin
                     and d.attempt <= d.max_retries
             ) as p
             where d.verdict = 'NEXT RUN' and p.reason is not null
+        ), told as materialized (  -- those who sleep, of what comes back; not run unless it is read
+            select rota._wake(d.queue, min(d.new_run_at), v_now)
+            from decided as d
+            where d.new_run_at < 'infinity'
+            group by d.queue
         )
         select d.id, d.token, d.new_state, nullif(d.new_run_at, 'infinity')
-        from decided as d;
+        from decided as d
+        cross join (select count(*) from told) as t;
 end;
 $$;
 

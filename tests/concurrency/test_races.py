@@ -436,7 +436,8 @@ def test_a_claim_takes_no_more_than_asked_without_its_own_planner_settings(conn,
         " from generate_series(1, 200)"
     )
     conn.execute(
-        f"alter function rota.claim_next_job(text[], text, interval, integer) reset {switch}"
+        "alter function rota.claim_next_job(text[], text, interval, integer, bigint)"
+        f" reset {switch}"
     )
     for joins in product(["on", "off"], repeat=4):
         names = ("enable_hashjoin", "enable_nestloop", "enable_material", "enable_indexscan")
