@@ -161,7 +161,7 @@ begin
             from decided as d
             where d.new_state <> 'SCHEDULED'
         ), recorded as (
-            insert into rota.job_executions (
+            insert into rota.attempts (
                 job_id, run, attempt, outcome, worker, token, scheduled_for, started_at,
                 finished_at, error, result, job_state, next_run_at
             )
@@ -171,7 +171,7 @@ begin
                 nullif(d.new_run_at, 'infinity')
             from decided as d
         ), passed as (
-            insert into rota.job_executions (
+            insert into rota.attempts (
                 job_id, run, attempt, outcome, scheduled_for, finished_at, error, result,
                 job_state, next_run_at
             )

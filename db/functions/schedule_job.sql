@@ -157,7 +157,7 @@ begin
         if not v_old.fixed_delay and rota._slot_after(v_old, v_now) < v_held.scheduled_for then
             v_from := (
                 select max(e.scheduled_for) + interval '1 microsecond'
-                from rota.job_executions as e
+                from rota.attempts as e
                 where e.job_id = v_held.id and e.outcome <> 'SKIPPED'
             );
         end if;

@@ -225,7 +225,7 @@ def test_recovery_looks_at_the_lease_as_it_is_when_it_has_the_row(conn, session)
             return null;
         end;
         $$;
-        create trigger gate after insert on rota.job_executions
+        create trigger gate after insert on rota.attempts
             for each row execute function rota_test.wait_at_gate();
         """
     )

@@ -22,7 +22,7 @@ def claimed_job(conn, **arguments):
 def executions(conn, job_id):
     cursor = conn.cursor(row_factory=dict_row)
     return cursor.execute(
-        "select * from rota.job_executions where job_id = %s order by finished_at", [job_id]
+        "select * from rota.attempts where job_id = %s order by finished_at", [job_id]
     ).fetchall()
 
 
@@ -33,7 +33,7 @@ def everything(conn):
         for query in (
             "select * from rota.live_jobs order by id",
             "select * from rota.finished_jobs order by id",
-            "select * from rota.job_executions order by job_id, finished_at",
+            "select * from rota.attempts order by job_id, finished_at",
         )
     ]
 
