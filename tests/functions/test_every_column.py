@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from db.gateway import call
 from tests.functions.views import job
 
-HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 LONG_AGO = datetime(2020, 2, 3, 4, 5, 6, 789000, tzinfo=UTC)
 EVERYTHING = {
     "task": "work",
@@ -68,6 +68,51 @@ OTHER_SCHEDULE = {
     "max_lateness": 6 * HOUR,
     "overlap": "coalesce",
 }
+
+
+SEEN = {
+    "select * from rota.jobs where queue = 'elsewhere' order by id",
+    "select * from rota.schedule_status where queue = 'elsewhere' order by job_id",
+    "select * from rota.queue_status where queue = 'elsewhere'",
+    "select e.* from rota.executions as e join rota.jobs as j on j.id = e.job_id"
+    " where j.queue = 'elsewhere' order by e.job_id, e.run, e.attempt",
+}
+
+
+@pytest.fixture(autouse=True)
+def bystanders(conn):
+    """Jobs and schedules in all states, of which no test may change anything."""
+    elsewhere = {"queue": "elsewhere", "max_retries": 0, "timeout": HOUR}
+    call(conn, "configure_queue", queue="elsewhere", max_retries=9, backoff_base=300 * DAY)
+    held = []
+    for number in range(5):
+        call(conn, "enqueue_job", task="other", unique_key=f"other {number}", **elsewhere)
+        held += call(conn, "claim_next_job", queues=["elsewhere"], worker="w", lease=30 * DAY)
+    leases = [{"job_id": row["id"], "token": row["token"]} for row in held]
+    call(conn, "finish_job", **leases[0])
+    call(conn, "finish_job", **leases[1], error="other")
+    call(conn, "cancel_job", job_id=held[2]["id"], reason="other")
+    call(conn, "finish_job", **leases[2])
+    call(conn, "cancel_job", job_id=held[3]["id"], reason="other")
+    for name in ("runs", "paused", "waits"):
+        call(conn, "schedule_job", task="other", every=HOUR, name=name, **elsewhere)
+    call(conn, "pause_schedule", name="paused")
+    (run, waits) = call(conn, "claim_next_job", queues=["elsewhere"], lease=30 * DAY, max_jobs=2)
+    call(conn, "finish_job", job_id=waits["id"], token=waits["token"])
+    call(conn, "trigger_schedule", name="runs")
+    cursor = conn.cursor(row_factory=dict_row)
+
+    def look():
+        found = {query: cursor.execute(query).fetchall() for query in SEEN}
+        for row in found["select * from rota.queue_status where queue = 'elsewhere'"]:
+            row["due"] = row["oldest_due_at"] = None  # as time goes by
+        return found
+
+    before = look()
+    yield
+    assert look() == before
+    (told,) = call(conn, "finish_job", job_id=run["id"], token=run["token"])
+    assert moment(conn, told["run_at"])  # for it was triggered, and is that still
 
 
 class Life:
@@ -522,7 +567,9 @@ def test_a_backfilled_job_is_what_a_run_of_its_schedule_is(conn):
 def shown(conn):
     """Read the one schedule as people see it."""
     cursor = conn.cursor(row_factory=dict_row)
-    return lambda: cursor.execute("select * from rota.schedule_status").fetchone()
+    return lambda: cursor.execute(
+        "select * from rota.schedule_status where name = 'the name'"
+    ).fetchone()
 
 
 def plain(arguments):
