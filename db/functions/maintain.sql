@@ -24,9 +24,12 @@ begin
     from pg_catalog.pg_settings as s
     where s.name = 'deadlock_timeout';
 
-    insert into rota.chores (chore)
-    values ('maintain')
-    on conflict do nothing;
+    -- Asked first, for an insert waits where the row is there and somebody holds it.
+    if not exists (select from rota.chores as c where c.chore = 'maintain') then
+        insert into rota.chores (chore)
+        values ('maintain')
+        on conflict do nothing;
+    end if;
 
     perform from rota.chores as c
     where c.chore = 'maintain'
@@ -40,6 +43,13 @@ begin
     select rota._later(v_now, -s.retention) into v_older_than
     from rota.settings as s
     for no key update skip locked;
+
+    begin
+        perform rota._heal_job_ids();
+    exception
+        when others then
+            raise warning 'the ids of jobs could not be put right: %', sqlerrm;
+    end;
 
     begin
         -- Copies of a lane, which concurrent first jobs left; the one that came first stays, so a
@@ -78,13 +88,6 @@ begin
     exception
         when others then
             raise warning 'definitions of schedules could not be removed: %', sqlerrm;
-    end;
-
-    begin
-        perform rota._heal_job_ids();
-    exception
-        when others then
-            raise warning 'the ids of jobs could not be put right: %', sqlerrm;
     end;
 
     foreach v_parent in array array['finished_jobs', 'attempts'] loop
