@@ -218,6 +218,7 @@ def in_a_mixed_batch(conn, held, error=None, result=None):
     return told["outcome"]
 
 
+OF_THE_RUN = ("run", "attempt", "worker", "started_at", "scheduled_for")
 WAYS = [alone, in_a_batch, in_a_mixed_batch]
 
 
@@ -233,8 +234,10 @@ def test_a_success_keeps_all_that_the_job_was_and_adds_its_result(conn, clock, f
     assert moment(conn, finished_at)
     assert changed == {"state": "COMPLETED", "result": {"sum": 3}, "lease_until": None}
     assert life.attempts()[-1] == {
-        **{name: running[name] for name in ("run", "attempt", "worker", "started_at")},
+        **{name: running[name] for name in OF_THE_RUN},
         "job_id": life.id,
+        "job_state": "COMPLETED",
+        "next_run_at": None,
         "outcome": "SUCCEEDED",
         "finished_at": finished_at,
         "error": None,
@@ -250,13 +253,16 @@ def test_a_failure_keeps_all_but_its_holder_and_waits(conn, clock, finish):
     assert finish(conn, life.held, error="boom", result=Jsonb("so far")) == "SCHEDULED"
 
     changed = life.changed()
-    assert timedelta(0) <= changed.pop("run_at") - now(conn) + MINUTE < 2 * MINUTE
+    next_run_at = changed.pop("run_at")
+    assert timedelta(0) <= next_run_at - now(conn) + MINUTE < 2 * MINUTE
     assert changed == {"state": "SCHEDULED", "last_error": "boom", **NOBODY}
     ended = life.attempts()[-1]
     assert moment(conn, ended.pop("finished_at"))
     assert ended == {
-        **{name: running[name] for name in ("run", "attempt", "worker", "started_at")},
+        **{name: running[name] for name in OF_THE_RUN},
         "job_id": life.id,
+        "job_state": "SCHEDULED",
+        "next_run_at": next_run_at,
         "outcome": "FAILED",
         "error": "boom",
         "result": "so far",
