@@ -108,14 +108,10 @@ def test_a_dump_can_be_restored_and_goes_on(new_cluster, roles):
 def catch_up(publisher: psycopg.Connection, slot: str) -> None:
     """Wait until a subscriber has all that was committed by now."""
     (position,) = publisher.execute("select pg_current_wal_lsn()").fetchone()
-    wait_until(
-        lambda: (
-            publisher.execute(
-                "select from pg_replication_slots where slot_name = %s and confirmed_flush_lsn >= %s",
-                [slot, position],
-            ).rowcount
-        )
-    )
+    confirmed = """
+        select from pg_replication_slots where slot_name = %s and confirmed_flush_lsn >= %s
+    """
+    wait_until(lambda: publisher.execute(confirmed, [slot, position]).rowcount)
 
 
 def test_a_publication_for_all_tables_stops_nothing_and_a_subscriber_can_take_over(new_cluster):

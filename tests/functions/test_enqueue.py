@@ -234,7 +234,7 @@ def test_a_bulk_must_be_an_array(conn, jobs):
 
 def test_a_nul_in_a_payload_is_refused_by_its_type(conn):
     with pytest.raises(psycopg.Error) as caught:
-        conn.execute("""select rota.enqueue_job('a', '{"text": "\\u0000"}')""")
+        conn.execute("select rota.enqueue_job('a', %s::jsonb)", ['{"text": "\\u0000"}'])
 
     assert caught.value.sqlstate == "22P05"
     assert count_jobs(conn) == 0
