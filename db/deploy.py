@@ -4,8 +4,8 @@ The steps, one deploy of a database at a time, so that any number may be started
 
 1. the schema ``rota`` and the four group roles;
 2. the pending migrations of ``db/migrations`` (yoyo);
-3. in one transaction every file of ``db/functions``, the grants, ``rota.version()``, and a check
-   that the schema holds no function without a file;
+3. in one transaction the views, every file of ``db/functions``, the grants, ``rota.version()``, and
+   a check that the schema holds no function without a file;
 4. ``rota`` on the database's search path, the sequence of ids ahead of every job, and the first
    round of upkeep.
 
@@ -43,6 +43,7 @@ PATIENCE = "10min"  # how long to wait for another deploy
 NOTICEABLE = "1s"  # a wait of that length is reported
 LOCK_TIMEOUT = "3s"  # how long one statement may hold up the queue behind a table's lock
 ATTEMPTS = 10
+LONGEST_CALL = 10.0  # seconds
 
 Result = TypeVar("Result")
 
@@ -109,11 +110,11 @@ def _version(conn: Connection) -> str:
 
 
 def _function_files(folder: Path) -> list[Path]:
-    """Return the functions, helpers (``_…``) first, then the grants."""
+    """Return the views, the functions, helpers (``_…``) first, and the grants."""
     files = sorted((folder / "functions").glob("*.sql"), key=lambda path: path.name)
     helpers = [path for path in files if path.name.startswith("_")]
     doors = [path for path in files if not path.name.startswith("_")]
-    return [*helpers, *doors, folder / "grants.sql"]
+    return [folder / "views.sql", *helpers, *doors, folder / "grants.sql"]
 
 
 def _patiently(step: Callable[[], Result]) -> Result:
@@ -301,13 +302,13 @@ def _migrate(url: str, folder: Path) -> int:
 
 
 def _replace_functions(conn: Connection, folder: Path) -> int:
-    """Replace all functions, grants and the version in one transaction; return their number.
+    """Replace all views, functions and grants in one transaction; return the number of functions.
 
     Functions are born executable by PUBLIC. Nobody sees them before the commit, and by then the
     right is gone.
     """
     with conn.transaction():
-        *functions, grants = _function_files(folder)
+        views, *functions, grants = _function_files(folder)
         names = {path.stem for path in functions} | {"version"}
         conn.execute("set local search_path = pg_catalog, pg_temp")
         _refuse_strays(conn, names)
@@ -328,6 +329,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
                 """
             ).format(version=checkout_version(folder))
         )
+        _run_file(conn, views)
         for check in ("off", "on"):  # a body can only be checked when all that it calls is there
             conn.execute("select set_config('check_function_bodies', %s, true)", [check])
             for path in functions:
@@ -342,7 +344,50 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
         }
         if missing := sorted(names - created):
             raise DeployError(f"db/functions/{missing[0]}.sql does not create rota.{missing[0]}")
-        return len(names)
+    if _has_old_view(conn):
+        _outlast_calls(conn)
+        return _replace_functions(conn, folder)
+    return len(names)
+
+
+def _has_old_view(conn: Connection) -> bool:
+    """Tell whether a view is still as the functions before this deploy needed it (db/views.sql)."""
+    return bool(
+        conn.execute(
+            """
+            select from pg_attribute
+            where attrelid = 'rota.job_executions'::regclass and attname = 'token'
+            """
+        ).rowcount
+    )
+
+
+def _outlast_calls(conn: Connection) -> None:
+    """Wait until the calls under way have ended: a function runs on as it was when it was called.
+
+    What is open for longer than any call of ours takes is not waited for.
+    """
+    deadline = time.monotonic() + LONGEST_CALL
+    open_now = _open_transactions(conn)
+    while time.monotonic() < deadline and open_now & _open_transactions(conn):
+        time.sleep(0.02)
+
+
+def _open_transactions(conn: Connection) -> set[str]:
+    return {
+        transaction
+        for (transaction,) in conn.execute(
+            """
+            select l.virtualtransaction
+            from pg_locks as l
+            join pg_stat_activity as a on a.pid = l.pid
+            where l.locktype = 'virtualxid'
+                and a.datname = current_database()
+                and a.application_name <> 'rota deploy'
+                and l.pid <> pg_backend_pid()
+            """
+        )
+    }
 
 
 def _run_file(conn: Connection, path: Path) -> None:

@@ -46,6 +46,7 @@ begin
                 ('function', 'hold_lease',          '{rota_worker}'),
                 ('function', 'begin_sleep',         '{rota_worker}'),
                 ('function', 'end_sleep',           '{rota_worker}'),
+                ('function', 'next_due_in',         '{rota_worker}'),
                 ('function', 'announce_worker',     '{rota_worker}'),
                 ('function', 'dismiss_worker',      '{rota_worker}'),
                 ('function', 'recover_jobs',        '{rota_worker, rota_operator}'),

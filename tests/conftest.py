@@ -154,7 +154,13 @@ def new_name() -> Callable[[], str]:
 def template(
     cluster: Server, administrate: Callable[..., Any], new_name: Callable[[], str]
 ) -> Iterator[str]:
-    """The name of a database that is deployed, with the test clock; every test gets a copy."""
+    """The name of a database that is deployed, with the test clock; every test gets a copy.
+
+    ROTA_TEST_TEMPLATE names one that is there already, as tests.mutants makes it.
+    """
+    if name := os.environ.get("ROTA_TEST_TEMPLATE"):
+        yield name
+        return
     name = new_name()
     if HOSTILE:
         with psycopg.connect(cluster.url(), autocommit=True) as conn:

@@ -43,7 +43,8 @@ def folder(tmp_path: Path) -> Path:
     """A copy of db/ that a test may change."""
     for name in ("migrations", "functions"):
         shutil.copytree(FOLDER / name, tmp_path / name)
-    shutil.copy(FOLDER / "grants.sql", tmp_path)
+    for name in ("views.sql", "grants.sql"):
+        shutil.copy(FOLDER / name, tmp_path)
     return tmp_path
 
 

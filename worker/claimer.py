@@ -1,6 +1,7 @@
 """Claims jobs, as many as there is room for, and sleeps when there are none."""
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from datetime import timedelta
 
 import psycopg
 
+from db.gateway import call
 from worker.desk import Desk
 from worker.job import Job, clock, registry
 from worker.link import Connection, Link, Pause, Statement
@@ -20,22 +22,28 @@ MOST_UNTOLD = 4000  # jobs that have ended and the database was not told; more a
 HORIZON = 0.1  # seconds; a prefetched job is expected to start within this time
 STALE = 1.0  # seconds that the oldest prefetched job may wait before they are handed back
 
+LONGEST_POLL = 86_400.0  # seconds; the database looks no further ahead for what will be due
 QUICK_LOOKS = (0.005, 0.05, 0.25)  # seconds after falling asleep, for jobs that were committing
 BREATH = 0.001  # seconds before the next look when the last one found something, at most
 REST = 2  # times what that look took
 UNKNOWN_DELAY = 5.0  # seconds, doubled each time the same task is met again
 LONGEST_UNKNOWN_DELAY = 300.0
 
+# One row without a job says that there is none, and in how many seconds the next one is due.
 CLAIM = """
     select
         c.id, c.token::text, c.task, c.payload::text, c.queue, c.attempt, c.max_retries,
-        extract(epoch from c.timeout)::float8, extract(epoch from c.scheduled_for)::float8
-    from rota.claim_next_job(
+        extract(epoch from c.timeout)::float8, extract(epoch from c.scheduled_for)::float8,
+        case when c.id is null then
+            extract(epoch from rota.next_due_in(queues => $1::text[], within => $5::interval))
+        end::float8
+    from (select) as one
+    left join rota.claim_next_job(
         queues => $1::text[],
         worker => $2::text,
         lease => $3::interval,
         max_jobs => $4::integer
-    ) as c
+    ) as c on true
 """
 
 
@@ -47,9 +55,10 @@ class Ear:
     help only: whatever goes wrong with it, the poll goes on.
     """
 
-    def __init__(self, link: Link, queues: list[str]) -> None:
+    def __init__(self, link: Link, queues: list[str], poll: float) -> None:
         self._link = link
-        self._queues = queues
+        self._sleep = {"queues": queues, "longest": timedelta(seconds=poll)}
+        self._refused = False  # another session had one of the locks, and we said so
         self._pause = Pause()
         self._deaf_until = 0.0
         self._listening: Connection | None = None
@@ -76,10 +85,20 @@ class Ear:
                     conn.add_notify_handler(self._hear)
                     conn.execute("listen rota_jobs")
                     self._listening = conn
-                conn.execute("select rota.begin_sleep(queues => %s)", [self._queues])
+                (answer,) = call(conn, "begin_sleep", **self._sleep)
         except psycopg.Error as error:
             self._go_deaf(error)
             return False
+        if not answer["begin_sleep"]:
+            self._deaf_until = clock() + self._pause.next()
+            if not self._refused:
+                log.warning(
+                    "another session holds an advisory lock by which workers say that they sleep:"
+                    " polling, until it lets go"
+                )
+            self._refused = True
+            return False
+        self._refused = False
         self._asleep = conn
         self._pause = Pause()
         return True
@@ -90,9 +109,7 @@ class Ear:
             return
         try:
             with self._link.watched():
-                self._link.connection().execute(
-                    "select rota.end_sleep(queues => %s)", [self._queues]
-                )
+                call(self._link.connection(), "end_sleep", **self._sleep)
         except psycopg.Error as error:
             self._go_deaf(error)
         self._asleep = None
@@ -144,7 +161,8 @@ class Claimer:
         concurrency: the number of jobs that may run at one time.
         lease: seconds.
         margin: seconds before its end from which a lease is not trusted.
-        poll: seconds between two looks for work in an idle system.
+        poll: seconds between two looks for work in an idle system, where no job becomes due
+            before.
     """
 
     def __init__(
@@ -167,7 +185,7 @@ class Claimer:
         self._concurrency = concurrency
         self._lease = lease
         self._margin = margin
-        self._poll = poll
+        self._poll = min(poll, LONGEST_POLL)
 
         self._statement = Statement("claim", CLAIM)
         self._claimed = 0
@@ -188,11 +206,11 @@ class Claimer:
             self._link.close()  # and so we do not count as asleep any more
 
     def _go_on(self) -> None:
-        looks = 0  # that found nothing, since we fell asleep
+        looks = 0  # after falling asleep, for jobs that were committing
         finds = 0  # in a row
         while not self._desk.stopping.is_set():
             self._ear.listen()
-            asked, found, more = self._claim_all()
+            asked, found, more, due = self._claim_all()
             if not asked:
                 self._ear.wake_up()
                 self._wait_for_room()
@@ -209,8 +227,9 @@ class Claimer:
             elif self._ear.fall_asleep():
                 looks = 0  # and look once more
             else:
-                self._wait(QUICK_LOOKS[looks] if looks < len(QUICK_LOOKS) else self._poll)
-                looks += 1
+                nap = QUICK_LOOKS[looks] if looks < len(QUICK_LOOKS) else self._poll
+                self._wait(min(nap, due))
+                looks += nap <= due
 
     def _room(self) -> int:
         """Return how many jobs to claim now: none, until that is worth a call."""
@@ -261,31 +280,49 @@ class Claimer:
         if free:
             yield free, self._room()
 
-    def _claim_all(self) -> tuple[int, int, bool]:
-        """Claim; return how many jobs we asked for, how many came, and if there may be more."""
+    def _claim_all(self) -> tuple[int, int, bool, float]:
+        """Claim what there is room for.
+
+        Returns:
+            How many jobs we asked for, how many came, whether there may be more, and in how many
+            seconds the next one is due, if that is known.
+        """
         asked = 0
         found = 0
         more = False
+        due = math.inf
         self._watch_returns()
         for queues, most in self._requests():
             if most > 0:
-                count = self._claim(queues, most)
+                count, next_due = self._claim(queues, most)
                 asked += most
                 found += count
                 more = more or count == most
-        return asked, found, more
+                due = min(due, next_due)
+        return asked, found, more, due
 
-    def _claim(self, queues: list[str], most: int) -> int:
-        arguments = [_array(queues), self._worker, f"{self._lease} seconds", str(most)]
+    def _claim(self, queues: list[str], most: int) -> tuple[int, float]:
+        arguments = [
+            _array(queues),
+            self._worker,
+            f"{self._lease} seconds",
+            str(most),
+            f"{self._poll} seconds",
+        ]
 
-        def claim(conn: Connection) -> list[Job]:
+        def claim(conn: Connection) -> tuple[list[Job], float]:
             asked_at = clock()
             rows = self._statement.rows(conn, arguments)
             self._took = clock() - asked_at
+            if rows[0][0] is None:  # no job
+                due = rows[0][-1]
+                return [], math.inf if due is None else due
             trusted_until = asked_at + self._lease - self._margin
-            return [Job(self._desk, asked_at, trusted_until, row) for row in rows]
+            return [Job(self._desk, asked_at, trusted_until, row) for row in rows], math.inf
 
-        jobs = self._link.run(claim)
+        jobs, due = self._link.run(claim)
+        if not jobs:
+            return 0, due
         self._claimed += len(jobs)
         self._desk.take(jobs)
         known = [job for job in jobs if job.task in registry]
@@ -298,7 +335,7 @@ class Claimer:
         time.sleep(0)  # lets go of the interpreter, for which the handlers' threads wait
         if len(known) < len(jobs):
             self._refuse([job for job in jobs if job.task not in registry])
-        return len(jobs)
+        return len(jobs), due
 
     def _refuse(self, jobs: list[Job]) -> None:
         """Hand back jobs that this worker cannot run, for others to take.

@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from queue import Empty, SimpleQueue
@@ -36,12 +37,18 @@ class Bell:
             return  # it has been rung 65,536 times and nobody came yet
 
     def wait(self, seconds: float, also: int | None = None) -> bool:
-        """Wait until it rings or ``also`` is readable; return whether ``also`` is."""
+        """Wait until it rings or ``also`` is readable; return whether ``also`` is.
+
+        Polling knows whole milliseconds only; what is left of one is slept.
+        """
+        ends_at = clock() + seconds
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         if also is not None:
             poll.register(also, select.POLLIN)
-        events = dict(poll.poll(max(0.0, seconds) * 1000))
+        events = dict(poll.poll(int(max(0.0, seconds) * 1000)))
+        if not events:
+            time.sleep(min(0.001, max(0.0, ends_at - clock())))
         if self._reader in events:
             os.read(self._reader, 65536)
         return also in events

@@ -124,7 +124,7 @@ class Job:
         trusted_until: float,
         row: tuple[int, str, str, str, str, int, int, float | None, float],
     ) -> None:
-        """Take a row of the claim; see ``worker.claimer``."""
+        """Take a row of the claim, which may say more; see ``worker.claimer``."""
         (
             self.id,
             self.token,
@@ -135,6 +135,7 @@ class Job:
             self.max_retries,
             self.timeout,
             self._slot,
+            *_,
         ) = row
         self._desk = desk
 

@@ -73,7 +73,7 @@ class Worker:
         self._claimer = Claimer(
             desk,
             self._claims,
-            Ear(self._claims, list(options.queues)),
+            Ear(self._claims, list(options.queues), options.poll),
             self.id,
             options.queues,
             options.concurrency,

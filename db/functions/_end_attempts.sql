@@ -161,7 +161,7 @@ begin
             from decided as d
             where d.new_state <> 'SCHEDULED'
         ), recorded as (
-            insert into rota.job_executions (
+            insert into rota.attempts (
                 job_id, run, attempt, outcome, worker, token, scheduled_for, started_at,
                 finished_at, error, result, job_state, next_run_at
             )
@@ -171,7 +171,7 @@ begin
                 nullif(d.new_run_at, 'infinity')
             from decided as d
         ), passed as (
-            insert into rota.job_executions (
+            insert into rota.attempts (
                 job_id, run, attempt, outcome, scheduled_for, finished_at, error, result,
                 job_state, next_run_at
             )
@@ -185,9 +185,15 @@ begin
                     and d.attempt <= d.max_retries
             ) as p
             where d.verdict = 'NEXT RUN' and p.reason is not null
+        ), told as materialized (  -- those who sleep, of what comes back; not run unless it is read
+            select rota._wake(d.queue, min(d.new_run_at), v_now)
+            from decided as d
+            where d.new_run_at < 'infinity'
+            group by d.queue
         )
         select d.id, d.token, d.new_state, nullif(d.new_run_at, 'infinity')
-        from decided as d;
+        from decided as d
+        cross join (select count(*) from told) as t;
 end;
 $$;
 

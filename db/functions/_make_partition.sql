@@ -1,8 +1,6 @@
--- The week's table is filled from the default partition before it is attached, since attaching
--- fails while the default holds rows of that week. The parent is locked first, against writers
--- only: a finish that comes meanwhile waits there, before it has chosen a partition. Were it to
--- wait for the default partition, it would have chosen that one and would fail when the week is
--- attached. Whoever calls this does so under a lock timeout and catches lock_not_available.
+-- For _keep_weeks, which has locked the parent and its default partition against everybody. The
+-- week's table is filled from the default partition before it is attached, since attaching fails
+-- while the default holds rows of that week.
 -- Of the week only what no other partition holds: bounds were once read in the session's time zone,
 -- and a week that so begins or ends some hours late is kept as it is. The table lies where the
 -- default partition does, whatever the session's default_tablespace is.
@@ -17,16 +15,12 @@ as $$
 declare
     v_from timestamptz := date_trunc('week', at, 'UTC');
     v_to timestamptz := rota._later(v_from, interval '7 days');
-    v_name text := format('%s_%s', parent, to_char(v_from at time zone 'UTC', 'YYYYMMDD'));
+    v_name text := rota._partition_name(parent, v_from);
 begin
-    if to_regclass('rota.' || quote_ident(v_name)) is not null then
-        return;
-    end if;
-
     select o.starts_at, o.ends_at into v_from, v_to
     from rota._open_range(parent, v_from, v_to) as o;
 
-    if v_from >= v_to then
+    if v_from >= v_to or to_regclass(format('rota.%I', v_name)) is not null then
         return;
     end if;
 
@@ -38,12 +32,10 @@ begin
     left join pg_catalog.pg_tablespace as t on t.oid = c.reltablespace
     where c.oid = ('rota.' || quote_ident(parent || '_default'))::regclass;
 
-    execute format('lock table only rota.%I in share row exclusive mode', parent);
     execute format(
         'create table rota.%I (like rota.%I including defaults including constraints)',
         v_name, parent
     );
-    execute format('lock table rota.%I in access exclusive mode', parent || '_default');
     execute format(
         'with moved as (
             delete from rota.%I where finished_at >= %L and finished_at < %L returning *
@@ -51,7 +43,7 @@ begin
         insert into rota.%I select * from moved',
         parent || '_default', rota._utc_text(v_from), rota._utc_text(v_to), v_name
     );
-    if parent = 'job_executions' then
+    if parent = 'attempts' then
         execute format('alter table rota.%I replica identity full', v_name);  -- it has no key
     end if;
 

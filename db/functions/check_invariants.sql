@@ -1,8 +1,9 @@
 -- Each arm names the rule that it checks. It reads a single snapshot, so it may be called at any
 -- moment, by any number of sessions, on a system under load. The CHECKs of the tables hold most of
 -- these already; they are looked at again because a restore or a hand-made change may have
--- gone round them. The cost is a scan of all tables: an operator's tool, not a metric. No JIT:
--- to tables never analyzed the plan looks so dear that compiling it takes two seconds.
+-- gone round them. Tokens are not shown: they are for their holders. The cost is a scan of all
+-- tables: an operator's tool, not a metric. No JIT: to tables never analyzed the plan looks so dear
+-- that compiling it takes two seconds.
 create or replace function rota.check_invariants()
     returns setof rota.broken_invariant
     language sql
@@ -11,18 +12,21 @@ create or replace function rota.check_invariants()
     set search_path = pg_catalog, pg_temp
     set jit = off
 as $$
-    with ended_attempts as (
+    with finished as not materialized (
+        -- Named first, so that it is opened before attempts, in the order of all (docs/inside.md).
+        select f.* from rota.finished_jobs as f
+    ), ended_attempts as (
         select
             e.job_id,
             e.run,
             e.attempt,
             count(*) filter (where e.outcome not in ('RELEASED', 'SKIPPED')) as charged,
             count(*) filter (where e.outcome in ('SUCCEEDED', 'CANCELLED')) as final
-        from rota.job_executions as e
+        from rota.attempts as e
         group by e.job_id, e.run, e.attempt
     ), kept as (
-        -- Older executions may have been dropped with their week.
-        select rota._later(rota._now(), -s.retention) as since from rota.settings as s
+        -- Older attempts may have been dropped with their week.
+        select s.kept_since as since from rota.settings as s
     )
     select 'S1: a live job is SCHEDULED or RUNNING', j.id, j.state::text
     from rota.live_jobs as j
@@ -31,8 +35,11 @@ as $$
     union all
     select 'S2: RUNNING if and only if leased', j.id,
         format(
-            '%s, token %s, worker %s, lease_until %s',
-            j.state, j.token, j.worker, rota._utc_text(j.lease_until)
+            '%s, %s, worker %s, lease_until %s',
+            j.state,
+            case when j.token is null then 'no token' else 'a token' end,
+            j.worker,
+            rota._utc_text(j.lease_until)
         )
     from rota.live_jobs as j
     where num_nonnulls(j.token, j.worker, j.lease_until, j.started_at)
@@ -40,17 +47,17 @@ as $$
 
     union all
     select 'S3: a finished job has ended', f.id, f.state::text
-    from rota.finished_jobs as f
+    from finished as f
     where f.state not in ('COMPLETED', 'FAILED', 'CANCELLED')
 
     union all
     select 'S4: a job is live or finished, not both', f.id, f.state::text
-    from rota.finished_jobs as f
+    from finished as f
     join rota.live_jobs as j on j.id = f.id
 
     union all
     select 'S4: a job is finished once', f.id, format('%s times', count(*))
-    from rota.finished_jobs as f
+    from finished as f
     group by f.id
     having count(*) > 1
 
@@ -95,7 +102,7 @@ as $$
     union all
     select 'S10: every attempt that ended is recorded', f.id,
         format('run %s: attempt %s is not recorded', f.run, missing.attempt)
-    from rota.finished_jobs as f
+    from finished as f
     cross join lateral generate_series(1, f.attempt) as missing(attempt)
     cross join kept as k
     where f.created_at >= k.since
@@ -110,33 +117,34 @@ as $$
     union all
     select 'S10: no execution beyond the attempts made', e.job_id,
         format('run %s, attempt %s', e.run, e.attempt)
-    from rota.job_executions as e
+    from rota.attempts as e
     join rota.jobs as j on j.id = e.job_id
     where e.outcome not in ('RELEASED', 'SKIPPED')
         and (e.run > j.run or (e.run = j.run and e.attempt > j.attempt))
 
     union all
-    select 'L3: a token ends an attempt once', e.job_id, e.token::text
-    from rota.job_executions as e
+    select 'L3: a token ends an attempt once', e.job_id, format('%s attempts', count(*))
+    from rota.attempts as e
     where e.token is not null
     group by e.job_id, e.token
     having count(*) > 1
 
     union all
-    select 'L3: a live token has not ended an attempt', j.id, j.token::text
+    select 'L3: a live token has not ended an attempt', j.id,
+        format('run %s, attempt %s', e.run, e.attempt)
     from rota.live_jobs as j
-    join rota.job_executions as e on e.job_id = j.id and e.token = j.token
+    join rota.attempts as e on e.job_id = j.id and e.token = j.token
 
     union all
     select 'S4: a COMPLETED job succeeded once in its run', f.id, format('run %s', f.run)
-    from rota.finished_jobs as f
+    from finished as f
     cross join kept as k
     where f.state = 'COMPLETED'
         and f.schedule_type = 'ONE_TIME'
         and f.created_at >= k.since
         and 1 <> (
             select count(*)
-            from rota.job_executions as e
+            from rota.attempts as e
             where e.job_id = f.id and e.run = f.run and e.outcome = 'SUCCEEDED'
         )
 
@@ -175,7 +183,7 @@ as $$
 
     union all
     select 'K2: a schedule never fails', f.id, f.state::text
-    from rota.finished_jobs as f
+    from finished as f
     where f.schedule_type <> 'ONE_TIME' and f.state = 'FAILED'
 $$;
 

@@ -150,12 +150,12 @@ begin
     end if;
 
     -- Lanes and wake-ups of the others; enqueue_job has seen to those of the jobs with a key.
-    perform rota._use_lane(l.queue, l.priority), case when l.due then rota._wake(l.queue) end
+    perform rota._use_lane(l.queue, l.priority), rota._wake(l.queue, l.first_run_at, v_now)
     from (
         select
             coalesce(t.queue, 'default') as queue,
             coalesce(t.priority, 0) as priority,
-            bool_or(coalesce(t.run_at, v_now) <= v_now) as due
+            min(coalesce(t.run_at, v_now)) as first_run_at
         from jsonb_to_recordset(jobs) as t(
             queue text, run_at timestamptz, priority integer, unique_key text
         )

@@ -6,6 +6,8 @@ create or replace function rota.resume_queue(queue text)
     security definer
     set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_now timestamptz := rota._now();
 begin
     perform rota._check_queue(queue);
 
@@ -13,7 +15,7 @@ begin
     set paused_at = null
     where q.name = queue and q.paused_at is not null;
 
-    perform rota._wake(queue);
+    perform rota._wake(queue, v_now, v_now);
 end;
 $$;
 

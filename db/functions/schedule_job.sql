@@ -43,6 +43,7 @@ declare
     v_old rota.schedules;
     v_from timestamptz;
     v_slot timestamptz;
+    v_run_at timestamptz;
     v_job rota.enqueued_job;
 begin
     perform rota._check_schedule(
@@ -105,9 +106,7 @@ begin
             insert into rota.schedules
             values (v_schedule.*);
 
-            if v_slot <= v_now then
-                perform rota._wake(queue);
-            end if;
+            perform rota._wake(queue, v_slot, v_now);
 
             return v_job;
         end if;
@@ -143,7 +142,8 @@ begin
         timeout = coalesce(schedule_job.timeout, j.timeout),
         cancel_requested_at = null,
         cancel_reason = null
-    where j.id = v_held.id;
+    where j.id = v_held.id
+    returning j.run_at into v_run_at;
 
     if v_held.state = 'SCHEDULED' and v_held.attempt = 0 and v_held.scheduled_for > v_now
         and (
@@ -157,7 +157,7 @@ begin
         if not v_old.fixed_delay and rota._slot_after(v_old, v_now) < v_held.scheduled_for then
             v_from := (
                 select max(e.scheduled_for) + interval '1 microsecond'
-                from rota.job_executions as e
+                from rota.attempts as e
                 where e.job_id = v_held.id and e.outcome <> 'SKIPPED'
             );
         end if;
@@ -170,7 +170,12 @@ begin
                 then rota._later(v_slot, random() * v_schedule.jitter)
                 else 'infinity'
             end
-        where j.id = v_held.id;
+        where j.id = v_held.id
+        returning j.run_at into v_run_at;
+    end if;
+
+    if v_held.state = 'SCHEDULED' then
+        perform rota._wake(queue, v_run_at, v_now);
     end if;
 
     return row(v_held.id, false)::rota.enqueued_job;

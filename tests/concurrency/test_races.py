@@ -225,7 +225,7 @@ def test_recovery_looks_at_the_lease_as_it_is_when_it_has_the_row(conn, session)
             return null;
         end;
         $$;
-        create trigger gate after insert on rota.job_executions
+        create trigger gate after insert on rota.attempts
             for each row execute function rota_test.wait_at_gate();
         """
     )
@@ -436,7 +436,8 @@ def test_a_claim_takes_no_more_than_asked_without_its_own_planner_settings(conn,
         " from generate_series(1, 200)"
     )
     conn.execute(
-        f"alter function rota.claim_next_job(text[], text, interval, integer) reset {switch}"
+        "alter function rota.claim_next_job(text[], text, interval, integer, bigint)"
+        f" reset {switch}"
     )
     for joins in product(["on", "off"], repeat=4):
         names = ("enable_hashjoin", "enable_nestloop", "enable_material", "enable_indexscan")

@@ -37,17 +37,17 @@ DAMAGE = {
     "S4: a job is live or": "update rota.finished_jobs set id = 1 where id = 3",
     "S4: a job is finished": "insert into rota.finished_jobs"
     " select (f).* from (select f from rota.finished_jobs as f where id = 3) as copy",
-    "S4: a COMPLETED": "update rota.job_executions set outcome = 'FAILED' where job_id = 3",
+    "S4: a COMPLETED": "update rota.attempts set outcome = 'FAILED' where job_id = 3",
     "S5": "update rota.live_jobs set attempt = 9 where id = 2",
     "S6": "update rota.live_jobs set run_at = 'infinity' where id = 1",
-    "S10: one": "insert into rota.job_executions"
-    " select (e).* from (select e from rota.job_executions as e where job_id = 3) as copy",
-    "S10: every": "delete from rota.job_executions where job_id = 3",
-    "S10: no": "update rota.job_executions set attempt = 2 where job_id = 3",
-    "L3: a token": "insert into rota.job_executions"
-    " select (e).* from (select e from rota.job_executions as e where job_id = 3) as copy",
+    "S10: one": "insert into rota.attempts"
+    " select (e).* from (select e from rota.attempts as e where job_id = 3) as copy",
+    "S10: every": "delete from rota.attempts where job_id = 3",
+    "S10: no": "update rota.attempts set attempt = 2 where job_id = 3",
+    "L3: a token": "insert into rota.attempts"
+    " select (e).* from (select e from rota.attempts as e where job_id = 3) as copy",
     "L3: a live": "update rota.live_jobs set token ="
-    " (select token from rota.job_executions where job_id = 4) where id = 4",
+    " (select token from rota.attempts where job_id = 4) where id = 4",
     "C2": "delete from rota.lanes",
     "E5": "update rota.live_jobs set unique_key = 'k' where id in (1, 2)",
     "K2: a live": "delete from rota.schedules",
@@ -70,7 +70,7 @@ def damaged(conn: Connection) -> Iterator[Connection]:
     assert conn.execute("select * from rota.check_invariants()").fetchall() == []
     conn.execute(WITHOUT_CHECKS)
     yield conn
-    conn.execute("truncate rota.live_jobs, rota.finished_jobs, rota.job_executions, rota.schedules")
+    conn.execute("truncate rota.live_jobs, rota.finished_jobs, rota.attempts, rota.schedules")
 
 
 @pytest.mark.parametrize(("rule", "damage"), DAMAGE.items(), ids=DAMAGE)

@@ -69,7 +69,7 @@ MUTANTS = [
     mutant(
         "a claim forgets its limit",
         CLAIM,
-        "            limit v_room - coalesce(cardinality(v_behind.places), 0)\n",
+        "            limit v_slice - coalesce(cardinality(v_behind.places), 0)\n",
         "",
         f"{ORDER}::test_a_claim_takes_as_many_jobs_of_a_lane_as_it_asks_for",
     ),
@@ -210,7 +210,7 @@ MUTANTS = [
     mutant(
         "a lane's cursor moves though nobody looked ahead of it",
         CLAIM,
-        "v_room > coalesce(cardinality(v_behind.places), 0)",
+        "v_slice > coalesce(cardinality(v_behind.places), 0)",
         "true",
         f"{CURSOR}::test_a_cursor_stays_where_it_is_while_what_lies_behind_takes_all_the_room",
     ),
@@ -414,21 +414,21 @@ MUTANTS = [
     mutant(
         "an enqueue calls nobody",
         "db/functions/_wake.sql",
-        "if not rota._nobody_sleeps(queue) then",
+        "if not rota._nobody_sleeps(queue, run_at, at) then",
         "if false then",
         f"{QUEUES}::test_only_a_sleeper_is_notified_and_only_of_its_queue",
     ),
     mutant(
         "an enqueue notifies though nobody sleeps, and all commits wait for each other",
         "db/functions/_nobody_sleeps.sql",
-        "then pg_advisory_unlock(",
-        "then not pg_advisory_unlock(",
+        "then pg_advisory_unlock(rota._wake_class(), hashtext(''))",
+        "then not pg_advisory_unlock(rota._wake_class(), hashtext(''))",
         f"{WAKING}::test_nobody_is_notified_while_nobody_sleeps",
     ),
     mutant(
         "a bulk notifies though nobody sleeps",
         "db/functions/_wake.sql",
-        "if not rota._nobody_sleeps(queue) then",
+        "if not rota._nobody_sleeps(queue, run_at, at) then",
         "if true then",
         f"{WAKING}::test_nobody_is_notified_while_nobody_sleeps",
     ),

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
@@ -91,11 +93,74 @@ def test_a_sleeping_worker_is_woken_and_not_by_its_poll(
     assert sorted(delays)[5] < 0.05
 
 
+def test_an_idle_worker_sleeps_until_the_next_job_is_due(
+    connect: Callable[..., Connection],
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    trace: Trace,
+) -> None:
+    for seconds in (2.0, 2.5):
+        run_at = datetime.now(UTC) + timedelta(seconds=seconds)
+        enqueue("mark", trace.payload, run_at=run_at, queue="mail")
+
+    listener = connect()
+    listener.execute("listen rota_jobs")
+    start_worker("--poll", "60", "--queues", "default,mail:2")
+
+    wait_until(lambda: trace.count()["start"] == 2, timeout=10)
+    assert list(listener.notifies(timeout=0)) == []
+
+
+@pytest.mark.parametrize(
+    "queues", ["default", ",".join(["default", *map("q{}".format, range(30))])]
+)
+def test_a_sleeping_worker_is_told_of_a_job_that_is_due_before_its_poll(
+    conn: Connection,
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    trace: Trace,
+    queues: str,
+) -> None:
+    start_worker("--poll", "60", "--queues", queues)
+    wait_until(lambda: sleepers(conn) == 1)
+    time.sleep(0.5)  # past the quick looks, whose next one would find it
+
+    enqueue("mark", trace.payload, run_at=datetime.now(UTC) + timedelta(seconds=2))
+
+    wait_until(lambda: trace.count()["start"] == 1, timeout=10)
+
+
+def test_a_worker_that_cannot_register_as_a_sleeper_polls_and_says_so_once(
+    conn: Connection,
+    connect: Callable[..., Connection],
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    trace: Trace,
+) -> None:
+    outsider = connect()
+    outsider.execute("select pg_advisory_lock(rota._wake_class(), hashtext('default'))")
+    message = (
+        "another session holds an advisory lock by which workers say that they sleep:"
+        " polling, until it lets go"
+    )
+
+    worker = start_worker("--poll", "0.1")
+    wait_until(lambda: worker.logged(message))
+    for number in range(1, 6):
+        enqueue("mark", trace.payload)
+        wait_until(lambda: trace.count()["start"] == number)  # noqa: B023
+
+    assert len(worker.logged(message)) == 1
+    outsider.execute("select pg_advisory_unlock_all()")
+    wait_until(lambda: sleepers(conn) == 1)
+
+
 def test_without_notifications_the_poll_finds_the_job(
     conn: Connection, start_worker: StartWorker, enqueue: Callable[..., int], trace: Trace
 ) -> None:
     conn.execute(
-        "create or replace function rota.begin_sleep(queues text[]) returns void language plpgsql"
+        "create or replace function rota.begin_sleep("
+        "queues text[], longest interval default '0') returns boolean language plpgsql"
         " as $$ begin raise 'no' using errcode = '25006'; end $$"
     )
     worker = start_worker("--poll", "0.1")
@@ -157,7 +222,7 @@ def test_quick_jobs_are_claimed_in_batches_and_all_run_once(
     assert len({job_id for job_id, *_ in trace.lines}) == 5000
     assert trace.count() == {"start": 5000}
     assert conn.execute(
-        "select count(*), count(distinct token) < 500 from rota.job_executions"
+        "select count(*), count(distinct token) < 500 from rota.attempts"
         " where outcome = 'SUCCEEDED'"
     ).fetchall() == [(5000, True)]
     assert worker.stop() == 0
