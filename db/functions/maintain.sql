@@ -50,6 +50,14 @@ begin
         and earlier.priority = l.priority
         and earlier.ctid < l.ctid;
 
+    delete from rota.unhandled_jobs as m
+    where m.ctid = any(array(
+        select p.ctid
+        from rota.unhandled_jobs as p
+        where p.until < v_now
+        for update skip locked
+    ));
+
     delete from rota.workers as w
     where w.last_seen_at < v_now - interval '1 day';
 
