@@ -43,6 +43,8 @@ begin
                 ('function', 'heartbeat_job',       '{rota_worker}'),
                 ('function', 'heartbeat_jobs',      '{rota_worker}'),
                 ('function', 'release_job',         '{rota_worker}'),
+                ('function', 'release_unhandled_jobs', '{rota_worker}'),
+                ('function', 'bring_forward_jobs',  '{rota_worker}'),
                 ('function', 'hold_lease',          '{rota_worker}'),
                 ('function', 'begin_sleep',         '{rota_worker}'),
                 ('function', 'end_sleep',           '{rota_worker}'),

@@ -91,7 +91,7 @@ class Worker:
             "version": version,
         }
         self._upkeep = Upkeep(
-            link("upkeep", desk.stopping, LONG_PATIENCE), desk.stopping, self.id, about
+            link("upkeep", desk.stopping, LONG_PATIENCE), desk.stopping, self.id, about, desk
         )
 
     def run(self) -> int:

@@ -90,6 +90,19 @@ begin
             raise warning 'definitions of schedules could not be removed: %', sqlerrm;
     end;
 
+    begin
+        delete from rota.unhandled_jobs as u
+        where u.ctid = any(array(
+            select p.ctid
+            from rota.unhandled_jobs as p
+            where p.until < v_now
+            for update skip locked
+        ));
+    exception
+        when others then
+            raise warning 'notes of jobs without a handler could not be removed: %', sqlerrm;
+    end;
+
     foreach v_parent in array array['finished_jobs', 'attempts'] loop
         begin
             perform rota._keep_weeks(v_parent, v_now, v_older_than);

@@ -553,7 +553,7 @@ MUTANTS = [
     mutant(
         "a task that the worker does not know is failed instead of handed back",
         "worker/claimer.py",
-        "                    self._desk.hand_back(job, reason, timedelta(seconds=delay))\n",
+        "                    self._desk.hand_back(job, reason, *put_off)\n",
         "                    self._desk.start(job)\n"
         "                    self._desk.settle(job, error=reason)\n"
         "                    self._desk.give_up(job)\n",
@@ -576,7 +576,7 @@ MUTANTS = [
     mutant(
         "nobody takes back what a dead worker held",
         "worker/keeper.py",
-        "(self._recover, 0.0), ",
+        "            (self._recover, 0.0),\n",
         "",
         f"{WORKER_FAULTS}::test_a_job_whose_worker_was_killed_is_run_by_another",
     ),

@@ -37,6 +37,11 @@ def mark(job: Job) -> None:
     trace(job, "start")
 
 
+@task("large")
+def large(job: Job) -> str:
+    return "x" * 900_000
+
+
 @task("noop")
 def noop(job: Job) -> None:
     pass

@@ -130,6 +130,18 @@ def test_a_sleeping_worker_is_told_of_a_job_that_is_due_before_its_poll(
     wait_until(lambda: trace.count()["start"] == 1, timeout=10)
 
 
+def test_a_retry_runs_when_it_is_due_and_not_at_the_poll(
+    conn: Connection, start_worker: StartWorker, enqueue: Callable[..., int], settled: Callable
+) -> None:
+    call(conn, "configure_queue", queue="default", backoff_base=timedelta(milliseconds=200))
+    start_worker("--poll", "60")
+    wait_until(lambda: sleepers(conn) == 1)
+
+    enqueue("bad_error", "nul", max_retries=3)  # the third retry is due after the quick looks
+
+    settled(timeout=20)
+
+
 def test_a_worker_that_cannot_register_as_a_sleeper_polls_and_says_so_once(
     conn: Connection,
     connect: Callable[..., Connection],
