@@ -60,7 +60,7 @@ PROGRAMS = {  # of Python, and the tests that run them
 PARTS = ("app", "db", "docs", "tests", "worker", "pyproject.toml")
 UNTOUCHED = {"_now"}  # the tests have another one
 PATIENCE = 60.0  # seconds for the tests of one mistake; what hangs has been noticed, too
-ENOUGH = 40.0  # seconds of tests that nobody needs to wait for any longer
+ENOUGH = 30.0  # seconds of tests that nobody needs to wait for any longer
 LIMITS = "-c lock_timeout=8s -c statement_timeout=15s"
 
 
