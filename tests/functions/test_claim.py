@@ -198,3 +198,27 @@ def test_a_rolled_back_claim_gives_the_job_back_at_once(connect):
     conn.commit()
 
     assert claimed["attempt"] == 1
+
+
+def test_a_schedule_that_has_nothing_to_run_does_not_end_the_claim(conn, clock):
+    """It is moved to its next slot, and the jobs of the other lanes are claimed."""
+    call(
+        conn,
+        "schedule_job",
+        task="tick",
+        every=timedelta(hours=1),
+        misfire="skip",
+        priority=5,
+    )
+    clock.advance(timedelta(minutes=90))
+    enqueue(conn, "plain")
+
+    assert claim_tasks(conn, max_jobs=5) == ["plain"]
+
+
+def test_the_jobs_of_a_claim_come_in_the_order_of_their_times(conn):
+    now = datetime.now(UTC)
+    for number in (3, 1, 4, 0, 2):
+        enqueue(conn, str(number), run_at=now - timedelta(minutes=10 - number))
+
+    assert claim_tasks(conn, max_jobs=5) == ["0", "1", "2", "3", "4"]

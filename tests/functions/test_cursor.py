@@ -548,3 +548,12 @@ def test_a_look_behind_takes_in_little_at_a_time(connect, still):
     assert found == ["kept"]
     assert most < whole / 3
     old.rollback()
+
+
+def test_what_lies_behind_in_one_lane_takes_no_room_from_the_next(conn, still):
+    enqueue(conn, "behind", priority=5, run_at=behind())
+    set_cursor(conn, priority=5)
+    enqueue(conn, "plain")
+    still.advance(timedelta(seconds=1))
+
+    assert claim(conn, max_jobs=2) == ["behind", "plain"]

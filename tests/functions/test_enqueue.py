@@ -251,3 +251,22 @@ def test_a_hundred_thousand_jobs_fit_into_one_bulk(conn):
     ).fetchone()
 
     assert rows == (100_000, 100_000)
+
+
+def test_a_bulk_names_the_first_of_several_faults(conn):
+    for jobs, named in (
+        ([{"task": "a"}, {"task": "a", "zzz": 1, "aaa": 1}, {"task": "a", "bbb": 1}], "[1]: aaa"),
+        ([{"task": "a"}, {"task": ""}, {"task": "a", "queue": ""}], "[1]: task"),
+        ([{"task": "a"}, {"task": "a", "priority": "x"}, {"task": "a", "run_at": "x"}], "[1]: pri"),
+    ):
+        with pytest.raises(psycopg.Error) as caught:
+            call(conn, "enqueue_jobs", jobs=Jsonb(jobs))
+        assert named in str(caught.value)
+
+
+def test_a_bulk_numbers_its_jobs_in_its_order(conn):
+    rows = call(conn, "enqueue_jobs", jobs=Jsonb([{"task": str(n)} for n in range(100)]))
+
+    ids = [row["job_id"] for row in rows]
+    assert ids == sorted(ids)
+    assert [job(conn, job_id)["task"] for job_id in ids[:12]] == [str(n) for n in range(12)]

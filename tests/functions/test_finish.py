@@ -631,3 +631,24 @@ def test_an_attempt_is_timed_out_from_its_timeout_on(conn):
         outcomes.append(executions(conn, held["job_id"])[0]["outcome"])
 
     assert outcomes == ["FAILED", "TIMED_OUT"]
+
+
+def test_a_release_without_a_delay_keeps_the_place_in_line(conn):
+    run_at = datetime(2020, 1, 1, tzinfo=UTC)
+    held = claimed_job(conn, run_at=run_at)
+
+    (told,) = call(conn, "release_job", **held, delay=None)
+
+    assert told["run_at"] == run_at
+
+
+def test_a_batch_answers_in_the_order_of_its_pairs(conn):
+    jobs = [claimed_job(conn, max_retries=0) for _ in range(60)]
+    order = [(number * 37) % 60 for number in range(60)]
+    batch = [jobs[number] for number in order]
+    errors = [None if number % 3 else "boom" for number in order]
+
+    assert in_one_batch(conn, *batch, errors=errors) == [
+        (held["job_id"], "FAILED" if error else "COMPLETED")
+        for held, error in zip(batch, errors, strict=True)
+    ]

@@ -395,6 +395,9 @@ class Finder:
         for i, word in enumerate(self.words):
             level = self.tokens[i].parent
             if not self._in_body(i):
+                if word == "security" or (word == "strict" and not self._is(i - 1, ",")):
+                    end = i + (2 if word == "security" else 1)
+                    yield self._replace(f"{word} dropped", i, end)
                 if word == "set" and self.words[i + 1] != "search_path":
                     yield self._replace("setting dropped", i, i + 4)
                 continue
@@ -418,6 +421,7 @@ class Finder:
                     yield self._replace("lock waits", end, end + 2)
                     end += 2
                 yield self._replace("lock dropped", i, end)
+                yield self._replace("lock too strong", i + 1, i + 3)
             elif word == "union":
                 end = self._until(i + 1, {"union", ";"}, level)
                 yield self._replace("arm dropped", i, end)

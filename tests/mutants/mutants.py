@@ -6,6 +6,7 @@ CLAIM = "db/functions/claim_next_job.sql"
 BEHIND = "db/functions/_look_behind.sql"
 END = "db/functions/_end_attempts.sql"
 
+COLUMNS = "tests/functions/test_every_column.py"
 CLAIMS = "tests/functions/test_claim.py"
 CURSOR = "tests/functions/test_cursor.py"
 ORDER = "tests/functions/test_claim_order.py"
@@ -643,5 +644,78 @@ MUTANTS = [
         "1 + div(beyond - n.value, s.seqincrement)",
         "1",
         "tests/functions/test_ids.py::test_a_shard_keeps_its_ids",
+    # -- mistakes that went unnoticed once
+    mutant(
+        "a new run of a schedule keeps the progress of the one before",
+        END,
+        "progress = case d.verdict when 'SAME RUN' then d.progress end,",
+        "progress = d.progress,",
+        f"{COLUMNS}::test_the_next_run_of_a_schedule_begins_anew",
+    ),
+    mutant(
+        "misfire all runs one slot more than its cap",
+        "db/functions/_settle_missed.sql",
+        "v_later.number < v_schedule.misfire_cap)",
+        "v_later.number <= v_schedule.misfire_cap)",
+        f"{LIFE}::test_of_the_slots_that_were_missed_as_many_run_as_the_cap_says",
+    ),
+    Mutant(
+        "a batch of heartbeats takes any of its tokens for any of its leases",
+        "db/functions/heartbeat_jobs.sql",
+        (
+            (
+                "        where j.ctid = any(v_held)\n"
+                "            and (j.id, j.token) in (\n"
+                "                select u.job_id, u.token"
+                " from unnest(job_ids, tokens) as u(job_id, token)\n"
+                "            )\n",
+                "        where j.ctid = any(v_held)\n",
+            ),
+        ),
+        (f"{FINISHES}::test_a_batch_of_heartbeats_does_not_take_one_jobs_token_for_another",),
+    ),
+    mutant(
+        "a run of a schedule is retried although its worker said that it must not be",
+        END,
+        "when h.outcome <> 'SUCCEEDED' and retry and h.attempt",
+        "when h.outcome <> 'SUCCEEDED' and (retry or h.schedule_type <> 'ONE_TIME') and h.attempt",
+        f"{LIFE}::test_a_run_that_must_not_be_retried_is_followed_by_the_next",
+    ),
+    mutant(
+        "a worker that stops keeps the jobs that it has not started",
+        "worker/crew.py",
+        "        self._desk.hand_back_ready(STOPPED)\n",
+        "",
+        "tests/worker/test_crew.py"
+        "::test_a_stop_hands_back_what_was_not_started_while_the_rest_still_runs",
+    ),
+    mutant(
+        "a progress report within a second of the last is dropped",
+        "worker/keeper.py",
+        "            if clock() < job.news_sent_at + NEWS_PERIOD:\n",
+        "            if clock() < job.news_sent_at + NEWS_PERIOD:\n"
+        "                self._desk.with_news.discard(job)\n",
+        f"{ATTEMPTS}::test_of_reports_that_follow_each_other_quickly_the_last_is_stored",
+    ),
+    mutant(
+        "configuring a queue resets the timeout that it was not given",
+        "db/functions/configure_queue.sql",
+        "timeout = coalesce(excluded.timeout, q.timeout)",
+        "timeout = excluded.timeout",
+        f"{QUEUES}::test_each_setting_can_be_changed_alone_and_leaves_all_others",
+    ),
+    mutant(
+        "a resumed schedule keeps the attempts of the run that was given up",
+        "db/functions/resume_schedule.sql",
+        "attempt = case when v_slot <> v_job.scheduled_for then 0 else j.attempt end",
+        "attempt = j.attempt",
+        f"{COLUMNS}::test_a_retry_that_a_slot_overtook_in_a_pause_gives_way_to_a_new_run",
+    ),
+    mutant(
+        "saving a schedule forgets that a run was asked for",
+        "db/functions/schedule_job.sql",
+        "    v_schedule.trigger_requested_at := v_old.trigger_requested_at;\n",
+        "",
+        f"{LIFE}::test_saving_a_schedule_anew_keeps_a_trigger_that_was_asked_for",
     ),
 ]

@@ -1,8 +1,9 @@
-"""Make every small mistake that there is: ``python -m tests.mutants.sweep sql --sample 200``.
+"""Make every small mistake that there is: ``python -m tests.mutants.sweep --sample 200``.
 
-Each mistake is made in the database that all tests are given copies of, so no test knows of it; the
-tests that are near to it run until one fails. One that none notices is a survivor: it gets a test,
-or a line in explained.txt that says why nobody could notice it.
+A mistake in SQL is made in the database that all tests are given copies of, so no test knows of it;
+one in Python in a copy of the tree. The tests that are near to it run until one fails. One that
+none notices is a survivor: it gets a test, or two lines in explained.txt that say why nobody could
+notice it.
 
 A run can be stopped and goes on where it was (.rota/mutants/sql.jsonl has what came of each); a
 mistake is tried anew once its text has changed. ``--fresh`` starts over.
@@ -17,13 +18,14 @@ import os
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ import pytest
 from db.deploy import deploy
 from db.embedded import Cluster
 from tests.conftest import SERVER_VERSION, TEST_CLOCK, TEST_SETTINGS, roomy_memory
+from tests.mutants import mistakes_in_python
 from tests.mutants.mistakes_in_sql import Finder, Mistake
 from tests.named import ROOT
 
@@ -46,9 +49,18 @@ TESTS = (
     *("tests/api/test_schedules.py", "tests/api/test_bad_requests.py"),
 )
 PYTEST = ("-q", "-p", "no:cacheprovider", "-p", "no:schemathesis", "-p", "no:terminalreporter")
+PROGRAMS = {  # of Python, and the tests that run them
+    "app": (
+        "tests/api",
+        "--ignore=tests/api/test_fuzz.py",
+        "--ignore=tests/api/test_swagger_page.py",
+    ),
+    "worker": ("tests/worker",),
+}
+PARTS = ("app", "db", "docs", "tests", "worker", "pyproject.toml")
 UNTOUCHED = {"_now"}  # the tests have another one
 PATIENCE = 60.0  # seconds for the tests of one mistake; what hangs has been noticed, too
-ENOUGH = 40.0  # seconds of tests that nobody needs to wait for any longer
+ENOUGH = 30.0  # seconds of tests that nobody needs to wait for any longer
 LIMITS = "-c lock_timeout=8s -c statement_timeout=15s"
 
 
@@ -119,6 +131,36 @@ def mutants() -> list[Mutant]:
         for mistake in Finder(
             definition.path.read_text(), definition.start, definition.end
         ).mistakes()
+    ]
+
+
+@dataclass(frozen=True)
+class ProgramMutant:
+    """One mistake in one module of Python."""
+
+    path: Path
+    mistake: Mistake
+
+    @property
+    def label(self) -> str:
+        """Tell it from all others, whatever moves around it."""
+        described = self.mistake.described(self.path.read_text())
+        return f"{self.path.relative_to(ROOT)}: {described}"
+
+    @property
+    def key(self) -> str:
+        """The label, and what the rest of the module looks like."""
+        made = self.mistake.made_in(self.path.read_text())
+        return hashlib.sha256((self.label + made).encode()).hexdigest()[:16]
+
+
+def program_mutants() -> list[ProgramMutant]:
+    """Return all mutants of all modules."""
+    return [
+        ProgramMutant(path, mistake)
+        for program in PROGRAMS
+        for path in sorted((ROOT / program).rglob("*.py"))
+        for mistake in mistakes_in_python.mistakes(path.read_text())
     ]
 
 
@@ -277,6 +319,65 @@ def read_all(reader: int, seconds: float) -> bytes:
         data += more
 
 
+class Tree:
+    """A copy of the source, in which the mistakes in Python are made."""
+
+    def __init__(self, folder: Path, url: str, template: str) -> None:
+        self._folder = folder
+        self._settings = {
+            "TEST_DATABASE_URL": url,
+            "ROTA_TEST_TEMPLATE": template,
+            "PGOPTIONS": LIMITS,
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        self._kills: dict[str, list[str]] = defaultdict(list)
+        for part in PARTS:
+            source, target = ROOT / part, folder / part
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, target)
+
+    def judge(self, mutant: ProgramMutant) -> tuple[str, str]:
+        """Make a mistake, look who notices, and take it back; return the verdict and by whom."""
+        path = self._folder / mutant.path.relative_to(ROOT)
+        original = path.read_text()
+        made = mutant.mistake.made_in(original)
+        try:
+            compile(made, str(path), "exec")
+        except SyntaxError as error:
+            return "none", str(error)
+        path.write_text(made)
+        try:
+            killer = self._noticed(mutant.path)
+        finally:
+            path.write_text(original)
+        return ("killed", killer) if killer else ("survived", "")
+
+    def _noticed(self, path: Path) -> str | None:
+        name = str(path)
+        kills = list(dict.fromkeys(reversed(self._kills[name])))[:6]
+        program = PROGRAMS[path.relative_to(ROOT).parts[0]]
+        for tests in filter(None, (kills, program)):
+            command = [sys.executable, "-m", "pytest", *PYTEST[:5], "-x", "-rfE", *tests]
+            try:
+                done = subprocess.run(
+                    command,
+                    cwd=self._folder,
+                    env=os.environ | self._settings,
+                    capture_output=True,
+                    text=True,
+                    timeout=5 * PATIENCE,
+                )
+            except subprocess.TimeoutExpired:
+                return "hung"
+            if done.returncode:
+                failed = re.findall(r"^(?:FAILED|ERROR) (tests\S+::\S+)", done.stdout, re.M)
+                self._kills[name] += failed[:1]
+                return failed[0] if failed else f"exit {done.returncode}"
+        return None
+
+
 def judge(tests: Tests, url: str, mutant: Mutant) -> tuple[str, str]:
     """Make a mistake, look who notices, and take it back; return the verdict and by whom."""
     try:
@@ -290,13 +391,24 @@ def judge(tests: Tests, url: str, mutant: Mutant) -> tuple[str, str]:
     return ("killed", killer) if killer else ("survived", "")
 
 
+def in_sql(url: str, record: bool) -> Callable[[Mutant], tuple[str, str]]:
+    """Get ready for mistakes in SQL; return what judges one."""
+    tests = Tests(url, "rota_mutants")
+    if record or not (FOLDER / "calls.jsonl").exists():
+        tests.record(list(TESTS))
+    tests.read()
+    warm_up()
+    template = psycopg.conninfo.make_conninfo(url, dbname="rota_mutants")
+    return lambda mutant: judge(tests, template, mutant)
+
+
 def execute(url: str, statement: str) -> None:
     """Run a statement in a session of its own, and wait until that has ended."""
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("set check_function_bodies = on")
         conn.execute(statement)
         pid = conn.info.backend_pid
-    with psycopg.connect(url.replace("rota_mutants", "postgres"), autocommit=True) as conn:
+    with psycopg.connect(url, dbname="postgres", autocommit=True) as conn:
         for _ in range(500):
             row = conn.execute("select from pg_stat_activity where pid = %s", [pid]).fetchone()
             if row is None:
@@ -308,6 +420,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.sweep", description=__doc__)
     parser.add_argument("words", nargs="*", help="only mistakes whose labels contain one of these")
+    parser.add_argument("--python", action="store_true", help="mistakes in Python, not in SQL")
     parser.add_argument("--sample", type=int, help="try so many, drawn at random")
     parser.add_argument("--seed", type=int, default=7, help="of the draw")
     parser.add_argument("--shard", default="1/1", help="2/3 tries the second of three parts")
@@ -318,11 +431,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def choose(options: argparse.Namespace) -> list[Mutant]:
+def choose(options: argparse.Namespace) -> list[Any]:
     """Return the mutants that the command line asks for."""
     chosen = [
         mutant
-        for mutant in mutants()
+        for mutant in (program_mutants() if options.python else mutants())
         if not options.words or any(word in mutant.label for word in options.words)
     ]
     if options.sample:
@@ -342,11 +455,12 @@ def main(arguments: list[str]) -> int:
         print(f"{len(chosen)} mistakes")
         return 0
     FOLDER.mkdir(parents=True, exist_ok=True)
-    results = FOLDER / f"sql-{options.shard.replace('/', '-of-')}.jsonl"
+    language = "python" if options.python else "sql"
+    results = FOLDER / f"{language}-{options.shard.replace('/', '-of-')}.jsonl"
     if options.fresh:
         results.unlink(missing_ok=True)
     known: dict[str, Any] = {}
-    for path in FOLDER.glob("sql-*.jsonl"):
+    for path in FOLDER.glob(f"{language}-*.jsonl"):
         known |= {r["key"]: r for r in map(json.loads, path.read_text().splitlines())}
     reasons = explained()
     settings = TEST_SETTINGS | {"track_functions": "all"}
@@ -359,11 +473,11 @@ def main(arguments: list[str]) -> int:
         deploy(server.url("rota_mutants"), report=lambda line: None)
         with psycopg.connect(server.url("rota_mutants")) as conn:
             conn.execute(TEST_CLOCK)
-        tests = Tests(server.url(), "rota_mutants")
-        if options.record or not (FOLDER / "calls.jsonl").exists():
-            tests.record(list(TESTS))
-        tests.read()
-        warm_up()
+        try_one = (
+            Tree(Path(folder) / "tree", server.url(), "rota_mutants").judge
+            if options.python
+            else in_sql(server.url(), options.record)
+        )
         survived = 0
         counts: dict[str, int] = defaultdict(int)
         with results.open("a") as file:
@@ -373,7 +487,7 @@ def main(arguments: list[str]) -> int:
                     verdict, by, seconds = before["verdict"], before["by"], 0.0
                 else:
                     began = time.monotonic()
-                    verdict, by = judge(tests, server.url("rota_mutants"), mutant)
+                    verdict, by = try_one(mutant)
                     seconds = time.monotonic() - began
                     line = {"key": mutant.key, "label": mutant.label, "verdict": verdict}
                     file.write(json.dumps(line | {"by": by, "seconds": round(seconds, 2)}) + "\n")
