@@ -20,7 +20,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import create_server
 
 from app import create_app, logs
-from app.health import mismatch
+from app.health import look
 from app.inputs import MAX_BODY_BYTES
 
 THREADS = 8
@@ -37,7 +37,7 @@ def main() -> int:
     host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "5000")
     try:
         app = create_app()
-        difference = mismatch(app.extensions["database"])
+        difference, _ = look(app.extensions["database"])
     except ValueError as error:
         difference = str(error)
     except psycopg.OperationalError:

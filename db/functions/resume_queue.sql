@@ -7,7 +7,9 @@ create or replace function rota.resume_queue(queue text)
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform rota._check_queue(queue);
+    if not rota._is_queue(queue) then
+        perform rota._refuse_no_queue(queue);
+    end if;
 
     update rota.queues as q
     set paused_at = null

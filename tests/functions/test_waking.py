@@ -6,6 +6,12 @@ from psycopg.types.json import Jsonb
 from db.gateway import call
 
 
+def resume_a_queue(conn):
+    call(conn, "configure_queue", queue="elsewhere")
+    call(conn, "pause_queue", queue="elsewhere")
+    call(conn, "resume_queue", queue="elsewhere")
+
+
 def retry_a_job(conn):
     (job,) = call(conn, "enqueue_job", task="t", queue="elsewhere")
     call(conn, "cancel_job", job_id=job["job_id"])
@@ -16,7 +22,7 @@ PRODUCERS = {
     "enqueue_job": lambda conn: call(conn, "enqueue_job", task="t"),
     "enqueue_job with a key": lambda conn: call(conn, "enqueue_job", task="t", unique_key="k"),
     "enqueue_jobs": lambda conn: call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "t"}] * 3)),
-    "resume_queue": lambda conn: call(conn, "resume_queue", queue="default"),
+    "resume_queue": resume_a_queue,
     "retry_job": retry_a_job,
 }
 
