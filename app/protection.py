@@ -95,11 +95,12 @@ def _authorities() -> list[str]:
     may, can be no page.
     """
     authorities = []
-    target = request.environ.get("REQUEST_URI", "/")
+    said = request.environ
+    target = said.get("REQUEST_URI", "/")
     if not target.startswith("/") and target != "*":
         authorities.append(_netloc(target) or "")
     host = request.headers.get("Host")
-    if host is not None or request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0":
+    if host is not None or said.get("SERVER_PROTOCOL") != "HTTP/1.0":
         authorities.append(host or "")
     return authorities
 
