@@ -85,7 +85,9 @@ begin
             from rota.live_jobs as j
             join (
                 select distinct on (u.job_id, u.token) u.*
-                from unnest(job_ids, tokens, errors, results) as u(job_id, token, error, result)
+                from unnest(job_ids, tokens, errors, results)
+                    with ordinality as u(job_id, token, error, result, place)
+                order by u.job_id, u.token, u.place
             ) as i on i.job_id = j.id and i.token = j.token
             left join rota.queues as q on q.name = j.queue
             where j.ctid = any(v_held)

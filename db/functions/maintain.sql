@@ -52,13 +52,13 @@ begin
     end;
 
     begin
-        -- Copies of a lane, which concurrent first jobs left; the one that came first stays, so a
-        -- producer that saw a lane is always right.
+        -- Copies of a lane, which concurrent first jobs left, or a deletion of its queue. The first
+        -- that is in use stays, else the first, so a producer that saw a lane is always right.
         delete from rota.lanes as l
-        using rota.lanes as earlier
-        where earlier.queue = l.queue
-            and earlier.priority = l.priority
-            and earlier.ctid < l.ctid;
+        using rota.lanes as kept
+        where kept.queue = l.queue
+            and kept.priority = l.priority
+            and (kept.retired_at is not null, kept.ctid) < (l.retired_at is not null, l.ctid);
     exception
         when others then
             raise warning 'copies of lanes could not be removed: %', sqlerrm;

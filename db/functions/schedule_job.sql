@@ -77,6 +77,7 @@ begin
 
         exit when found;
 
+        perform rota._check_span(v_schedule.starts_at, ends_at);
         v_slot := rota._first_slot(v_schedule, v_now);
 
         insert into rota.live_jobs as j (
@@ -122,6 +123,7 @@ begin
     v_schedule.starts_at := coalesce(starts_at, v_old.starts_at);
     v_schedule.paused_at := v_old.paused_at;
     v_schedule.trigger_requested_at := v_old.trigger_requested_at;
+    perform rota._check_span(v_schedule.starts_at, ends_at);
 
     delete from rota.schedules as s
     where s.job_id = v_held.id;

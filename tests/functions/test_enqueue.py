@@ -270,3 +270,46 @@ def test_a_bulk_numbers_its_jobs_in_its_order(conn):
     ids = [row["job_id"] for row in rows]
     assert ids == sorted(ids)
     assert [job(conn, job_id)["task"] for job_id in ids[:12]] == [str(n) for n in range(12)]
+
+
+def test_a_payload_that_is_null_is_kept_apart_from_none(conn):
+    rows = call(
+        conn,
+        "enqueue_jobs",
+        jobs=Jsonb(
+            [
+                {"task": "t", "payload": None},
+                {"task": "t"},
+                {"task": "t", "payload": None, "unique_key": "k"},
+                {"task": "t", "unique_key": "l"},
+                {"task": "t", "payload": {"payload": None}},
+            ]
+        ),
+    )
+
+    payloads = [job(conn, row["job_id"])["payload"] for row in rows]
+    assert payloads == [None, {}, None, {}, {"payload": None}]
+    assert conn.execute("select count(*) from rota.jobs where payload = 'null'").fetchone() == (2,)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("run_at", "31/12/2030 10:00", "run_at must be a time"),
+        ("run_at", "2030-01-01T00:00:00+99:99", "run_at must be a time"),
+        ("run_at", "300000-01-01", "run_at must be a time"),
+        ("priority", "1.5", "priority must be an integer"),
+        ("max_retries", 10**12, "max_retries must be an integer"),
+        ("timeout", "soon", "timeout must be an interval"),
+        ("timeout", "999999999 years", "timeout must be an interval"),
+    ],
+)
+def test_a_value_of_a_bulk_that_does_not_convert_is_named_in_words_of_ours(
+    conn, option, value, said
+):
+    with pytest.raises(psycopg.Error, match=rf"jobs\[1\]: {said}") as caught:
+        call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "t"}, {"task": "t", option: value}]))
+
+    assert caught.value.sqlstate == "RTV01"
+    assert caught.value.diag.message_hint is None
+    assert count_jobs(conn) == 0

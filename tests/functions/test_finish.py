@@ -652,3 +652,50 @@ def test_a_batch_answers_in_the_order_of_its_pairs(conn):
         (held["job_id"], "FAILED" if error else "COMPLETED")
         for held, error in zip(batch, errors, strict=True)
     ]
+
+
+@pytest.mark.parametrize(
+    ("errors", "outcomes"),
+    [
+        ([None, "x"], ["COMPLETED", "CONFLICT"]),
+        (["x", None], ["FAILED", "CONFLICT"]),
+        (["x", "x"], ["FAILED", "FAILED"]),
+        ([None, None], ["COMPLETED", "COMPLETED"]),
+    ],
+)
+@pytest.mark.parametrize("others", [0, 1])
+def test_of_a_pair_that_comes_twice_in_a_batch_the_first_counts(conn, errors, outcomes, others):
+    held = claimed_job(conn, max_retries=0)
+    more = [claimed_job(conn) for _ in range(others)]
+    batch = [held, *more, held]
+
+    rows = call(
+        conn,
+        "finish_jobs",
+        job_ids=[one["job_id"] for one in batch],
+        tokens=[one["token"] for one in batch],
+        errors=[errors[0], *[None] * others, errors[1]],
+    )
+
+    assert [row["outcome"] for row in rows] == [
+        outcomes[0],
+        *["COMPLETED"] * others,
+        outcomes[1],
+    ]
+    assert job(conn, held["job_id"])["state"] == outcomes[0]
+    assert len(executions(conn, held["job_id"])) == 1
+
+
+def test_of_a_pair_that_comes_twice_with_two_results_the_first_is_kept(conn):
+    held = claimed_job(conn)
+
+    rows = call(
+        conn,
+        "finish_jobs",
+        job_ids=[held["job_id"]] * 2,
+        tokens=[held["token"]] * 2,
+        results=[Jsonb("first"), Jsonb("second")],
+    )
+
+    assert [row["outcome"] for row in rows] == ["COMPLETED", "CONFLICT"]
+    assert job(conn, held["job_id"])["result"] == "first"

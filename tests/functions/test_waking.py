@@ -11,6 +11,12 @@ MANY = [f"queue {number}" for number in range(3000)]
 A_MINUTE = timedelta(minutes=1)
 
 
+def resume_a_queue(conn):
+    call(conn, "configure_queue", queue="elsewhere")
+    call(conn, "pause_queue", queue="elsewhere")
+    call(conn, "resume_queue", queue="elsewhere")
+
+
 def retry_a_job(conn):
     (job,) = call(conn, "enqueue_job", task="t", queue="elsewhere")
     call(conn, "cancel_job", job_id=job["job_id"])
@@ -28,7 +34,7 @@ PRODUCERS = {
     "enqueue_job for later": lambda conn: call(conn, "enqueue_job", task="t", run_at=after(3600)),
     "enqueue_jobs": lambda conn: call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "t"}] * 3)),
     "schedule_job": save_a_schedule_again,
-    "resume_queue": lambda conn: call(conn, "resume_queue", queue="default"),
+    "resume_queue": resume_a_queue,
     "retry_job": retry_a_job,
 }
 

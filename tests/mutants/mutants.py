@@ -644,6 +644,7 @@ MUTANTS = [
         "1 + div(beyond - n.value, s.seqincrement)",
         "1",
         "tests/functions/test_ids.py::test_a_shard_keeps_its_ids",
+    ),
     # -- mistakes that went unnoticed once
     mutant(
         "a new run of a schedule keeps the progress of the one before",
