@@ -24,13 +24,16 @@ begin
     from pg_catalog.pg_settings as s
     where s.name = 'deadlock_timeout';
 
-    insert into rota.chores (chore)
-    values ('maintain')
-    on conflict do nothing;
-
     perform from rota.chores as c
     where c.chore = 'maintain'
     for no key update skip locked;
+
+    if not found then
+        insert into rota.chores (chore)
+        select 'maintain'
+        where not exists (select from rota.chores as c where c.chore = 'maintain')
+        on conflict do nothing;
+    end if;
 
     if not found then
         return;
