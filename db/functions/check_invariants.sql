@@ -12,9 +12,9 @@ create or replace function rota.check_invariants()
     set search_path = pg_catalog, pg_temp
     set jit = off
 as $$
-    with finished as not materialized (
-        -- Named first, so that it is opened before attempts, in the order of all (docs/inside.md).
-        select f.* from rota.finished_jobs as f
+    with opened_first as (
+        -- Not read: all open finished_jobs before attempts (docs/inside.md).
+        select f.id from rota.finished_jobs as f
     ), ended_attempts as (
         select
             e.job_id,
@@ -47,17 +47,17 @@ as $$
 
     union all
     select 'S3: a finished job has ended', f.id, f.state::text
-    from finished as f
+    from rota.finished_jobs as f
     where f.state not in ('COMPLETED', 'FAILED', 'CANCELLED')
 
     union all
     select 'S4: a job is live or finished, not both', f.id, f.state::text
-    from finished as f
+    from rota.finished_jobs as f
     join rota.live_jobs as j on j.id = f.id
 
     union all
     select 'S4: a job is finished once', f.id, format('%s times', count(*))
-    from finished as f
+    from rota.finished_jobs as f
     group by f.id
     having count(*) > 1
 
@@ -102,7 +102,7 @@ as $$
     union all
     select 'S10: every attempt that ended is recorded', f.id,
         format('run %s: attempt %s is not recorded', f.run, missing.attempt)
-    from finished as f
+    from rota.finished_jobs as f
     cross join lateral generate_series(1, f.attempt) as missing(attempt)
     cross join kept as k
     where f.created_at >= k.since
@@ -137,7 +137,7 @@ as $$
 
     union all
     select 'S4: a COMPLETED job succeeded once in its run', f.id, format('run %s', f.run)
-    from finished as f
+    from rota.finished_jobs as f
     cross join kept as k
     where f.state = 'COMPLETED'
         and f.schedule_type = 'ONE_TIME'
@@ -183,7 +183,7 @@ as $$
 
     union all
     select 'K2: a schedule never fails', f.id, f.state::text
-    from finished as f
+    from rota.finished_jobs as f
     where f.schedule_type <> 'ONE_TIME' and f.state = 'FAILED'
 $$;
 
