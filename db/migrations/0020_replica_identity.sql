@@ -13,7 +13,11 @@ begin
         select c.relname
         from pg_catalog.pg_inherits as i
         join pg_catalog.pg_class as c on c.oid = i.inhrelid
-        where i.inhparent = 'rota.job_executions'::regclass and c.relreplident <> 'f'
+        join pg_catalog.pg_class as p on p.oid = i.inhparent
+        where p.relnamespace = 'rota'::regnamespace
+            and p.relname in ('job_executions', 'attempts')
+            and p.relkind = 'p'
+            and c.relreplident <> 'f'
     loop
         execute format('alter table rota.%I replica identity full', v_partition);
     end loop;

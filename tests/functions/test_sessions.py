@@ -117,7 +117,7 @@ def test_a_week_whose_bounds_are_off_stops_no_other(conn, clock, shift):
     wednesday = datetime(2029, 9, 5, tzinfo=UTC)
     clock.set(wednesday)
     call(conn, "maintain")  # up to the week of October 1
-    for parent in ("finished_jobs", "job_executions"):
+    for parent in ("finished_jobs", "attempts"):
         conn.execute(
             f"""
             create table rota.{parent}_20291015 partition of rota.{parent}
@@ -132,7 +132,7 @@ def test_a_week_whose_bounds_are_off_stops_no_other(conn, clock, shift):
     for weeks in range(1, 9):
         clock.set(wednesday + timedelta(weeks=weeks))
         finish_one(conn)
-    assert [in_default(conn, parent) for parent in ("finished_jobs", "job_executions")] == [0, 0]
+    assert [in_default(conn, parent) for parent in ("finished_jobs", "attempts")] == [0, 0]
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -135,8 +135,9 @@ def scenario(conn: Connection) -> list[Any]:
     do("recover_jobs")
     advance(24 * 9)
     for queues in (["default"], ["other", "default"]):
-        for job in do("claim_next_job", queues=queues, max_jobs=20, worker="w"):
+        for job in do("claim_next_job", queues=queues, max_jobs=20, worker="w", max_bytes=10_000):
             do("finish_job", job_id=job["id"], token=job["token"])
+    do("next_due_in", queues=["default", "other"], within="1 day")
     do("pause_schedule", name="grid")
     do("trigger_schedule", name="after")
     advance(24 * 20)
@@ -150,6 +151,7 @@ def scenario(conn: Connection) -> list[Any]:
     do("retry_job", job_id=conn.execute("select max(id) from rota.jobs").fetchone()[0])
     do("maintain")
     do("announce_worker", worker="w", host="h", pid=1, queues=["q"], concurrency=1, version="v")
+    refused("next_due_in", within="1 day 02:03:04.5")
     refused("claim_next_job", lease="-1 day -02:03:04.5")
     refused("finish_job", **pairs[1], retry_in="400 days 1.5 seconds")
     refused("enqueue_job", task="t", run_at="9999-02-01 13:00:00.25+00")
