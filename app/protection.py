@@ -72,20 +72,24 @@ def init_app(app: Flask) -> None:
 def _named_hosts() -> set[str]:
     """Return the hosts that HOST and ROTA_ALLOWED_HOSTS name."""
     names = os.environ.get("ROTA_ALLOWED_HOSTS", "").split(",")
-    hosts = set()
+    hosts = {_host_alone(os.environ.get("HOST", "127.0.0.1"))}
     for name in filter(None, map(str.strip, names)):
-        try:
-            hosts.add(str(ip_address(name.strip("[]"))))
-        except ValueError:
-            host = _host(name)
-            if host is None or ":" in name:
-                raise ValueError(
-                    "ROTA_ALLOWED_HOSTS: expected names or addresses, separated by commas,"
-                    f" without ports, not {name[:100]!r}"
-                ) from None
-            hosts.add(host)
-    listening = _host(os.environ.get("HOST", "127.0.0.1"))
-    return hosts | ({listening} if listening else set())
+        host = _host_alone(name)
+        if host is None:
+            raise ValueError(
+                "ROTA_ALLOWED_HOSTS: expected names or addresses, separated by commas, without"
+                f" ports, not {name[:100]!r}"
+            )
+        hosts.add(host)
+    return hosts - {None}
+
+
+def _host_alone(name: str) -> str | None:
+    """Return a host, in one spelling; None if it is none, or has a port."""
+    try:
+        return str(ip_address(name.strip("[]")))
+    except ValueError:
+        return None if ":" in name else _host(name)
 
 
 def _authorities() -> list[str]:
