@@ -211,7 +211,7 @@ def test_progress_can_be_read_while_the_job_runs(
 
     job_id = enqueue("counting", trace.payload)
 
-    wait_until(lambda: job(job_id)["progress"] == {"done": 7}, timeout=5)
+    wait_until(lambda: job(job_id)["progress"] == {"done": 7})
 
 
 def test_a_handler_that_forks_and_returns_twice_finishes_once(
@@ -285,7 +285,7 @@ def test_of_reports_that_follow_each_other_quickly_the_last_is_stored(
     job_id = enqueue("counting_on", {**trace.payload, "numbers": 40, "pause": 0.01})
     wait_until(lambda: trace.count()["start"])
 
-    wait_until(lambda: job(job_id)["progress"] == 39, timeout=10)
+    wait_until(lambda: job(job_id)["progress"] == 39)
 
 
 def test_a_report_that_came_last_thing_is_no_worse_for_it(
