@@ -42,8 +42,10 @@ def bring_forward(conn, queues=("default",), tasks=("new",), **more):
 def worker_that_knows(conn, clock_time="clock_timestamp()", **columns):
     columns = {"worker": "w", "queues": ["default"], "tasks": ["old", "new"], **columns}
     conn.execute(
-        "insert into rota.workers (started_at, last_seen_at, worker, queues, tasks, stopped_at)"
-        f" values (now(), {clock_time}, %(worker)s, %(queues)s, %(tasks)s, %(stopped_at)s)",  # noqa: S608
+        f"""
+        insert into rota.workers (started_at, last_seen_at, worker, queues, tasks, stopped_at)
+        values (now(), {clock_time}, %(worker)s, %(queues)s, %(tasks)s, %(stopped_at)s)
+        """,  # noqa: S608
         {"stopped_at": None, **columns},
     )
 
