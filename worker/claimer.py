@@ -1,18 +1,16 @@
 """Claims jobs, as many as there is room for, and sleeps when there are none."""
 
-import logging
-import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import timedelta
+from time import sleep  # as it is now, whatever a module makes of it
 
 import psycopg
 
 from worker.desk import Desk
 from worker.job import Job, clock, registry
 from worker.link import Connection, Link, Pause, Statement
-
-log = logging.getLogger("rota.worker")
+from worker.log import log
 
 LARGEST_CLAIM = 1000  # jobs
 LARGEST_PREFETCH = 2000  # jobs
@@ -205,7 +203,7 @@ class Claimer:
             if more:
                 continue
             if found:
-                time.sleep(min(BREATH, REST * self._took))
+                sleep(min(BREATH, REST * self._took))
             elif self._ear.fall_asleep():
                 looks = 0  # and look once more
             else:
@@ -220,7 +218,7 @@ class Claimer:
 
     def _finisher_is_behind(self) -> bool:
         """Tell whether handlers are quicker than the database takes in how they ended."""
-        return self._desk.done.qsize() > MOST_UNTOLD
+        return self._desk.done.qsize() > MOST_UNTOLD or self._desk.has_much_to_tell
 
     def _most_for_a_claim(self) -> int:
         """Return how many jobs may be in hand still when the next are claimed."""
@@ -295,7 +293,7 @@ class Claimer:
             self._batches.append((self._queued, clock()))
         for job in known:
             self._desk.ready.put(job)
-        time.sleep(0)  # lets go of the interpreter, for which the handlers' threads wait
+        sleep(0)  # lets go of the interpreter, for which the handlers' threads wait
         if len(known) < len(jobs):
             self._refuse([job for job in jobs if job.task not in registry])
         return len(jobs)

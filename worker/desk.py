@@ -7,43 +7,55 @@ remove, update) is atomic in the interpreter, and no decision needs two of them 
                  └──────── held, extended by the heartbeat ─┘
 """
 
-import logging
 import os
 import select
 import threading
-from collections.abc import Iterable
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 
+from worker.descriptor import Descriptor
 from worker.job import Job, clock
+from worker.log import log
 
-log = logging.getLogger("rota.worker")
+LARGE = 10_000  # characters of a result, from which on it is counted
+MOST_LARGE = 64_000_000  # characters of results that the database was not told; then claims wait
 
 
 class Bell:
     """Wakes a thread that waits for it, or for one of some file descriptors."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
+        self._open()
+
+    def _open(self) -> None:
+        self._reader, self._writer = (Descriptor(number) for number in os.pipe())
+        os.set_blocking(self._reader.number, False)
+        os.set_blocking(self._writer.number, False)
 
     def ring(self) -> None:
         """Wake the waiting thread, or the next one to wait."""
+        writer = self._writer
+        if not writer.intact:  # a handler has closed it; who waits looks again within a second
+            return
         try:
-            os.write(self._writer, b"!")
+            os.write(writer.number, b"!")
         except BlockingIOError:
             return  # it has been rung 65,536 times and nobody came yet
 
     def wait(self, seconds: float, also: int | None = None) -> bool:
         """Wait until it rings or ``also`` is readable; return whether ``also`` is."""
+        if not (self._reader.intact and self._writer.intact):
+            self._reader.close()
+            self._writer.close()
+            self._open()
+        reader = self._reader.number
         poll = select.poll()
-        poll.register(self._reader, select.POLLIN)
+        poll.register(reader, select.POLLIN)
         if also is not None:
             poll.register(also, select.POLLIN)
         events = dict(poll.poll(max(0.0, seconds) * 1000))
-        if self._reader in events:
-            os.read(self._reader, 65536)
+        if events.get(reader) == select.POLLIN:
+            os.read(reader, 65536)
         return also in events
 
 
@@ -59,13 +71,16 @@ class Desk:
         self.held: set[Job] = set()  # all whose lease must be extended
         self.timed: set[Job] = set()  # running ones with a deadline
         self.with_news: set[Job] = set()  # those whose progress was not sent yet
+        self.large: dict[Job, int] = {}  # ended with a large result, and its length
+        self.overrun: set[Job] = set()  # decided, and their handlers hold their places still
         self.of_limited_queue: dict[str, set[Job]] = {queue: set() for queue in limits}
 
         self.stopping = threading.Event()  # no new claims
         self.closing = threading.Event()  # no more patience with the database
         self.room = Bell()  # for the claimer
         self.low_water = -1  # ring for room when no more jobs than this are in hand
-        self.attention = threading.Event()  # for the heartbeat
+        self.attention = threading.Event()  # for the heartbeat: there is news
+        self.time_limits = threading.Event()  # for the watch: there is one more
 
     def take(self, jobs: list[Job]) -> None:
         """Take charge of jobs just claimed."""
@@ -78,6 +93,8 @@ class Desk:
     def give_up(self, job: Job) -> None:
         """Note that nothing runs for this job here any more."""
         self.in_hand.discard(job)
+        if self.overrun:
+            self.overrun.discard(job)
         if self.of_limited_queue:
             self.of_limited_queue.get(job.queue, set()).discard(job)
         if len(self.in_hand) <= self.low_water:
@@ -90,7 +107,7 @@ class Desk:
         if job.timeout is not None:
             job.deadline = job.started_at + job.timeout
             self.timed.add(job)
-            self.attention.set()
+            self.time_limits.set()
 
     def settle(
         self,
@@ -118,6 +135,8 @@ class Desk:
         job.handed_back = handed_back
         if job.timeout is not None:
             self.timed.discard(job)
+        if result is not None and len(result) > LARGE:
+            self.large[job] = len(result)
         self.done.put(job)
         return True
 
@@ -126,11 +145,27 @@ class Desk:
 
         Its handler is told, what it returns is discarded, and until then it occupies its place.
         """
-        if self.settle(job, error=f"timed out after {job.timeout:g} seconds"):
-            log.warning(
-                "timed out; its place stays occupied until the handler returns",
-                extra={"fields": {"job_id": job.id, "task": job.task}},
-            )
+        self.overrun.add(job)  # first, so that give_up comes after it
+        if not self.settle(job, error=f"timed out after {job.timeout:g} seconds"):
+            self.overrun.discard(job)
+            return
+        log.warning(
+            "timed out; its place stays occupied until the handler returns",
+            extra={"fields": {"job_id": job.id, "task": job.task}},
+        )
+
+    def lose(self, job: Job) -> None:
+        """Note that the lease is lost; its handler holds its place until it returns."""
+        job.lost = True
+        if job not in self.running:
+            return
+        self.overrun.add(job)
+        if job not in self.in_hand:  # it returned meanwhile
+            self.overrun.discard(job)
+        log.warning(
+            "the lease was lost, what its handler returns will be discarded",
+            extra={"fields": {"job_id": job.id, "task": job.task}},
+        )
 
     def hand_back(self, job: Job, reason: str, delay: timedelta = timedelta()) -> None:
         """Release a job that was not started; its attempt will not be charged."""
@@ -151,9 +186,23 @@ class Desk:
                 self.hand_back(job, reason)
                 count += 1
 
-    def forget(self, jobs: Iterable[Job]) -> None:
+    def forget(self, jobs: list[Job]) -> None:
         """Drop jobs that the database has been told about."""
         self.held.difference_update(jobs)
+        if self.large:
+            for job in jobs:
+                self.large.pop(job, None)
+
+    def drop(self, job: Job) -> None:
+        """Let go of a job whose end cannot be told; its lease runs out, and its attempt is lost."""
+        self.running.discard(job)
+        self.timed.discard(job)
+        self.forget([job])
+
+    @property
+    def has_much_to_tell(self) -> bool:
+        """Whether large results wait for the database, so that no more jobs should be claimed."""
+        return bool(self.large) and sum(list(self.large.values())) > MOST_LARGE
 
     def report_progress(self, job: Job) -> None:
         """Have the heartbeat send this job's news."""

@@ -1,5 +1,6 @@
 """Queues, workers and health over HTTP."""
 
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 from flask.testing import FlaskClient
@@ -90,6 +91,9 @@ def test_workers_are_listed(client: FlaskClient, conn: Connection) -> None:
         queues=["default"],
         concurrency=8,
         version="1",
+        tasks=["echo", "mail"],
+        overrun=2,
+        clock=datetime.now(UTC) + timedelta(minutes=5),
     )
     client.post("/jobs", json={"task": "echo"})
     call(conn, "claim_next_job", worker="w1")
@@ -99,6 +103,8 @@ def test_workers_are_listed(client: FlaskClient, conn: Connection) -> None:
     assert (worker["worker"], worker["host"], worker["pid"]) == ("w1", "h", 7)
     assert (worker["queues"], worker["concurrency"], worker["running"]) == (["default"], 8, 1)
     assert worker["stopped_at"] is None
+    assert (worker["tasks"], worker["overrun"]) == (["echo", "mail"], 2)
+    assert 290 < worker["clock_difference_seconds"] < 310
 
 
 def test_live_answers(client: FlaskClient) -> None:
