@@ -11,7 +11,8 @@ blueprint = Blueprint("workers", __name__)
 WORKERS = sql.SQL(
     """
     select worker, host, pid, queues, concurrency, version, {started_at}, {last_seen_at},
-        {stopped_at}, running
+        {stopped_at}, running, tasks, overrun,
+        extract(epoch from clock_difference)::float8 as clock_difference_seconds
     from rota.worker_status as w
     order by w.last_seen_at desc, worker
     limit 200

@@ -262,7 +262,10 @@ select
     w.started_at,
     w.last_seen_at,
     w.stopped_at,
-    coalesce(r.running, 0) as running
+    coalesce(r.running, 0) as running,
+    w.tasks,
+    w.overrun,
+    case when w.stopped_at is null then w.clock - w.last_seen_at end as clock_difference
 from rota.workers as w
 left join (
     select j.worker, count(*) as running

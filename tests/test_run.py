@@ -105,7 +105,7 @@ def test_a_part_that_dies_ends_the_run_and_is_named(run):
     process = run(port)
     welcome(process)
     family = psutil.Process(process.pid).children(recursive=True)
-    [worker] = [child for child in family if "worker" in child.cmdline()]
+    [worker] = [child for child in family if child.cmdline()[1:3] == ["-m", "worker"]]
 
     worker.kill()
     _, errors = process.communicate(timeout=60)

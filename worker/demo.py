@@ -93,11 +93,14 @@ def demonstrate(conn: Connection) -> int:
         select count(*)
         from rota.worker_status as w
         where w.stopped_at is null and w.last_seen_at > now() - interval '90 seconds'
-            and 'default' = any(w.queues)
+            and 'default' = any(w.queues) and 'echo' = any(w.tasks)
         """
     ).fetchone()
     if not workers or not workers[0]:
-        print("No worker serves the queue default: start one with make run, or python -m worker.")
+        print(
+            "No worker of the queue default knows the demo's tasks: start one with make run,"
+            " or python -m worker --tasks worker.tasks"
+        )
         return 1
     jobs = Jsonb(mixed_jobs())
     ids = [row["job_id"] for row in call(conn, "enqueue_jobs", jobs=jobs)]

@@ -1,4 +1,4 @@
--- depends: 0007_chores
+-- depends: 0011_kept_since
 
 -- A table in a publication (one for all tables takes in ours) can be updated and deleted from only
 -- if its rows can be told apart. Copies of a lane cannot, and executions have no key. No price is

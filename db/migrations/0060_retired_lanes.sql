@@ -1,4 +1,4 @@
--- depends: 0007_chores
+-- depends: 0050_workers
 
 -- A lane of a queue that was deleted. Its row stays: an enqueue that saw the lane before may commit
 -- its job after the deletion, and claims must know where to look for it. Nobody is shown the queue

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
@@ -169,6 +170,9 @@ def test_workers_are_listed(client: FlaskClient, conn: Connection) -> None:
         queues=["default"],
         concurrency=8,
         version="1",
+        tasks=["echo", "mail"],
+        overrun=2,
+        clock=datetime.now(UTC) + timedelta(minutes=5),
     )
     client.post("/jobs", json={"task": "echo"})
     call(conn, "claim_next_job", worker="w1")
@@ -178,6 +182,8 @@ def test_workers_are_listed(client: FlaskClient, conn: Connection) -> None:
     assert (worker["worker"], worker["host"], worker["pid"]) == ("w1", "h", 7)
     assert (worker["queues"], worker["concurrency"], worker["running"]) == (["default"], 8, 1)
     assert worker["stopped_at"] is None
+    assert (worker["tasks"], worker["overrun"]) == (["echo", "mail"], 2)
+    assert 290 < worker["clock_difference_seconds"] < 310
 
 
 def test_live_answers(client: FlaskClient) -> None:

@@ -125,6 +125,43 @@ def test_a_worker_shows_itself_and_its_stop(conn, clock):
     assert stopped["stopped_at"] is not None
 
 
+def test_a_worker_shows_its_tasks_its_overrun_places_and_its_clock(conn, clock):
+    about = {"worker": "w1", "host": "here", "pid": 7, "queues": ["mail"], "concurrency": 4}
+    (now,) = conn.execute("select rota._now()").fetchone()
+    ahead = now + timedelta(seconds=90)
+    query = "select tasks, overrun, clock_difference from rota.worker_status"
+    clock.set(now)
+
+    call(conn, "announce_worker", **about, version="1", tasks=["b", "a"], overrun=3, clock=ahead)
+    told = conn.execute(query).fetchall()
+    clock.advance(timedelta(seconds=10))
+    call(conn, "announce_worker", **about, version="1", tasks=["c"], overrun=0, clock=ahead)
+    later = conn.execute(query).fetchall()
+    call(conn, "dismiss_worker", worker="w1")
+    stopped = conn.execute(query).fetchall()
+    call(conn, "announce_worker", **about, version="of before")
+    untold = conn.execute(query).fetchall()
+
+    assert [row[:2] for row in told + later] == [(["b", "a"], 3), (["c"], 0)]
+    assert [round(row[2].total_seconds()) for row in told + later] == [90, 80]
+    assert stopped == [(["c"], 0, None)]
+    assert untold == [(None, None, None)]
+
+
+@pytest.mark.parametrize(("name", "value"), [("overrun", -1), ("clock", "infinity")])
+def test_a_worker_cannot_announce_what_no_view_could_show(conn, name, value):
+    with pytest.raises(psycopg.Error) as caught:
+        conn.execute(
+            f"""
+            select rota.announce_worker(
+                'w', 'h', 1, '{{a}}', 1, '1', {name} => '{value}'
+            )
+            """
+        )
+
+    assert caught.value.sqlstate == "RTV01"
+
+
 def test_a_worker_without_a_name_is_refused(conn):
     with pytest.raises(psycopg.Error) as caught:
         call(
