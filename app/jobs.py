@@ -1,17 +1,14 @@
 """Jobs: add, list, look at, cancel, retry."""
 
-import json
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, url_for
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from app.answers import answer_page, next_url, read_page, read_rows
+from app.answers import answer_page, moments, next_url, read_page, read_rows
 from app.database import transaction
 from app.errors import RequestError, invalid
 from app.inputs import (
@@ -28,6 +25,7 @@ from app.inputs import (
     rows_up_to,
     seconds,
     text,
+    write_json,
 )
 from db.gateway import call
 
@@ -83,20 +81,31 @@ LOOK = 100_000  # jobs that one page looks at; those that no index finds come pa
 
 SUMMARY = sql.SQL(
     """
-    id, task, state, schedule_type, queue, priority, run_at, scheduled_for, run, attempt,
+    id, task, state, schedule_type, queue, priority, {run_at}, {scheduled_for}, run, attempt,
     max_retries, extract(epoch from timeout)::float8 as timeout_seconds, unique_key, name, worker,
-    lease_until, cancel_requested_at, cancel_reason, last_error, created_at, started_at, finished_at
+    {lease_until}, {cancel_requested_at}, cancel_reason, last_error, {created_at}, {started_at},
+    {finished_at}
     """
+).format(
+    **moments(
+        "run_at",
+        "scheduled_for",
+        "lease_until",
+        "cancel_requested_at",
+        "created_at",
+        "started_at",
+        "finished_at",
+    )
 )
 EXECUTIONS = sql.SQL(
     """
-    select run, attempt, outcome, worker, started_at, finished_at, error, result
-    from rota.executions
+    select run, attempt, outcome, worker, {started_at}, {finished_at}, error, result
+    from rota.executions as e
     where job_id = %(id)s
     """
-)
+).format(**moments("started_at", "finished_at"))
 NEWEST_FIRST = sql.SQL(
-    "order by finished_at desc nulls first, run desc, attempt desc, outcome desc"
+    "order by e.finished_at desc nulls first, run desc, attempt desc, outcome desc"
 )
 EXECUTION_POSITION = sql.SQL(
     "concat_ws(',', coalesce(r.finished_at, 'infinity'), r.run, r.attempt, r.outcome)"
@@ -311,7 +320,7 @@ def list_executions(job_id: int) -> Response:
         EXECUTIONS,
         sql.SQL(
             "and (finished_at, run, attempt, outcome)"
-            " < (%(finished_at)s, %(run)s, %(attempt)s, %(outcome)s)"
+            " < (%(finished_at)s::timestamptz, %(run)s, %(attempt)s, %(outcome)s)"
             if before
             else ""
         ),
@@ -441,28 +450,17 @@ def _bulk(value: Any) -> Jsonb:
     ]
     for job in jobs:
         job.pop("schedule_type", None)
-    return Jsonb(jobs, dumps=partial(json.dumps, default=_as_json))
-
-
-def _as_json(value: Jsonb | datetime | timedelta) -> Any:
-    """Write an argument in the way that PostgreSQL reads it from JSON."""
-    match value:
-        case Jsonb():
-            return value.obj
-        case datetime():
-            return value.isoformat()
-        case _:
-            return f"{value.total_seconds():f} seconds"
+    return Jsonb(jobs, dumps=write_json)
 
 
 def _execution_position(value: str) -> dict[str, Any]:
     """Take a position that EXECUTION_POSITION has written."""
-    position = re.fullmatch(r"(infinity|[0-9:.+ -]{1,40}),([0-9]{1,18}),([0-9]{1,9}),(\w+)", value)
+    position = re.fullmatch(r"(infinity|[0-9T:.+-]{1,40}),([0-9]{1,18}),([0-9]{1,9}),(\w+)", value)
     if position is None:
         raise ValueError("must be as the link to the next page has it")
     finished_at, run, attempt, outcome = position.groups()
     return {
-        "finished_at": finished_at,
+        "finished_at": finished_at if finished_at == "infinity" else instant(finished_at),
         "run": int(run),
         "attempt": int(attempt),
         "outcome": outcome,

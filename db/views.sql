@@ -216,7 +216,7 @@ comment on view rota.schedule_status is
 -- where one queue is asked for, only its own are read.
 create or replace view rota.queue_status as
 select
-    n.queue,
+    coalesce(n.queue, c.queue) as queue,
     q.paused_at,
     q.max_retries,
     q.backoff_base,
@@ -228,11 +228,11 @@ select
     c.oldest_due_at
 from (
     select l.queue from rota.lanes as l
+    where l.retired_at is null
     union
     select q.name from rota.queues as q
 ) as n
-left join rota.queues as q on q.name = n.queue
-left join (
+full join (
     select
         j.queue::text as queue,
         count(*) filter (where j.state = 'SCHEDULED') as scheduled,
@@ -245,7 +245,8 @@ left join (
         ) as oldest_due_at
     from rota.live_jobs as j
     group by j.queue::text
-) as c on c.queue = n.queue;
+) as c on c.queue = n.queue
+left join rota.queues as q on q.name = n.queue;
 
 comment on view rota.queue_status is
     'Every queue that has had a job or a setting, with what waits and runs in it now.';

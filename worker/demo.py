@@ -11,7 +11,8 @@ from psycopg.types.json import Jsonb
 
 from db.gateway import call
 
-URL_FILE = Path(".rota/url")  # where `make run` says how to reach its database
+# Where `make run` says how to reach its database.
+URL_FILE = Path(os.environ.get("ROTA_STATE", Path(__file__).parents[1] / ".rota")) / "url"
 PATIENCE = 180.0  # seconds
 REFRESH = 0.25  # seconds
 STATES = ("SCHEDULED", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")

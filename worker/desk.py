@@ -1,7 +1,8 @@
 """The jobs that this process holds, from their claim to the answer to their finish.
 
 Threads share these collections without a lock of our own: each step (put, get, add, discard,
-remove, update) is atomic in the interpreter, and no decision needs two of them at once.
+remove, update) is atomic in the interpreter, and no decision needs two of them at once. A count
+that several threads change has a lock.
 
     claimer ──► ready ──► crew of handlers ──► done ──► finisher
                  └──────── held, extended by the heartbeat ─┘
@@ -10,7 +11,9 @@ remove, update) is atomic in the interpreter, and no decision needs two of them 
 import logging
 import os
 import select
+import sys
 import threading
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from queue import Empty, SimpleQueue
@@ -18,6 +21,8 @@ from queue import Empty, SimpleQueue
 from worker.job import Job, clock
 
 log = logging.getLogger("rota.worker")
+
+MOST_RESULTS = 32 * 2**20  # bytes that the database was not told; then no more jobs are started
 
 
 class Bell:
@@ -36,12 +41,18 @@ class Bell:
             return  # it has been rung 65,536 times and nobody came yet
 
     def wait(self, seconds: float, also: int | None = None) -> bool:
-        """Wait until it rings or ``also`` is readable; return whether ``also`` is."""
+        """Wait until it rings or ``also`` is readable; return whether ``also`` is.
+
+        Polling knows whole milliseconds only; what is left of one is slept.
+        """
+        ends_at = clock() + seconds
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         if also is not None:
             poll.register(also, select.POLLIN)
-        events = dict(poll.poll(max(0.0, seconds) * 1000))
+        events = dict(poll.poll(int(max(0.0, seconds) * 1000)))
+        if not events:
+            time.sleep(min(0.001, max(0.0, ends_at - clock())))
         if self._reader in events:
             os.read(self._reader, 65536)
         return also in events
@@ -65,10 +76,31 @@ class Desk:
         self.closing = threading.Event()  # no more patience with the database
         self.room = Bell()  # for the claimer
         self.low_water = -1  # ring for room when no more jobs than this are in hand
+        self.low_bytes = -1  # or when no more bytes than this are held
+        self._payloads_taken = 0  # bytes; changed by the claimer
+        self._payloads_forgotten = 0  # by the finisher
+        self._results_returned = 0  # bytes; changed by handlers' threads
+        self._results_told = 0  # by the finisher
+        self._results = threading.Condition()  # for handlers to go on
         self.attention = threading.Event()  # for the heartbeat
+
+    @property
+    def bytes_held(self) -> int:
+        """What payloads, and results that the database was not told yet, take in memory."""
+        return self._payloads_taken - self._payloads_forgotten + self._untold_results
+
+    @property
+    def bytes_untold(self) -> int:
+        """What of that belongs to jobs that have ended."""
+        return self.bytes_held - sum([job.size for job in list(self.in_hand)])
+
+    @property
+    def _untold_results(self) -> int:
+        return self._results_returned - self._results_told
 
     def take(self, jobs: list[Job]) -> None:
         """Take charge of jobs just claimed."""
+        self._payloads_taken += sum([job.size for job in jobs])
         self.held.update(jobs)
         self.in_hand.update(jobs)
         if self.of_limited_queue:
@@ -82,6 +114,16 @@ class Desk:
             self.of_limited_queue.get(job.queue, set()).discard(job)
         if len(self.in_hand) <= self.low_water:
             self.room.ring()
+
+    def wait_for_results(self) -> None:
+        """Wait, before a job is started, while too many results were not told to the database.
+
+        Its lease is extended meanwhile. Who stops does not wait for this.
+        """
+        if self._untold_results > MOST_RESULTS:
+            with self._results:
+                while self._untold_results > MOST_RESULTS and not self.stopping.is_set():
+                    self._results.wait(1.0)
 
     def start(self, job: Job) -> None:
         """Note that the handler starts."""
@@ -113,6 +155,10 @@ class Desk:
         job.seconds = clock() - job.started_at
         job.error = error
         job.result = result
+        if result is not None:
+            job.result_size = sys.getsizeof(result)
+            with self._results:
+                self._results_returned += job.result_size
         job.retry_in = retry_in
         job.retry = retry
         job.handed_back = handed_back
@@ -132,10 +178,25 @@ class Desk:
                 extra={"fields": {"job_id": job.id, "task": job.task}},
             )
 
-    def hand_back(self, job: Job, reason: str, delay: timedelta = timedelta()) -> None:
-        """Release a job that was not started; its attempt will not be charged."""
+    def hand_back(
+        self,
+        job: Job,
+        reason: str,
+        delay: timedelta = timedelta(),
+        if_known: timedelta | None = None,
+    ) -> None:
+        """Release a job that was not started; its attempt will not be charged.
+
+        Args:
+            job: one in hand.
+            reason: what people will read.
+            delay: after which it will be due again.
+            if_known: the same, where the reason is that we have no handler for its task, and some
+                other worker has one.
+        """
         job.error = reason
         job.handed_back = delay
+        job.if_known = if_known
         self.done.put(job)
         self.give_up(job)
 
@@ -154,6 +215,13 @@ class Desk:
     def forget(self, jobs: Iterable[Job]) -> None:
         """Drop jobs that the database has been told about."""
         self.held.difference_update(jobs)
+        self._payloads_forgotten += sum([job.size for job in jobs])
+        if told := sum([job.result_size for job in jobs]):
+            with self._results:
+                self._results_told += told
+                self._results.notify_all()
+        if self.bytes_held <= self.low_bytes:
+            self.room.ring()
 
     def report_progress(self, job: Job) -> None:
         """Have the heartbeat send this job's news."""

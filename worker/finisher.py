@@ -37,6 +37,17 @@ RELEASE = """
     cross join lateral rota.release_job(u.job_id, u.token, u.delay, u.reason) as r
 """
 
+RELEASE_UNHANDLED = """
+    select r.job_id, r.outcome
+    from rota.release_unhandled_jobs(
+        %(ids)s::text::bigint[],
+        %(tokens)s::text::uuid[],
+        %(delay)s,
+        %(if_known)s,
+        %(reason)s
+    ) as r
+"""
+
 Outcomes = list[tuple[int, str]]
 
 
@@ -100,6 +111,13 @@ class Finisher:
             self._tell(plain, _finish_together, _finish_alone)
         for job in special:
             self._tell([job], _finish_alone_all, _finish_alone)
+        unhandled: dict[tuple[Any, ...], list[Job]] = {}
+        for job in released:
+            if job.if_known is not None:
+                unhandled.setdefault((job.handed_back, job.if_known, job.error), []).append(job)
+        for jobs in unhandled.values():
+            self._tell(jobs, _release_unhandled, lambda conn, job: _release_unhandled(conn, [job]))
+        released = [job for job in released if job.if_known is None]
         if released:
             self._tell(released, _release_together, _release_alone)
 
@@ -221,6 +239,17 @@ def _release_together(conn: Connection, jobs: list[Job]) -> Outcomes:
         "reasons": [job.error for job in jobs],
     }
     return conn.execute(RELEASE, arguments).fetchall()
+
+
+def _release_unhandled(conn: Connection, jobs: list[Job]) -> Outcomes:
+    arguments = {
+        "ids": _array([str(job.id) for job in jobs]),
+        "tokens": _array([job.token for job in jobs]),
+        "delay": jobs[0].handed_back,
+        "if_known": jobs[0].if_known,
+        "reason": jobs[0].error,
+    }
+    return conn.execute(RELEASE_UNHANDLED, arguments).fetchall()
 
 
 def _release_alone(conn: Connection, job: Job) -> Outcomes:

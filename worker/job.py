@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import re
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -99,6 +100,7 @@ class Job:
         "error",
         "handed_back",
         "id",
+        "if_known",
         "leased_at",
         "look",
         "lost",
@@ -107,9 +109,11 @@ class Job:
         "news_sent_at",
         "queue",
         "result",
+        "result_size",
         "retry",
         "retry_in",
         "seconds",
+        "size",
         "started_at",
         "task",
         "timeout",
@@ -124,7 +128,7 @@ class Job:
         trusted_until: float,
         row: tuple[int, str, str, str, str, int, int, float | None, float],
     ) -> None:
-        """Take a row of the claim; see ``worker.claimer``."""
+        """Take a row of the claim, which may say more; see ``worker.claimer``."""
         (
             self.id,
             self.token,
@@ -135,8 +139,10 @@ class Job:
             self.max_retries,
             self.timeout,
             self._slot,
+            *_,
         ) = row
         self._desk = desk
+        self.size = sys.getsizeof(self._payload)  # bytes of memory
 
         self.leased_at = leased_at  # when the lease was last asked for, by clock()
         self.trusted_until = trusted_until
@@ -151,9 +157,11 @@ class Job:
         self.seconds = 0.0
         self.error: str | None = None
         self.result: str | None = None
+        self.result_size = 0  # bytes of memory
         self.retry_in: timedelta | None = None
         self.retry = True
-        self.handed_back: timedelta | None = None  # released, to be due after this delay
+        self.handed_back: timedelta | None = None  # released, to be due after this delay,
+        self.if_known: timedelta | None = None  # or after this one if some worker has a handler
 
     def __repr__(self) -> str:
         """Name the job without its payload."""

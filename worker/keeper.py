@@ -10,7 +10,7 @@ import psycopg
 
 from db.gateway import call
 from worker.desk import Desk
-from worker.job import Job, clock
+from worker.job import Job, clock, registry
 from worker.link import LOCKED, Connection, Link
 
 log = logging.getLogger("rota.worker")
@@ -21,6 +21,7 @@ RECOVER_PERIOD = 5.0  # seconds, at least
 RECOVER_SHARE = 100  # times what the last recovery took, at least
 RECOVER_BATCH = 1000  # jobs
 MAINTAIN_PERIOD = 3600.0  # seconds
+FORWARD_BATCH = 1000  # jobs
 
 HEARTBEAT = """
     select
@@ -165,16 +166,28 @@ class Upkeep:
     """
 
     def __init__(
-        self, link: Link, stopping: threading.Event, worker: str, about: dict[str, object]
+        self,
+        link: Link,
+        stopping: threading.Event,
+        worker: str,
+        about: dict[str, object],
+        desk: Desk,
     ) -> None:
         self._link = link
         self._stopping = stopping
         self._worker = worker
         self._about = about
+        self._desk = desk
+        self._has_brought_all = False
 
     def run(self) -> None:
         """Go on until the worker stops."""
-        chores = [(self._announce, 0.0), (self._recover, 0.0), (self._maintain, 0.0)]
+        chores = [
+            (self._announce, 0.0),
+            (self._bring_forward, 0.0),  # after announcing what we have handlers for
+            (self._recover, 0.0),
+            (self._maintain, 0.0),
+        ]
         while not self._stopping.is_set():
             chores = [
                 (chore, due if clock() < due else clock() + chore() * random.uniform(0.8, 1.2))
@@ -189,6 +202,33 @@ class Upkeep:
     def _announce(self) -> float:
         about = {"worker": self._worker, "host": socket.gethostname(), **self._about}
         self._link.run(lambda conn: call(conn, "announce_worker", **about))
+        return ANNOUNCE_PERIOD
+
+    def _bring_forward(self) -> float:
+        """Have the jobs run now that waited for a worker with our handlers.
+
+        All of them when we start. Later there is one now and then: workers that have no handler
+        put jobs off for a short time only once they can know of us.
+        """
+        rows = self._link.run(
+            lambda conn: call(
+                conn,
+                "bring_forward_jobs",
+                queues=self._about["queues"],
+                tasks=sorted(registry),
+                max_jobs=FORWARD_BATCH,
+            )
+        )
+        count = rows[0]["bring_forward_jobs"]
+        if count:
+            self._desk.room.ring()
+            log.info(
+                "jobs that waited for a worker with a handler are due now",
+                extra={"fields": {"jobs": count}},
+            )
+        if count == FORWARD_BATCH and not self._has_brought_all:
+            return 0.0
+        self._has_brought_all = True
         return ANNOUNCE_PERIOD
 
     def _recover(self) -> float:

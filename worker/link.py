@@ -157,6 +157,11 @@ class Link:
             **conninfo_to_dict(url),
         }
 
+    @property
+    def patience(self) -> float:
+        """Seconds that one statement may take."""
+        return self._patience
+
     def connection(self) -> Connection:
         """Return the connection, opened if need be.
 

@@ -73,7 +73,7 @@ class Worker:
         self._claimer = Claimer(
             desk,
             self._claims,
-            Ear(self._claims, list(options.queues)),
+            Ear(self._claims, list(options.queues), options.poll),
             self.id,
             options.queues,
             options.concurrency,
@@ -91,7 +91,7 @@ class Worker:
             "version": version,
         }
         self._upkeep = Upkeep(
-            link("upkeep", desk.stopping, LONG_PATIENCE), desk.stopping, self.id, about
+            link("upkeep", desk.stopping, LONG_PATIENCE), desk.stopping, self.id, about, desk
         )
 
     def run(self) -> int:

@@ -23,10 +23,8 @@ as $$
             then 'task must not contain control characters'
         when payload is null
             then 'payload must not be null'
-        when queue is null or length(queue) not between 1 and 100
-            then format('queue must have 1 to 100 characters, not %s', coalesce(length(queue), 0))
-        when queue ~ '[[:cntrl:]]'
-            then 'queue must not contain control characters'
+        when rota._bad_queue(queue) is not null
+            then rota._bad_queue(queue)
         when run_at not between '0001-01-02 00:00:00+00' and '9998-12-31 00:00:00+00'
             then format(
                 'run_at must lie between the years 1 and 9998, not at %s', rota._utc_text(run_at)

@@ -26,8 +26,6 @@ declare
             then format(
                 'ends_at must lie between the years 1 and 9998, not at %s', rota._utc_text(ends_at)
             )
-        when ends_at <= starts_at
-            then 'ends_at must be later than starts_at'
         when max_runs < 1
             then format('max_runs must be at least 1, not %s', max_runs)
         when fixed_delay is null or (fixed_delay and every is null)

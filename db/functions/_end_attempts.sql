@@ -85,7 +85,9 @@ begin
             from rota.live_jobs as j
             join (
                 select distinct on (u.job_id, u.token) u.*
-                from unnest(job_ids, tokens, errors, results) as u(job_id, token, error, result)
+                from unnest(job_ids, tokens, errors, results)
+                    with ordinality as u(job_id, token, error, result, place)
+                order by u.job_id, u.token, u.place
             ) as i on i.job_id = j.id and i.token = j.token
             left join rota.queues as q on q.name = j.queue
             where j.ctid = any(v_held)
@@ -185,9 +187,15 @@ begin
                     and d.attempt <= d.max_retries
             ) as p
             where d.verdict = 'NEXT RUN' and p.reason is not null
+        ), told as materialized (  -- those who sleep, of what comes back; not run unless it is read
+            select rota._wake(d.queue, min(d.new_run_at), v_now)
+            from decided as d
+            where d.new_run_at < 'infinity'
+            group by d.queue
         )
         select d.id, d.token, d.new_state, nullif(d.new_run_at, 'infinity')
-        from decided as d;
+        from decided as d
+        cross join (select count(*) from told) as t;
 end;
 $$;
 

@@ -43,6 +43,10 @@ begin
         insert into rota.%I select * from moved',
         parent || '_default', rota._utc_text(v_from), rota._utc_text(v_to), v_name
     );
+    if parent = 'attempts' then
+        execute format('alter table rota.%I replica identity full', v_name);  -- it has no key
+    end if;
+
     execute format(
         'alter table rota.%I attach partition rota.%I for values from (%L) to (%L)',
         parent, v_name, rota._utc_text(v_from), rota._utc_text(v_to)

@@ -164,6 +164,12 @@ as $$
     having count(*) > 1
 
     union all
+    select 'E9: the sequence is ahead of every id', a.id,
+        format('the next job gets id %s; deploy or maintain heals it', rota._next_job_id())
+    from rota._id_ahead() as a(id)
+    where a.id is not null
+
+    union all
     select 'K2: a live schedule has a definition and a next run', j.id,
         format('%s, run_at %s', j.schedule_type, rota._utc_text(j.run_at))
     from rota.live_jobs as j

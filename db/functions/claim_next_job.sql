@@ -1,3 +1,5 @@
+drop function if exists rota.claim_next_job(text[], text, interval, integer);
+
 -- Lanes, (queue, priority) pairs, are walked highest priority first; of lanes with one priority
 -- the one whose oldest due job is oldest comes first, so no queue of a call starves. Inside a lane
 -- jobs go by (run_at, id), each lane one index range with an equality prefix.
@@ -31,6 +33,9 @@
 -- (_look_behind): being wrong only delays it.
 -- The setting belongs to the transaction, so a claim that rolls back takes its cursor back with it.
 --
+-- With max_bytes a claim stops when the payloads that it has taken pass that limit. Their rows are
+-- locked slice by slice, of which the first is small (_fit_bytes).
+--
 -- A lane that has copies is looked at more than once, which finds nothing more. What a call that
 -- finds nothing costs is what an idle system costs, so helpers are called only when there is
 -- something to do. For the planner settings see _end_attempts.
@@ -38,7 +43,8 @@ create or replace function rota.claim_next_job(
     queues text[] default '{default}',
     worker text default null,
     lease interval default '60 seconds',
-    max_jobs integer default 1
+    max_jobs integer default 1,
+    max_bytes bigint default null
 )
     returns setof rota.claimed_job
     language plpgsql
@@ -64,7 +70,10 @@ declare
     v_own_id boolean;
     v_found tid[];
     v_recurring boolean;
+    v_bytes bigint;
     v_room integer := max_jobs;
+    v_bytes_left bigint := max_bytes;
+    v_slice integer := case when max_bytes is null then max_jobs else least(max_jobs, 50) end;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'jobs can be claimed at READ COMMITTED only, not at %',
@@ -80,6 +89,11 @@ begin
 
     if max_jobs is null or max_jobs not between 1 and 10000 then
         raise exception 'max_jobs must be from 1 to 10000, not %', coalesce(max_jobs::text, 'null')
+            using errcode = 'RTV01';
+    end if;
+
+    if max_bytes < 1 then
+        raise exception 'max_bytes must be at least 1, not %', max_bytes
             using errcode = 'RTV01';
     end if;
 
@@ -106,7 +120,7 @@ begin
 
         if v_has_cursor then
             v_behind := rota._look_behind(
-                rota._lane_cursor(v_priority, v_queue, v_now), v_now, v_room
+                rota._lane_cursor(v_priority, v_queue, v_now), v_now, v_slice
             );
             v_cursor := v_behind.cursor;
         end if;
@@ -125,7 +139,7 @@ begin
                 and j.run_at <= v_now
                 and j.state = 'SCHEDULED'
             order by j.run_at, j.id
-            limit v_room - coalesce(cardinality(v_behind.places), 0)
+            limit v_slice - coalesce(cardinality(v_behind.places), 0)
             for no key update skip locked
         ) as p;
         v_took := clock_timestamp() - v_began;
@@ -146,12 +160,37 @@ begin
                 v_now,
                 v_own_id,
                 v_slow,
-                v_room > coalesce(cardinality(v_behind.places), 0)
+                v_slice > coalesce(cardinality(v_behind.places), 0)
             );
         end if;
 
         v_found := v_behind.places || v_found;
         continue when v_found is null;
+
+        if max_bytes is not null then
+            select sum(rota._most_bytes(j.payload)) into v_bytes
+            from rota.live_jobs as j
+            where j.ctid = any(v_found);
+        end if;
+
+        if v_bytes > v_bytes_left or v_slice < v_room and cardinality(v_found) = v_slice then
+            select f.places, f.recurring, f.bytes into v_found, v_recurring, v_bytes
+            from rota._fit_bytes(
+                v_found,
+                v_recurring,
+                v_bytes,
+                v_queue,
+                v_priority,
+                v_now,
+                case
+                    when cardinality(v_found) = v_slice
+                        and v_found is distinct from v_behind.places
+                    then v_room
+                    else cardinality(v_found)
+                end,
+                v_bytes_left
+            ) as f;
+        end if;
 
         if v_recurring or v_behind.recurring then
             v_found := rota._settle_missed(v_found, v_now);
@@ -185,10 +224,13 @@ begin
             order by c.run_at, c.id;
 
         v_room := v_room - cardinality(v_found);
-        exit when v_room = 0;
+        v_slice := least(v_slice, v_room);
+        v_bytes_left := v_bytes_left - v_bytes;
+        exit when v_room = 0 or v_bytes_left <= 0;
     end loop;
 end;
 $$;
 
 comment on function rota.claim_next_job is
-    'Lease the next due jobs of these queues to a worker; no rows when there are none.';
+    'Lease the next due jobs of these queues to a worker, until there are max_jobs or their '
+    'payloads pass max_bytes; no rows when there are none.';

@@ -24,6 +24,13 @@ begin
     from pg_catalog.pg_settings as s
     where s.name = 'deadlock_timeout';
 
+    -- Asked first, for an insert waits where the row is there and somebody holds it.
+    if not exists (select from rota.chores as c where c.chore = 'maintain') then
+        insert into rota.chores (chore)
+        values ('maintain')
+        on conflict do nothing;
+    end if;
+
     perform from rota.chores as c
     where c.chore = 'maintain'
     for no key update skip locked;
@@ -45,13 +52,20 @@ begin
     for no key update skip locked;
 
     begin
-        -- Copies of a lane, which concurrent first jobs left; the one that came first stays, so a
-        -- producer that saw a lane is always right.
+        perform rota._heal_job_ids();
+    exception
+        when others then
+            raise warning 'the ids of jobs could not be put right: %', sqlerrm;
+    end;
+
+    begin
+        -- Copies of a lane, which concurrent first jobs left, or a deletion of its queue. The first
+        -- that is in use stays, else the first, so a producer that saw a lane is always right.
         delete from rota.lanes as l
-        using rota.lanes as earlier
-        where earlier.queue = l.queue
-            and earlier.priority = l.priority
-            and earlier.ctid < l.ctid;
+        using rota.lanes as kept
+        where kept.queue = l.queue
+            and kept.priority = l.priority
+            and (kept.retired_at is not null, kept.ctid) < (l.retired_at is not null, l.ctid);
     exception
         when others then
             raise warning 'copies of lanes could not be removed: %', sqlerrm;
@@ -81,6 +95,19 @@ begin
     exception
         when others then
             raise warning 'definitions of schedules could not be removed: %', sqlerrm;
+    end;
+
+    begin
+        delete from rota.unhandled_jobs as u
+        where u.ctid = any(array(
+            select p.ctid
+            from rota.unhandled_jobs as p
+            where p.until < v_now
+            for update skip locked
+        ));
+    exception
+        when others then
+            raise warning 'notes of jobs without a handler could not be removed: %', sqlerrm;
     end;
 
     foreach v_parent in array array['finished_jobs', 'attempts'] loop

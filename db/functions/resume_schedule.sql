@@ -54,7 +54,7 @@ begin
         attempt = case when v_slot <> v_job.scheduled_for then 0 else j.attempt end
     where j.id = v_job.id;
 
-    perform rota._wake(v_job.queue);
+    perform rota._wake(v_job.queue, v_run_at, v_now);
 
     return row(v_job.id, 'SCHEDULED', v_run_at)::rota.job_outcome;
 end;

@@ -43,6 +43,7 @@ declare
     v_old rota.schedules;
     v_from timestamptz;
     v_slot timestamptz;
+    v_run_at timestamptz;
     v_job rota.enqueued_job;
 begin
     perform rota._check_schedule(
@@ -76,6 +77,7 @@ begin
 
         exit when found;
 
+        perform rota._check_span(v_schedule.starts_at, ends_at);
         v_slot := rota._first_slot(v_schedule, v_now);
 
         insert into rota.live_jobs as j (
@@ -105,9 +107,7 @@ begin
             insert into rota.schedules
             values (v_schedule.*);
 
-            if v_slot <= v_now then
-                perform rota._wake(queue);
-            end if;
+            perform rota._wake(queue, v_slot, v_now);
 
             return v_job;
         end if;
@@ -123,6 +123,7 @@ begin
     v_schedule.starts_at := coalesce(starts_at, v_old.starts_at);
     v_schedule.paused_at := v_old.paused_at;
     v_schedule.trigger_requested_at := v_old.trigger_requested_at;
+    perform rota._check_span(v_schedule.starts_at, ends_at);
 
     delete from rota.schedules as s
     where s.job_id = v_held.id;
@@ -143,7 +144,8 @@ begin
         timeout = coalesce(schedule_job.timeout, j.timeout),
         cancel_requested_at = null,
         cancel_reason = null
-    where j.id = v_held.id;
+    where j.id = v_held.id
+    returning j.run_at into v_run_at;
 
     if v_held.state = 'SCHEDULED' and v_held.attempt = 0 and v_held.scheduled_for > v_now
         and (
@@ -170,7 +172,12 @@ begin
                 then rota._later(v_slot, random() * v_schedule.jitter)
                 else 'infinity'
             end
-        where j.id = v_held.id;
+        where j.id = v_held.id
+        returning j.run_at into v_run_at;
+    end if;
+
+    if v_held.state = 'SCHEDULED' then
+        perform rota._wake(queue, v_run_at, v_now);
     end if;
 
     return row(v_held.id, false)::rota.enqueued_job;

@@ -80,3 +80,63 @@ def test_each_kind_of_damage_is_found(damaged, rule, damage):
     found = {row[0] for row in damaged.execute("select invariant from rota.check_invariants()")}
 
     assert any(invariant.startswith(rule) for invariant in found), found
+
+
+# Each arm of the function, with the damage that only it sees, and the job that it must name.
+ARMS = [
+    ("S2: RUNNING", 2, "update rota.live_jobs set worker = null where id = 2"),
+    ("S2: RUNNING", 2, "update rota.live_jobs set lease_until = null where id = 2"),
+    ("S2: RUNNING", 1, "update rota.live_jobs set started_at = now() where id = 1"),
+    ("S5: attempts", 1, "update rota.live_jobs set attempt = -1 where id = 1"),
+    ("S5: attempts", 2, "update rota.live_jobs set attempt = 0 where id = 2"),
+    ("S5: attempts", 4, "update rota.live_jobs set max_retries = 0 where id = 4"),
+    ("S6: a job", 1, "update rota.live_jobs set run_at = '-infinity' where id = 1"),
+    ("S10: every", 4, "delete from {attempts} where job_id = 4"),
+    ("S10: every", 4, "update {attempts} set run = 9 where job_id = 4"),
+    ("S10: every", 4, "update {attempts} set outcome = 'RELEASED' where job_id = 4"),
+    ("S10: every", 3, "delete from {attempts} where job_id = 3"),
+    ("S10: every", 3, "update {attempts} set run = 0 where job_id = 3"),
+    ("S10: every", 2, "update rota.live_jobs set attempt = 2 where id = 2"),
+    ("S10: no", 4, "update {attempts} set run = 2 where job_id = 4"),
+    ("S10: no", 4, "update {attempts} set attempt = 3 where job_id = 4"),
+    ("S4: a COMPLETED", 3, "update {attempts} set run = 0 where job_id = 3"),
+    ("K2: a live", 5, "update rota.live_jobs set schedule_type = 'CRON' where id = 5"),
+    ("K2: a live", 5, "update rota.live_jobs set run_at = 'infinity' where id = 5"),
+]
+# What may look odd and is none of it.
+SOUND = [
+    "update rota.schedules set paused_at = now(); update rota.live_jobs set run_at = 'infinity'"
+    " where id = 5",
+    "update rota.live_jobs set created_at = '2000-01-01' where id = 4;"
+    " delete from {attempts} where job_id = 4",
+    "update rota.finished_jobs set created_at = '2000-01-01' where id = 3;"
+    " delete from {attempts} where job_id = 3",
+    "update rota.finished_jobs set state = 'CANCELLED' where id = 3;"
+    " update {attempts} set outcome = 'FAILED' where job_id = 3",
+    "update rota.live_jobs set unique_key = id::text",
+]
+
+
+def damage(conn, statement):
+    """Do it by hand, whatever the table of attempts is called."""
+    (table,) = conn.execute(
+        "select coalesce(to_regclass('rota.attempts'), 'rota.job_executions'::regclass)::text"
+    ).fetchone()
+    conn.execute(statement.replace("{attempts}", table))
+
+
+@pytest.mark.parametrize(("rule", "job_id", "statement"), ARMS)
+def test_damage_is_found_where_it_is(damaged, rule, job_id, statement):
+    damage(damaged, statement)
+
+    found = damaged.execute("select invariant, job_id from rota.check_invariants()").fetchall()
+
+    assert {job for invariant, job in found if invariant.startswith(rule)} == {job_id}
+    assert {job for _, job in found} == {job_id}
+
+
+@pytest.mark.parametrize("statement", SOUND)
+def test_what_is_sound_is_not_called_damaged(damaged, statement):
+    damage(damaged, statement)
+
+    assert damaged.execute("select * from rota.check_invariants()").fetchall() == []

@@ -137,6 +137,88 @@ def test_workers_unseen_for_a_day_are_forgotten(conn, clock):
     assert conn.execute("select worker from rota.workers").fetchall() == [("here",)]
 
 
+def test_of_many_lanes_each_is_kept_once(conn):
+    for queue in ("a", "b"):
+        for priority in (0, 1):
+            call(conn, "enqueue_job", task="a", queue=queue, priority=priority)
+    conn.execute("insert into rota.lanes select l.* from rota.lanes as l")
+    conn.execute("insert into rota.lanes select l.* from rota.lanes as l")
+
+    call(conn, "maintain")
+
+    assert conn.execute("select queue, priority from rota.lanes order by 1, 2").fetchall() == [
+        (queue, priority) for queue in ("a", "b") for priority in (0, 1)
+    ]
+
+
+def test_what_the_default_partitions_caught_is_dropped_with_its_time(conn, clock):
+    """A week that nobody prepared and that is over at the next look."""
+    call(conn, "configure_retention", retention=timedelta(days=7))
+    clock.advance(timedelta(days=200))
+    old = finish_one(conn)
+    clock.advance(timedelta(days=30))
+    young = finish_one(conn)
+
+    call(conn, "maintain")
+
+    assert conn.execute("select id from rota.jobs").fetchall() == [(young,)]
+    assert conn.execute("select distinct job_id from rota.executions").fetchall() == [(young,)]
+    assert old != young
+
+
+def test_a_week_is_kept_until_all_of_it_is_older_than_the_retention(conn, clock):
+    """Finished on a Monday's last moment; dropped when that week's Sunday is past retention."""
+    monday = datetime(2031, 1, 6, tzinfo=UTC)
+    call(conn, "configure_retention", retention=timedelta(days=10))
+    clock.set(monday)
+    call(conn, "maintain")
+    clock.set(monday + timedelta(days=6, hours=23))
+    kept = finish_one(conn)
+
+    for days, ids in ((16.9, [(kept,)]), (17.1, [])):
+        clock.set(monday + timedelta(days=days))
+        call(conn, "maintain")
+        assert conn.execute("select id from rota.jobs").fetchall() == ids
+
+
+def test_a_worker_is_remembered_for_a_day(conn, clock):
+    arguments = {"host": "h", "pid": 1, "queues": ["a"], "concurrency": 1, "version": "v"}
+    call(conn, "announce_worker", worker="w", **arguments)
+    clock.advance(timedelta(hours=23))
+
+    call(conn, "maintain")
+
+    assert conn.execute("select worker from rota.worker_status").fetchall() == [("w",)]
+
+
+def test_four_weeks_ahead_are_prepared(conn, clock):
+    clock.advance(timedelta(days=365))
+    call(conn, "maintain")
+
+    for _ in range(4):
+        clock.advance(timedelta(days=7))
+        finish_one(conn)
+
+    assert in_default(conn, "finished_jobs") == 0
+    clock.advance(timedelta(days=7))
+    finish_one(conn)
+    assert in_default(conn, "finished_jobs") == 1
+
+
+def test_a_session_that_keeps_maintain_waiting_is_given_up_soon(connect, clock):
+    """Each half gives up as a whole; the rest is done all the same."""
+    conn, reader = connect(), connect(autocommit=False)
+    clock.advance(timedelta(days=70))
+    reader.execute("lock table rota.finished_jobs in share row exclusive mode")
+    conn.execute("insert into rota.lanes values ('twice', 0), ('twice', 0)")
+    conn.execute("set statement_timeout = '5s'")  # a tenth of it would do
+
+    call(conn, "maintain")
+
+    reader.rollback()
+    assert conn.execute("select count(*) from rota.lanes").fetchone() == (1,)
+
+
 def warnings_of(conn):
     """Return a list to which each warning of the session is added from now on."""
     seen = []

@@ -47,6 +47,10 @@ class WorkerProcess:
         return [line for line in self.lines if line["message"] == message]
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def ended(self) -> bool:
         """Whether the process is gone."""
         return self._process.poll() is not None

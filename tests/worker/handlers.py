@@ -37,6 +37,11 @@ def mark(job: Job) -> None:
     trace(job, "start")
 
 
+@task("large")
+def large(job: Job) -> str:
+    return "x" * 900_000
+
+
 @task("noop")
 def noop(job: Job) -> None:
     pass
@@ -244,3 +249,25 @@ LEFT_OVER: set[asyncio.Task[None]] = set()
 def slot(job: Job) -> list[Any]:
     """Return what the job says about its time and its retries."""
     return [job.scheduled_for.isoformat(), job.max_retries]
+
+
+@task("counting_on")
+def counting_on(job: Job) -> None:
+    """Report one number after the other, at once."""
+    for number in range(job.payload["numbers"]):
+        job.progress(number)
+        time.sleep(job.payload["pause"])
+    trace(job, "start")
+    while not Path(job.payload["until"]).exists():
+        time.sleep(0.01)
+
+
+@task("about")
+def about(job: Job) -> dict[str, Any]:
+    """Return all that a handler can see of its job."""
+    names = ("id", "task", "payload", "queue", "attempt", "max_retries", "timeout", "token")
+    return {name: getattr(job, name) for name in names} | {
+        "scheduled_for": job.scheduled_for.isoformat(),
+        "cancelled": job.cancelled,
+        "shown": repr(job),
+    }
