@@ -14,6 +14,8 @@
 --                                   before its next slot
 --   failed otherwise, ONE_TIME   -> FAILED
 --   a schedule with a next slot  -> SCHEDULED for it, as a new run
+--   one whose next slot cannot be -> SCHEDULED as a new run whose slot is not known yet, which the
+--   computed                        next claim looks for (_settle_missed)
 --   a schedule without one       -> COMPLETED
 --
 -- ending is 'RELEASED', 'LOST', or null for an attempt that its worker finished. Rows come back
@@ -101,7 +103,7 @@ begin
                     when h.outcome <> 'SUCCEEDED' and retry and h.attempt <= h.max_retries
                         and ((h.next).slot is null or h.retry_at < (h.next).slot) then 'SAME RUN'
                     when h.schedule_type = 'ONE_TIME' then 'FAILED'
-                    when (h.next).slot is not null then 'NEXT RUN'
+                    when (h.next).slot is not null or (h.next).error is not null then 'NEXT RUN'
                     else 'COMPLETED'
                 end as verdict
             from held as h
@@ -122,8 +124,9 @@ begin
             update rota.live_jobs as j
             set state = 'SCHEDULED',
                 run_at = d.new_run_at,
-                scheduled_for = case d.verdict
-                    when 'NEXT RUN' then (d.next).slot else d.scheduled_for
+                scheduled_for = case
+                    when d.verdict = 'NEXT RUN' and (d.next).slot is not null then (d.next).slot
+                    else d.scheduled_for
                 end,
                 run = d.run + case d.verdict when 'NEXT RUN' then 1 else 0 end,
                 attempt = case
@@ -132,11 +135,16 @@ begin
                     else d.attempt
                 end,
                 progress = case d.verdict when 'SAME RUN' then d.progress end,
-                last_error = coalesce(d.error, d.last_error),
+                last_error = coalesce(
+                    case d.verdict when 'NEXT RUN' then (d.next).error end, d.error, d.last_error
+                ),
                 token = null,
                 worker = null,
                 lease_until = null,
-                started_at = null
+                started_at = null,
+                unsettled_since = case
+                    when d.verdict = 'NEXT RUN' and (d.next).error is not null then v_now
+                end
             from decided as d
             where j.id = d.id
                 and j.ctid = any(array(

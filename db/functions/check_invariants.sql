@@ -182,6 +182,11 @@ as $$
         )
 
     union all
+    select 'K2: the next slot of a live schedule can be computed', j.id, j.last_error
+    from rota.live_jobs as j
+    where j.unsettled_since is not null
+
+    union all
     select 'K2: a schedule never fails', f.id, f.state::text
     from rota.finished_jobs as f
     where f.schedule_type <> 'ONE_TIME' and f.state = 'FAILED'

@@ -25,9 +25,9 @@ begin
     where s.name = 'deadlock_timeout';
 
     -- Asked first, for an insert waits where the row is there and somebody holds it.
-    if not exists (select from rota.chores as c where c.chore = 'maintain') then
+    if (select count(*) from rota.chores as c) < 2 then
         insert into rota.chores (chore)
-        values ('maintain')
+        values ('maintain'), ('recover_jobs')
         on conflict do nothing;
     end if;
 

@@ -1,4 +1,4 @@
--- depends: 0021_backfill_keys
+-- depends: 0030_unsettled
 
 -- Jobs that were handed back because their worker had no handler for their task, and until when
 -- each was put off. A job waits for want of a handler as long as its run_at is that moment: any

@@ -6,6 +6,7 @@ CLAIM = "db/functions/claim_next_job.sql"
 BEHIND = "db/functions/_look_behind.sql"
 END = "db/functions/_end_attempts.sql"
 
+BYTES = "tests/functions/test_claim_bytes.py"
 COLUMNS = "tests/functions/test_every_column.py"
 CLAIMS = "tests/functions/test_claim.py"
 CURSOR = "tests/functions/test_cursor.py"
@@ -18,7 +19,9 @@ QUEUES = "tests/functions/test_queues.py"
 WAKING = "tests/functions/test_waking.py"
 RULES = "tests/test_house_rules.py"
 RACES = "tests/concurrency/test_races.py"
+COUNTS = "tests/schedules/test_slot_counts.py"
 LIFE = "tests/schedules/test_life.py"
+OUTAGE = "tests/schedules/test_outage.py"
 NEXT_RUN = "tests/schedules/test_next_run.py"
 ATTEMPTS = "tests/worker/test_attempts.py"
 WORKER_CLAIMS = "tests/worker/test_claiming.py"
@@ -58,19 +61,19 @@ MUTANTS = [
     mutant(
         "a claim picks its rows in a subquery that a plan may run once for each row",
         CLAIM,
-        "where j.ctid = any(v_found)\n                returning",
+        "where j.ctid = any(v_found)\n                    returning",
         "where j.id in (\n"
-        "                    select k.id from rota.live_jobs as k\n"
-        "                    where k.queue = v_queue and k.state = 'SCHEDULED'\n"
-        "                    order by k.run_at, k.id limit v_room\n"
-        "                    for no key update skip locked\n"
-        "                )\n                returning",
+        "                        select k.id from rota.live_jobs as k\n"
+        "                        where k.queue = v_queue and k.state = 'SCHEDULED'\n"
+        "                        order by k.run_at, k.id limit v_room\n"
+        "                        for no key update skip locked\n"
+        "                    )\n                    returning",
         f"{RACES}::test_a_claim_takes_no_more_than_asked_under_any_plan",
     ),
     mutant(
         "a claim forgets its limit",
         CLAIM,
-        "            limit v_slice - coalesce(cardinality(v_behind.places), 0)\n",
+        "limit least(v_slice, v_room) - coalesce(cardinality(v_behind.places), 0)\n",
         "",
         f"{ORDER}::test_a_claim_takes_as_many_jobs_of_a_lane_as_it_asks_for",
     ),
@@ -211,7 +214,7 @@ MUTANTS = [
     mutant(
         "a lane's cursor moves though nobody looked ahead of it",
         CLAIM,
-        "v_slice > coalesce(cardinality(v_behind.places), 0)",
+        "least(v_slice, v_room) > coalesce(cardinality(v_behind.places), 0)",
         "true",
         f"{CURSOR}::test_a_cursor_stays_where_it_is_while_what_lies_behind_takes_all_the_room",
     ),
@@ -221,6 +224,122 @@ MUTANTS = [
         "if v_recurring or v_behind.recurring then",
         "if v_recurring then",
         f"{CURSOR}::test_a_run_of_a_schedule_that_lies_behind_has_its_misfire_policy_applied",
+    ),
+    mutant(
+        "a claim takes payloads without end",
+        CLAIM,
+        "                    if v_bytes_left <= 0 then\n",
+        "                    if false then\n",
+        f"{BYTES}::test_the_limit_holds_for_all_queues_and_priorities_of_a_claim_together",
+    ),
+    mutant(
+        "the bytes of a payload are those that are stored",
+        "db/functions/_most_bytes.sql",
+        "least(pg_column_size(payload), 8000000) * 255",
+        "pg_column_size(payload)",
+        f"{BYTES}::test_what_counts_is_the_text_that_is_sent_not_how_it_is_stored",
+    ),
+    mutant(
+        "a claim that is bounded in bytes locks all that it has room for",
+        CLAIM,
+        "v_slice := 100;",
+        "v_slice := 10000;",
+        f"{BYTES}::test_an_open_claim_of_few_large_jobs_hides_few_others",
+    ),
+    mutant(
+        "a claim settles all schedules that it finds, however long that takes",
+        "db/functions/_settle_missed.sql",
+        "continue when v_seen > 0 and",
+        "continue when false and",
+        f"{OUTAGE}::test_a_claim_settles_some_schedules_and_leaves_the_others_as_they_are",
+    ),
+    mutant(
+        "a claim that settled no schedule for lack of time never gets on",
+        "db/functions/_settle_missed.sql",
+        "continue when v_seen > 0 and",
+        "continue when",
+        f"{OUTAGE}::test_a_claim_settles_one_schedule_however_long_that_takes",
+    ),
+    mutant(
+        "a claim comes back empty when the policies gave up what it found",
+        CLAIM,
+        "v_more := cardinality(v_found) < v_number or ",
+        "v_more := ",
+        f"{OUTAGE}::test_a_claim_goes_on_behind_schedules_that_have_nothing_to_run",
+    ),
+    mutant(
+        "jobs of a lower priority overtake schedules that were left for lack of time",
+        CLAIM,
+        "            exit lanes when v_room < max_jobs\n",
+        "            exit when v_room < max_jobs\n",
+        f"{OUTAGE}::test_no_job_of_a_lower_priority_overtakes_what_was_left",
+    ),
+    mutant(
+        "a schedule that catches up keeps its lane to itself",
+        "db/functions/_next_slot.sql",
+        "else greatest(v_slot + random() * v_schedule.jitter, at)",
+        "else v_slot + random() * v_schedule.jitter",
+        f"{OUTAGE}::test_a_schedule_that_catches_up_takes_turns_with_other_jobs",
+    ),
+    mutant(
+        "a missed slot is never late once its turn has come",
+        "db/functions/_missed_slots.sql",
+        "job.run_at < v_oldest or 'RELEASED' is distinct from (",
+        "job.run_at < v_oldest or null is distinct from (",
+        f"{OUTAGE}::test_a_run_that_was_handed_back_is_late_from_when_it_may_run_again",
+    ),
+    mutant(
+        "a repeated hour is counted twice for fixed times",
+        "db/functions/_cron_slots_between.sql",
+        "case when not v_spec.elapsed then v_from + v_offset_before - v_second end",
+        "null",
+        f"{COUNTS}::test_as_many_slots_of_a_cron_expression_are_counted_as_walked",
+    ),
+    mutant(
+        "times that the clocks skip are not counted",
+        "db/functions/_cron_slots_between.sql",
+        "v_number := v_number + 1;",
+        "v_number := v_number + 0;",
+        f"{COUNTS}::test_as_many_slots_of_a_cron_expression_are_counted_as_walked",
+    ),
+    mutant(
+        "a day that a zone skips counts twice",
+        "db/functions/_interval_slots_between.sql",
+        "l.local_then - l.local_before > interval '1 day'",
+        "l.local_then - l.local_before > interval '2 days'",
+        f"{COUNTS}::test_a_day_that_is_skipped_is_no_slot_of_its_own",
+    ),
+    mutant(
+        "a slot that had its run is run again when the next one is known",
+        "db/functions/_missed_slots.sql",
+        "        slot := rota._slot_after(schedule, job.scheduled_for);\n\n        if slot is null",
+        "        if slot is null",
+        f"{LIFE}::test_no_slot_is_lost_or_doubled_once_they_can_be_computed_again",
+    ),
+    mutant(
+        "a lock that was not had is laid to the schedule",
+        "db/functions/_is_passing.sql",
+        "'53', '55', '57'",
+        "'53', '57'",
+        f"{LIFE}::test_an_error_of_the_moment_fails_the_call_and_is_not_laid_to_the_schedule",
+    ),
+    mutant(
+        "recovery is given up when an outsider holds a lock",
+        "db/functions/recover_jobs.sql",
+        "    perform\n    from rota.chores as c\n"
+        "    where c.chore = 'recover_jobs'\n    for no key update skip locked;\n\n"
+        "    if not found then\n",
+        "    if not pg_try_advisory_xact_lock(hashtextextended('rota.recover_jobs', 0)) then\n",
+        "tests/functions/test_recovery.py"
+        "::test_a_login_without_rights_cannot_keep_recovery_from_its_work",
+    ),
+    mutant(
+        "recovery goes on until it is cut off",
+        "db/functions/recover_jobs.sql",
+        "        exit when clock_timestamp() > v_began + interval '1 second';\n",
+        "",
+        "tests/functions/test_recovery.py"
+        "::test_recovery_stops_after_a_second_and_the_next_call_goes_on",
     ),
     # -- fencing
     Mutant(
@@ -313,8 +432,8 @@ MUTANTS = [
     mutant(
         "recovery takes leases that have not run out",
         "db/functions/recover_jobs.sql",
-        "j.lease_until < v_now",
-        "j.lease_until < v_now + interval '45 seconds'",
+        "v_now constant timestamptz := rota._now();",
+        "v_now constant timestamptz := rota._now() + interval '45 seconds';",
         f"{FINISHES}::test_recovery_takes_back_what_ran_out_and_nothing_else",
     ),
     mutant(
@@ -473,14 +592,14 @@ MUTANTS = [
     mutant(
         "a clock put back makes a slot twice",
         "db/functions/_next_slot.sql",
-        "v_slot := rota._slot_after(v_schedule, job.scheduled_for);",
-        "v_slot := rota._slot_after(v_schedule, at);",
+        "rota._find_slot_after(v_schedule, job.scheduled_for)",
+        "rota._find_slot_after(v_schedule, at)",
         f"{LIFE}::test_a_clock_put_back_runs_no_slot_twice",
         f"{RACES}::test_a_clock_put_back_makes_no_slot_of_a_schedule_twice",
     ),
     mutant(
         "an interval drifts by what its runs take",
-        "db/functions/_interval_slot.sql",
+        "db/functions/_interval_next.sql",
         "make_interval(secs => (v_period - mod(v_elapsed, v_period))::double precision)",
         "make_interval(secs => v_period::double precision)",
         "tests/schedules/test_interval_slot.py::test_the_slot_agrees_with_counting_from_the_start",
@@ -494,8 +613,8 @@ MUTANTS = [
     ),
     mutant(
         "one schedule that cannot be computed stops the recovery of all jobs",
-        "db/functions/_slot_after.sql",
-        "    when sqlstate 'RTV01' or sqlstate 'RTV02' or data_exception then\n",
+        "db/functions/_find_slot_after.sql",
+        "    when others then\n",
         "    when division_by_zero then\n",
         f"{LIFE}::test_a_zone_that_the_server_no_longer_knows_stops_no_other_job",
     ),

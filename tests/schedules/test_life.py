@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -558,24 +559,277 @@ def test_a_clock_put_back_runs_no_slot_twice(conn, at, clock, step):
     assert hours(status(conn)["scheduled_for"]) == 6
 
 
+def forget_the_zone(conn, name="tick"):
+    """Have the server know the zone of a schedule no longer."""
+    conn.execute(
+        "update rota.schedules set time_zone = 'Gone/Away'"
+        " where job_id = (select id from rota.live_jobs where name = %s)",
+        [name],
+    )
+
+
+def know_the_zone(conn):
+    conn.execute("update rota.schedules set time_zone = 'UTC' where job_id > 0")
+
+
+def broken_rules(conn):
+    return [
+        invariant for (invariant,) in conn.execute("select invariant from rota.check_invariants()")
+    ]
+
+
 def test_a_zone_that_the_server_no_longer_knows_stops_no_other_job(conn, at):
     hourly(conn, every=None, cron="0 * * * *", name="bad", time_zone="Europe/Berlin")
     hourly(conn, name="good")
     at(HOUR)
     call(conn, "claim_next_job", max_jobs=2)
-    conn.execute(
-        "update rota.schedules set time_zone = 'Gone/Away' where cron is not null and job_id > 0"
-    )
+    forget_the_zone(conn, "bad")
     at(HOUR + 5 * MINUTE)
 
     assert call(conn, "recover_jobs") == [{"recover_jobs": 2}]
 
-    broken = conn.execute("select invariant from rota.check_invariants()").fetchall()
-    assert [invariant.startswith("K2") for (invariant,) in broken] == [True]
+    assert broken_rules(conn) == ["K2: the next slot of a live schedule can be computed"]
     hourly(conn, every=None, cron="0 * * * *", name="bad")
     call(conn, "pause_schedule", name="bad")
     call(conn, "resume_schedule", name="bad")
     assert hours(conn.execute("select max(run_at) from rota.jobs").fetchone()[0]) == 2
+
+
+def test_a_run_ends_though_its_next_slot_cannot_be_computed_and_says_why(conn, at):
+    job_id = hourly(conn, every=None, cron="0 * * * *")
+    at(HOUR)
+    _, held = claim(conn)
+    forget_the_zone(conn)
+
+    (told,) = call(conn, "finish_job", **held)
+
+    assert (told["job_id"], told["state"]) == (job_id, "SCHEDULED")
+    assert hours(told["run_at"]) == pytest.approx(1 + 1 / 60, abs=0.01)
+    found = status(conn)
+    assert "cannot be computed" in found["last_error"]
+    assert "Gone/Away" in found["last_error"]
+    assert call(conn, "finish_job", **held)[0]["state"] == "SCHEDULED"
+    know_the_zone(conn)
+    at(HOUR + 2 * MINUTE)
+    claim(conn)
+
+
+def test_a_slot_that_cannot_be_computed_is_tried_again_later_and_later_and_is_no_attempt(conn, at):
+    hourly(conn, every=None, cron="0 * * * *")
+    at(HOUR)
+    _, held = claim(conn)
+    forget_the_zone(conn)
+    call(conn, "finish_job", **held)
+
+    tries = [hours(status(conn)["run_at"])]
+    while tries[-1] < 8:
+        at(tries[-1] * HOUR)
+        assert claim(conn) is None
+        tries.append(hours(status(conn)["run_at"]))
+
+    minutes = [
+        round((after - before) * 60) for before, after in zip([1, *tries], tries, strict=False)
+    ]
+    assert minutes[:7] == [1, 1, 2, 4, 8, 16, 32]
+    assert set(minutes[7:]) == {60}
+    assert (status(conn)["run"], status(conn)["state"]) == (2, "SCHEDULED")
+    outcomes = conn.execute("select outcome from rota.job_executions").fetchall()
+    assert outcomes == [("SUCCEEDED",)]
+    know_the_zone(conn)
+    at(tries[-1] * HOUR)
+    claim(conn)
+
+
+@pytest.mark.parametrize(
+    ("options", "runs", "given_up"),
+    [
+        ({"misfire": "all"}, [2, 3, 4], 0),
+        ({"misfire": "once"}, [4], 2),
+        ({"misfire": "skip"}, [], 3),
+        ({"misfire": "all", "ends_at": MONDAY + 3 * HOUR}, [2], 0),
+        ({"misfire": "all", "max_runs": 2}, [2], 0),
+    ],
+    ids=str,
+)
+def test_no_slot_is_lost_or_doubled_once_they_can_be_computed_again(
+    conn, at, options, runs, given_up
+):
+    job_id = hourly(conn, every=None, cron="0 * * * *", **options)
+    at(HOUR)
+    _, held = claim(conn)
+    forget_the_zone(conn)
+    call(conn, "finish_job", **held)
+    at(HOUR + 2 * MINUTE)
+    assert claim(conn) is None
+    know_the_zone(conn)
+    at(4 * HOUR + 30 * MINUTE)
+
+    ran = []
+    while claimed := claim(conn):
+        ran.append(claimed[0])
+        call(conn, "finish_job", **claimed[1])
+
+    assert ran == runs
+    assert sum(count for count, _ in skipped(conn)) == given_up
+    if options["misfire"] != "all" or len(options) == 1:
+        assert hours(status(conn)["run_at"]) == 5
+    else:
+        state = conn.execute("select state from rota.jobs where id = %s", [job_id]).fetchone()
+        assert state == ("COMPLETED",)
+    assert broken_rules(conn) == []
+
+
+def test_what_is_due_runs_though_the_slots_behind_it_cannot_be_computed(conn, at):
+    hourly(conn, every=None, cron="0 * * * *", max_retries=1)
+    forget_the_zone(conn)
+    at(HOUR)
+
+    slot, held = claim(conn)
+
+    assert slot == 1
+    call(conn, "finish_job", **held, error="boom", retry_in=MINUTE)
+    at(HOUR + 2 * MINUTE)
+    assert run(conn) == 1, "its retry waits for nothing"
+    assert status(conn)["run"] == 2
+    know_the_zone(conn)
+    at(2 * HOUR)
+    assert run(conn) == 2
+
+
+def test_what_is_due_too_late_is_given_up_though_the_next_slot_cannot_be_computed(conn, at):
+    hourly(conn, every=None, cron="0 * * * *", misfire="skip")
+    forget_the_zone(conn)
+    at(HOUR + 10 * MINUTE)
+
+    assert claim(conn) is None
+
+    assert [count for count, _ in skipped(conn)] == [1]
+    assert "Gone/Away" in status(conn)["last_error"]
+    know_the_zone(conn)
+    at(2 * HOUR)
+    assert run(conn) == 2
+    assert [count for count, _ in skipped(conn)] == [1]
+
+
+@pytest.mark.parametrize("ending", ["finish", "recover"])
+def test_a_schedule_that_cannot_be_computed_stays_paused_and_goes_on_when_resumed(conn, at, ending):
+    hourly(conn, every=None, cron="0 * * * *")
+    at(HOUR)
+    _, held = claim(conn)
+    call(conn, "pause_schedule", name="tick")
+    forget_the_zone(conn)
+    if ending == "finish":
+        call(conn, "finish_job", **held)
+    else:
+        at(HOUR + 5 * MINUTE)
+        call(conn, "recover_jobs")
+    at(3 * HOUR + 30 * MINUTE)
+    assert claim(conn) is None
+
+    with pytest.raises(psycopg.Error, match="Gone/Away"):
+        call(conn, "resume_schedule", name="tick")
+
+    assert status(conn)["paused_at"] is not None
+    know_the_zone(conn)
+    (told,) = call(conn, "resume_schedule", name="tick")
+    assert hours(told["run_at"]) == 4
+    assert skipped(conn) == [(2, "the schedule was paused")]
+    at(4 * HOUR)
+    assert run(conn) == 4
+
+
+def test_a_trigger_of_a_schedule_that_cannot_be_computed_says_so_and_works_afterwards(conn, at):
+    hourly(conn, every=None, cron="0 * * * *")
+    at(HOUR)
+    _, held = claim(conn)
+    forget_the_zone(conn)
+    call(conn, "finish_job", **held)
+    at(HOUR + 30 * SECOND)
+
+    with pytest.raises(psycopg.Error, match="Gone/Away"):
+        call(conn, "trigger_schedule", name="tick")
+
+    know_the_zone(conn)
+    call(conn, "trigger_schedule", name="tick")
+    assert 1 < run(conn) < 1.1
+    assert hours(status(conn)["run_at"]) == 2
+
+
+def test_saving_a_schedule_heals_it_at_once_and_keeps_what_came_due_meanwhile(conn, at):
+    hourly(conn, every=None, cron="0 * * * *", misfire="all")
+    at(HOUR)
+    _, held = claim(conn)
+    forget_the_zone(conn)
+    call(conn, "finish_job", **held)
+    at(3 * HOUR + 30 * MINUTE)
+
+    hourly(conn, every=None, cron="30 * * * *", misfire="all")
+
+    assert [run(conn), run(conn), run(conn)] == [1.5, 2.5, 3.5]
+    assert hours(status(conn)["run_at"]) == 4.5
+
+
+def test_a_cancelled_schedule_that_could_not_be_computed_can_come_back(conn, at):
+    job_id = hourly(conn, every=None, cron="0 * * * *")
+    at(HOUR)
+    _, held = claim(conn)
+    forget_the_zone(conn)
+    call(conn, "finish_job", **held)
+    call(conn, "delete_schedule", name="tick")
+    know_the_zone(conn)
+
+    call(conn, "retry_job", job_id=job_id)
+
+    assert hours(status(conn)["run_at"]) == 2
+
+
+def raise_from_next_run(conn, code):
+    """Have every computation of a slot raise this error."""
+    conn.execute(
+        sql.SQL(
+            """
+            create or replace function rota.next_run(
+                cron text, time_zone text, after timestamptz
+            )
+                returns timestamptz
+                language plpgsql
+                stable
+            as $$
+            begin
+                raise exception 'as told' using errcode = {};
+            end;
+            $$
+            """
+        ).format(sql.Literal(code))
+    )
+
+
+@pytest.mark.parametrize("code", ["22023", "XX000", "0A000", "42883", "P0001", "54001"])
+def test_any_error_of_one_schedule_is_its_own(conn, at, code):
+    hourly(conn, every=None, cron="0 * * * *")
+    at(HOUR)
+    _, held = claim(conn)
+    raise_from_next_run(conn, code)
+
+    (told,) = call(conn, "finish_job", **held)
+
+    assert told["state"] == "SCHEDULED"
+    assert "as told" in status(conn)["last_error"]
+    call(conn, "delete_schedule", name="tick")
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01", "55P03", "57014", "57P01", "53200"])
+def test_an_error_of_the_moment_fails_the_call_and_is_not_laid_to_the_schedule(conn, at, code):
+    hourly(conn, every=None, cron="0 * * * *")
+    at(HOUR)
+    _, held = claim(conn)
+    raise_from_next_run(conn, code)
+
+    with pytest.raises(psycopg.Error, match="as told") as caught:
+        call(conn, "finish_job", **held)
+
+    assert caught.value.sqlstate == code
+    assert (status(conn)["state"], status(conn)["last_error"]) == ("RUNNING", None)
 
 
 @pytest.mark.parametrize(
