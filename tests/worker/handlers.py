@@ -84,6 +84,29 @@ def counting(job: Job) -> None:
         time.sleep(0.01)
 
 
+@task("chatter")
+def chatter(job: Job) -> None:
+    """Report progress without end."""
+    trace(job, "start")
+    number = 0
+    while not Path(job.payload["until"]).exists():
+        number += 1
+        job.progress({"number": number})
+        time.sleep(0.01)
+
+
+@task("counting_later")
+def counting_later(job: Job) -> None:
+    """Report progress once, when the file ``until`` exists, and go on."""
+    trace(job, "start")
+    while not Path(job.payload["until"]).exists():
+        time.sleep(0.01)
+    job.progress({"done": 7})
+    trace(job, "reported")
+    while not job.cancelled:
+        time.sleep(0.01)
+
+
 class UnreadableError(Exception):
     """Cannot even be shown."""
 
@@ -259,3 +282,24 @@ async def async_nap_a_little(job: Job) -> Any:
 def slot(job: Job) -> list[Any]:
     """Return what the job says about its time and its retries."""
     return [job.scheduled_for.isoformat(), job.max_retries]
+
+
+@task("euro")
+def euro(job: Job) -> str:
+    return "€"
+
+
+@task("euro_error")
+def euro_error(job: Job) -> None:
+    raise ValueError("€")
+
+
+@task("euro_fail")
+def euro_fail(job: Job) -> None:
+    raise Fail("€")
+
+
+@task("euro_progress")
+def euro_progress(job: Job) -> None:
+    job.progress("€")
+    time.sleep(0.5)
