@@ -91,7 +91,8 @@ class Crew:
         self._spare.add(me)
         self._places.acquire()
         while (job := desk.ready.get()) is not None:
-            desk.wait_for_results()
+            if desk.results_wait:
+                desk.wait_for_results()
             if job.task in coroutines:
                 self._coroutines.begin(job)
                 self._places.acquire()
