@@ -34,14 +34,19 @@ LONGEST_UNKNOWN_DELAY = 300.0  # and at most
 REFUSALS = 1000  # jobs a second that we hand back for want of a handler, about
 UNKNOWN_LINES_PERIOD = 60.0  # seconds between two lines in the log about one such task
 
-# One row without a job says that there is none, and in how many seconds the next one is due.
+OUT_OF_MEMORY = "53200"
+
+# One row without a job says that there is none, and in place of a timeout in how many seconds the
+# next one is due.
 CLAIM = """
     select
         c.id, c.token::text, c.task, c.payload::text, c.queue, c.attempt, c.max_retries,
-        extract(epoch from c.timeout)::float8, extract(epoch from c.scheduled_for)::float8,
-        case when c.id is null then
-            extract(epoch from rota.next_due_in(queues => $1::text[], within => $5::interval))
-        end::float8
+        extract(epoch from case
+            when c.id is null
+                then rota.next_due_in(queues => $1::text[], within => $5::interval)
+            else c.timeout
+        end)::float8,
+        extract(epoch from c.scheduled_for)::float8
     from (select) as one
     left join rota.claim_next_job(
         queues => $1::text[],
@@ -51,9 +56,6 @@ CLAIM = """
         max_bytes => $6::bigint
     ) as c on true
 """
-
-
-OUT_OF_MEMORY = "53200"
 
 
 class Ear:
@@ -333,7 +335,7 @@ class Claimer:
     def _claim(self, queues: str, most: int) -> tuple[int, bool, float]:
         """Claim from these queues; return what _claim_all does, but for the first."""
 
-        def claim(conn: Connection) -> tuple[list[Job], bool, float]:
+        def claim(conn: Connection) -> tuple[list[Job], int, int, float]:
             jobs_asked = min(most, self._largest)
             bytes_asked = max(1, MOST_BYTES - self._desk.bytes_held)
             arguments = [
@@ -354,18 +356,17 @@ class Claimer:
             if jobs_asked == self._largest and self._took < self._link.patience / 4:
                 self._largest = min(2 * self._largest, LARGEST_CLAIM)
             if rows[0][0] is None:  # no job
-                due = rows[0][-1]
-                return [], False, math.inf if due is None else due
+                due = rows[0][7]
+                return [], jobs_asked, bytes_asked, math.inf if due is None else due
             trusted_until = asked_at + self._lease - self._margin
             jobs = [Job(self._desk, asked_at, trusted_until, row) for row in rows]
-            more = len(jobs) == jobs_asked or sum([job.size for job in jobs]) >= bytes_asked
-            return jobs, more, math.inf
+            return jobs, jobs_asked, bytes_asked, math.inf
 
-        jobs, more, due = self._link.run(claim)
+        jobs, jobs_asked, bytes_asked, due = self._link.run(claim)
         if not jobs:
             return 0, False, due
         self._claimed += len(jobs)
-        self._desk.take(jobs)
+        more = self._desk.take(jobs) >= bytes_asked or len(jobs) == jobs_asked
         known = [job for job in jobs if job.task in registry]
         self._queued += len(known)
         if known:

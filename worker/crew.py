@@ -116,7 +116,8 @@ class Crew:
         self._places.acquire()
         try:
             while (job := desk.ready.get()) is not None:
-                desk.wait_for_results()
+                if desk.results_wait:
+                    desk.wait_for_results()
                 if job.task in coroutines:
                     self._coroutines.begin(job)
                     self._places.acquire()

@@ -10,10 +10,10 @@ that several threads change has a lock.
 
 import os
 import select
-import sys
 import threading
 from datetime import timedelta
 from queue import Empty, SimpleQueue
+from sys import getsizeof
 from time import sleep  # as it is now, whatever a module makes of it
 
 from worker.descriptor import Descriptor
@@ -92,6 +92,7 @@ class Desk:
         self._results_returned = 0  # bytes; changed by handlers' threads
         self._results_told = 0  # by the finisher
         self._results = threading.Condition()  # for handlers to go on
+        self.results_wait = False  # too many were not told to the database
         self.attention = threading.Event()  # for the heartbeat: there is news
         self.time_limits = threading.Event()  # for the watch: there is one more
 
@@ -109,14 +110,16 @@ class Desk:
     def _untold_results(self) -> int:
         return self._results_returned - self._results_told
 
-    def take(self, jobs: list[Job]) -> None:
-        """Take charge of jobs just claimed."""
-        self._payloads_taken += sum([job.size for job in jobs])
+    def take(self, jobs: list[Job]) -> int:
+        """Take charge of jobs just claimed; return the bytes that their payloads take."""
+        size = sum([job.size for job in jobs])
+        self._payloads_taken += size
         self.held.update(jobs)
         self.in_hand.update(jobs)
         if self.of_limited_queue:
             for job in jobs:
                 self.of_limited_queue.get(job.queue, set()).add(job)
+        return size
 
     def give_up(self, job: Job) -> None:
         """Note that nothing runs for this job here any more."""
@@ -133,10 +136,9 @@ class Desk:
 
         Its lease is extended meanwhile. Who stops does not wait for this.
         """
-        if self._untold_results > MOST_RESULTS:
-            with self._results:
-                while self._untold_results > MOST_RESULTS and not self.stopping.is_set():
-                    self._results.wait(1.0)
+        with self._results:
+            while self.results_wait and not self.stopping.is_set():
+                self._results.wait(1.0)
 
     def start(self, job: Job) -> None:
         """Note that the handler starts."""
@@ -169,9 +171,10 @@ class Desk:
         job.error = error
         job.result = result
         if result is not None:
-            job.result_size = sys.getsizeof(result)
+            job.result_size = getsizeof(result)
             with self._results:
                 self._results_returned += job.result_size
+                self.results_wait = self._untold_results > MOST_RESULTS
         job.retry_in = retry_in
         job.retry = retry
         job.handed_back = handed_back
@@ -245,9 +248,10 @@ class Desk:
         """Drop jobs that the database has been told about."""
         self.held.difference_update(jobs)
         self._payloads_forgotten += sum([job.size for job in jobs])
-        if told := sum([job.result_size for job in jobs]):
+        if self._untold_results:
             with self._results:
-                self._results_told += told
+                self._results_told += sum([job.result_size for job in jobs])
+                self.results_wait = self._untold_results > MOST_RESULTS
                 self._results.notify_all()
         if self.bytes_held <= self.low_bytes:
             self.room.ring()

@@ -4,11 +4,11 @@ import inspect
 import json
 import logging
 import re
-import sys
 import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from sys import getsizeof
 from time import clock_gettime  # as it is now, whatever a module makes of it
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,7 @@ class Job:
         trusted_until: float,
         row: tuple[int, str, str, str, str, int, int, float | None, float],
     ) -> None:
-        """Take a row of the claim, which may say more; see ``worker.claimer``."""
+        """Take a row of the claim; see ``worker.claimer``."""
         (
             self.id,
             self.token,
@@ -141,10 +141,9 @@ class Job:
             self.max_retries,
             self.timeout,
             self._slot,
-            *_,
         ) = row
         self._desk = desk
-        self.size = sys.getsizeof(self._payload)  # bytes of memory
+        self.size = getsizeof(self._payload)  # bytes of memory
 
         self.leased_at = leased_at  # when the lease was last asked for, by clock()
         self.trusted_until = trusted_until

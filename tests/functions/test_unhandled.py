@@ -39,14 +39,13 @@ def bring_forward(conn, queues=("default",), tasks=("new",), **more):
     return call(conn, "bring_forward_jobs", **arguments)[0]["bring_forward_jobs"]
 
 
-def worker_that_knows(conn, clock_time="clock_timestamp()", **columns):
+def worker_that_knows(conn, silent_for=0, **columns):
     columns = {"worker": "w", "queues": ["default"], "tasks": ["old", "new"], **columns}
     conn.execute(
-        f"""
-        insert into rota.workers (started_at, last_seen_at, worker, queues, tasks, stopped_at)
-        values (now(), {clock_time}, %(worker)s, %(queues)s, %(tasks)s, %(stopped_at)s)
-        """,  # noqa: S608
-        {"stopped_at": None, **columns},
+        "insert into rota.workers (started_at, last_seen_at, worker, queues, tasks, stopped_at)"
+        " values (now(), clock_timestamp() - %(silent_for)s * interval '1 second',"
+        " %(worker)s, %(queues)s, %(tasks)s, %(stopped_at)s)",
+        {"stopped_at": None, "silent_for": silent_for, **columns},
     )
 
 
@@ -161,7 +160,7 @@ def test_a_slot_of_a_schedule_is_not_late_by_having_waited(conn, clock):
         ({"queues": ["mail"]}, 300),
         ({"tasks": ["old"]}, 300),
         ({"tasks": None}, 300),
-        ({"clock_time": "clock_timestamp() - interval '2 minutes'"}, 300),
+        ({"silent_for": 120}, 300),
         ({"stopped_at": "now"}, 300),
     ],
     ids=["knows", "other queue", "other task", "does not say", "dead", "stopped"],
