@@ -1477,3 +1477,11 @@ def test_a_retry_that_waits_keeps_its_attempt_whatever_is_saved(conn, at):
     call(conn, "finish_job", **held, error="boom", retry_in=MINUTE)
     hourly(conn, max_retries=0)
     assert status(conn)["max_retries"] == 1
+
+
+def test_the_last_run_stands_for_the_last_slot_that_was_missed(conn, at):
+    hourly(conn, max_runs=1)
+    at(4 * HOUR + MINUTE)
+
+    assert run(conn) == 4
+    assert [slots for slots, _ in skipped(conn)] == [3]
