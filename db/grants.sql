@@ -64,6 +64,7 @@ begin
                 ('function', 'backfill_schedule',   '{rota_operator}'),
                 ('function', 'delete_schedule',     '{rota_operator}'),
                 ('function', 'configure_queue',     '{rota_operator}'),
+                ('function', 'delete_queue',        '{rota_operator}'),
                 ('function', 'configure_retention', '{rota_operator}'),
                 ('function', 'check_invariants',    '{rota_operator}'),
 

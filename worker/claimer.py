@@ -1,12 +1,11 @@
 """Claims jobs, as many as there is room for, and sleeps when there are none."""
 
-import logging
 import math
-import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from time import sleep  # as it is now, whatever a module makes of it
 
 import psycopg
 
@@ -14,8 +13,7 @@ from db.gateway import call
 from worker.desk import Desk
 from worker.job import Job, clock, registry
 from worker.link import OUT_OF_TIME, Connection, Link, Pause, Statement
-
-log = logging.getLogger("rota.worker")
+from worker.log import log
 
 LARGEST_CLAIM = 1000  # jobs
 LARGEST_PREFETCH = 2000  # jobs
@@ -249,7 +247,7 @@ class Claimer:
             if more:
                 continue
             if found:
-                time.sleep(min(BREATH, REST * self._took))
+                sleep(min(BREATH, REST * self._took))
             elif self._ear.fall_asleep():
                 looks = 0  # and look once more
             else:
@@ -376,7 +374,7 @@ class Claimer:
             self._batches.append((self._queued, clock()))
         for job in known:
             self._desk.ready.put(job)
-        time.sleep(0)  # lets go of the interpreter, for which the handlers' threads wait
+        sleep(0)  # lets go of the interpreter, for which the handlers' threads wait
         if len(known) < len(jobs):
             self._refuse([job for job in jobs if job.task not in registry])
         return len(jobs), more, due

@@ -8,19 +8,17 @@ that several threads change has a lock.
                  └──────── held, extended by the heartbeat ─┘
 """
 
-import logging
 import os
 import select
 import threading
-import time
-from collections.abc import Iterable
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 from sys import getsizeof
+from time import sleep  # as it is now, whatever a module makes of it
 
+from worker.descriptor import Descriptor
 from worker.job import Job, clock
-
-log = logging.getLogger("rota.worker")
+from worker.log import log
 
 MOST_RESULTS = 32 * 2**20  # bytes that the database was not told; then no more jobs are started
 
@@ -29,14 +27,20 @@ class Bell:
     """Wakes a thread that waits for it, or for one of some file descriptors."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
+        self._open()
+
+    def _open(self) -> None:
+        self._reader, self._writer = (Descriptor(number) for number in os.pipe())
+        os.set_blocking(self._reader.number, False)
+        os.set_blocking(self._writer.number, False)
 
     def ring(self) -> None:
         """Wake the waiting thread, or the next one to wait."""
+        writer = self._writer
+        if not writer.intact:  # a handler has closed it; who waits looks again within a second
+            return
         try:
-            os.write(self._writer, b"!")
+            os.write(writer.number, b"!")
         except BlockingIOError:
             return  # it has been rung 65,536 times and nobody came yet
 
@@ -46,15 +50,20 @@ class Bell:
         Polling knows whole milliseconds only; what is left of one is slept.
         """
         ends_at = clock() + seconds
+        if not (self._reader.intact and self._writer.intact):
+            self._reader.close()
+            self._writer.close()
+            self._open()
+        reader = self._reader.number
         poll = select.poll()
-        poll.register(self._reader, select.POLLIN)
+        poll.register(reader, select.POLLIN)
         if also is not None:
             poll.register(also, select.POLLIN)
         events = dict(poll.poll(int(max(0.0, seconds) * 1000)))
         if not events:
-            time.sleep(min(0.001, max(0.0, ends_at - clock())))
-        if self._reader in events:
-            os.read(self._reader, 65536)
+            sleep(min(0.001, max(0.0, ends_at - clock())))
+        if events.get(reader) == select.POLLIN:
+            os.read(reader, 65536)
         return also in events
 
 
@@ -70,6 +79,7 @@ class Desk:
         self.held: set[Job] = set()  # all whose lease must be extended
         self.timed: set[Job] = set()  # running ones with a deadline
         self.with_news: set[Job] = set()  # those whose progress was not sent yet
+        self.overrun: set[Job] = set()  # decided, and their handlers hold their places still
         self.of_limited_queue: dict[str, set[Job]] = {queue: set() for queue in limits}
 
         self.stopping = threading.Event()  # no new claims
@@ -83,7 +93,8 @@ class Desk:
         self._results_told = 0  # by the finisher
         self._results = threading.Condition()  # for handlers to go on
         self.results_wait = False  # too many were not told to the database
-        self.attention = threading.Event()  # for the heartbeat
+        self.attention = threading.Event()  # for the heartbeat: there is news
+        self.time_limits = threading.Event()  # for the watch: there is one more
 
     @property
     def bytes_held(self) -> int:
@@ -113,6 +124,8 @@ class Desk:
     def give_up(self, job: Job) -> None:
         """Note that nothing runs for this job here any more."""
         self.in_hand.discard(job)
+        if self.overrun:
+            self.overrun.discard(job)
         if self.of_limited_queue:
             self.of_limited_queue.get(job.queue, set()).discard(job)
         if len(self.in_hand) <= self.low_water:
@@ -134,7 +147,7 @@ class Desk:
         if job.timeout is not None:
             job.deadline = job.started_at + job.timeout
             self.timed.add(job)
-            self.attention.set()
+            self.time_limits.set()
 
     def settle(
         self,
@@ -175,11 +188,27 @@ class Desk:
 
         Its handler is told, what it returns is discarded, and until then it occupies its place.
         """
-        if self.settle(job, error=f"timed out after {job.timeout:g} seconds"):
-            log.warning(
-                "timed out; its place stays occupied until the handler returns",
-                extra={"fields": {"job_id": job.id, "task": job.task}},
-            )
+        self.overrun.add(job)  # first, so that give_up comes after it
+        if not self.settle(job, error=f"timed out after {job.timeout:g} seconds"):
+            self.overrun.discard(job)
+            return
+        log.warning(
+            "timed out; its place stays occupied until the handler returns",
+            extra={"fields": {"job_id": job.id, "task": job.task}},
+        )
+
+    def lose(self, job: Job) -> None:
+        """Note that the lease is lost; its handler holds its place until it returns."""
+        job.lost = True
+        if job not in self.running:
+            return
+        self.overrun.add(job)
+        if job not in self.in_hand:  # it returned meanwhile
+            self.overrun.discard(job)
+        log.warning(
+            "the lease was lost, what its handler returns will be discarded",
+            extra={"fields": {"job_id": job.id, "task": job.task}},
+        )
 
     def hand_back(
         self,
@@ -215,7 +244,7 @@ class Desk:
                 self.hand_back(job, reason)
                 count += 1
 
-    def forget(self, jobs: Iterable[Job]) -> None:
+    def forget(self, jobs: list[Job]) -> None:
         """Drop jobs that the database has been told about."""
         self.held.difference_update(jobs)
         self._payloads_forgotten += sum([job.size for job in jobs])
@@ -226,6 +255,12 @@ class Desk:
                 self._results.notify_all()
         if self.bytes_held <= self.low_bytes:
             self.room.ring()
+
+    def drop(self, job: Job) -> None:
+        """Let go of a job whose end cannot be told; its lease runs out, and its attempt is lost."""
+        self.running.discard(job)
+        self.timed.discard(job)
+        self.forget([job])
 
     def report_progress(self, job: Job) -> None:
         """Have the heartbeat send this job's news."""

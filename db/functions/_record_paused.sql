@@ -16,7 +16,7 @@ begin
 
     perform rota._record_skipped(
         job,
-        1 + (rota._slots_between(schedule, job.scheduled_for, at, 1)).number,
+        1 + rota._slots_between(schedule, job.scheduled_for, at),
         'the schedule was paused',
         next_run_at,
         at

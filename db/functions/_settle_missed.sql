@@ -1,13 +1,20 @@
+drop function if exists rota._settle_missed(tid[], timestamptz);
+
 -- Called by a claim on rows that it has locked, if a schedule is among them. Decides which slot
--- each schedule runs now: of the slots that are due, the last one (misfire skip and once) or the
--- last misfire_cap of them, one after the other (all); none that is later than max_lateness, which
--- skip sets to a minute if nobody else does. Whatever is given up leaves one SKIPPED row, also a
--- retry that a later slot has overtaken. A row whose schedule has nothing to run now is moved to
--- its next slot, or ended, and is not claimed. Places change, because rows do.
+-- each schedule runs now (_missed_slots); whatever is given up leaves one SKIPPED row. A row whose
+-- schedule has nothing to run now is moved to its next slot, or ended, and is not claimed. Places
+-- change, because rows do.
 -- A fixed delay has no slots that could be missed, and what is due of a paused schedule was
--- triggered: both are run, however late. The last of max_runs is overtaken by no slot.
+-- triggered: both are run, however late.
+--
+-- After an outage all schedules are due at once. Some are settled, one at least: for a tenth of a
+-- second, or for a second while nothing is found that can run now. The others stay as they are, for
+-- the next claim; jobs that are no schedules are claimed all the same.
+--
+-- Where slots cannot be computed, that is noted, and what is due runs; if nothing is, or what is is
+-- too late, the row waits for another try.
 -- Lock order: the job's row, which the claim holds, then its schedule's.
-create or replace function rota._settle_missed(places tid[], at timestamptz)
+create or replace function rota._settle_missed(places tid[], at timestamptz, since timestamptz)
     returns tid[]
     language plpgsql
     volatile
@@ -15,15 +22,13 @@ create or replace function rota._settle_missed(places tid[], at timestamptz)
 as $$
 declare
     v_settled tid[] := '{}';
+    v_seen integer := 0;
     v_place tid;
     v_job rota.live_jobs;
     v_schedule rota.schedules;
-    v_is_last boolean;
-    v_later rota.slot_list;
-    v_slots timestamptz[];
-    v_oldest timestamptz;
-    v_next timestamptz;
+    v_slot timestamptz;
     v_skipped bigint;
+    v_error text;
 begin
     foreach v_place in array places loop
         select j.* into v_job
@@ -34,6 +39,11 @@ begin
             v_settled := v_settled || v_place;
             continue;
         end if;
+
+        continue when v_seen > 0 and clock_timestamp() > since + case
+            when v_settled = '{}' then interval '1 second' else interval '100 ms'
+        end;
+        v_seen := v_seen + 1;
 
         update rota.schedules as s
         set trigger_requested_at = null
@@ -48,78 +58,58 @@ begin
             continue;
         end if;
 
-        v_is_last := v_job.attempt > 0 and coalesce(v_job.run >= v_schedule.max_runs, false);
-        v_oldest := at - case v_schedule.misfire
-            when 'skip' then coalesce(v_schedule.max_lateness, interval '1 minute')
-            else v_schedule.max_lateness
-        end;
+        select m.slot, m.skipped, m.error into v_slot, v_skipped, v_error
+        from rota._missed_slots(v_job, v_schedule, at) as m;
 
-        if v_is_last then
-            v_later := row(0, '{}')::rota.slot_list;
-        else
-            v_later := rota._slots_between(
-                v_schedule,
-                v_job.scheduled_for,
-                at,
-                case v_schedule.misfire when 'all' then v_schedule.misfire_cap else 1 end
-            );
-        end if;
-
-        -- The slot that the row stands for is one of those that are due. It counts as late from
-        -- when it could first run: its jitter and its backoff are not lateness.
-        v_slots := v_later.last_ones;
-
-        if cardinality(v_slots) = 0
-            or (v_schedule.misfire = 'all' and v_later.number < v_schedule.misfire_cap)
-        then
-            v_slots := v_job.scheduled_for || v_slots;
-        end if;
-
-        if v_slots[1] = v_job.scheduled_for and (v_oldest is null or v_job.run_at >= v_oldest) then
+        if v_error is null and v_slot = v_job.scheduled_for and v_job.unsettled_since is null then
             v_settled := v_settled || v_place;
             continue;
         end if;
 
-        v_slots := array(
-            select u.slot
-            from unnest(v_slots) as u(slot)
-            where (v_oldest is null or u.slot >= v_oldest) and u.slot <> v_job.scheduled_for
-            order by u.slot
-        );
-        v_skipped := v_later.number + 1 - cardinality(v_slots);
-        v_next := case when not v_is_last then coalesce(
-            v_slots[1], rota._slot_after(v_schedule, greatest(v_job.scheduled_for, at))
-        ) end;
+        if v_error is not null and v_slot is null and v_job.unsettled_since is null then
+            v_skipped := 1;
+        end if;
 
-        perform rota._record_skipped(
-            v_job,
-            v_skipped,
-            format(
-                '%s missed; misfire policy %s%s%s',
-                case v_skipped when 1 then '1 slot was' else format('%s slots were', v_skipped) end,
-                v_schedule.misfire,
-                case v_schedule.misfire when 'all' then ', cap ' || v_schedule.misfire_cap end,
-                ', max_lateness ' || v_schedule.max_lateness
-            ),
-            v_next,
-            at
-        );
+        if v_skipped > 0 then
+            perform rota._record_skipped(
+                v_job,
+                v_skipped,
+                format(
+                    '%s missed; misfire policy %s%s%s',
+                    case v_skipped
+                        when 1 then '1 slot was'
+                        else format('%s slots were', v_skipped)
+                    end,
+                    v_schedule.misfire,
+                    case v_schedule.misfire when 'all' then ', cap ' || v_schedule.misfire_cap end,
+                    ', max_lateness ' || rota._span_text(v_schedule.max_lateness)
+                ),
+                coalesce(v_slot, case when v_error is not null then 'infinity' end::timestamptz),
+                at
+            );
+        end if;
 
-        if v_next is null then
+        if v_error is null and v_slot is null then
             perform rota._retire_job(v_job, 'COMPLETED', null, at);
             continue;
         end if;
 
         update rota.live_jobs as j
-        set scheduled_for = v_next,
-            run_at = v_next
-                + case when v_next > at then random() else 0 end * v_schedule.jitter,
-            run = j.run + case when j.attempt > 0 then 1 else 0 end,
-            attempt = 0
+        set scheduled_for = coalesce(v_slot, j.scheduled_for),
+            run_at = case
+                when v_slot is null then rota._next_try(coalesce(j.unsettled_since, at), at)
+                when v_slot = j.scheduled_for then j.run_at
+                when v_slot > at then rota._later(v_slot, random() * v_schedule.jitter)
+                else v_slot
+            end,
+            run = j.run + case when v_slot = j.scheduled_for or j.attempt = 0 then 0 else 1 end,
+            attempt = case when v_slot = j.scheduled_for then j.attempt else 0 end,
+            last_error = coalesce(v_error, j.last_error),
+            unsettled_since = case when v_slot is null then coalesce(j.unsettled_since, at) end
         where j.ctid = v_place
         returning j.ctid into v_place;
 
-        if v_next <= at then
+        if v_slot <= at or v_slot = v_job.scheduled_for then
             v_settled := v_settled || v_place;
         end if;
     end loop;

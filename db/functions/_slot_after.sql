@@ -1,7 +1,5 @@
--- Total, for it decides inside finish_job and recover_jobs, where one bad schedule must stop no
--- other job: a cron expression or a zone that the server no longer understands (new time zone
--- data) gives 'infinity', so the schedule waits, check_invariants names it, and saving it anew
--- heals it. Null: the schedule is over.
+-- Raises what the server does not understand, or no longer does (new time zone data): who decides
+-- for many schedules asks _find_slot_after.
 create or replace function rota._slot_after(schedule rota.schedules, after timestamptz)
     returns timestamptz
     language plpgsql
@@ -21,9 +19,6 @@ begin
     end if;
 
     return case when schedule.ends_at is null or v_slot < schedule.ends_at then v_slot end;
-exception
-    when sqlstate 'RTV01' or sqlstate 'RTV02' or data_exception then
-        return 'infinity';
 end;
 $$;
 

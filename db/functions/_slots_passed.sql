@@ -1,5 +1,5 @@
 -- What a run that has ended leaves behind it: slots that came while it was under way, and retries
--- that it still had when the next slot came.
+-- that it still had when the next slot came. Total, as _find_slot_after is.
 create or replace function rota._slots_passed(
     job_id bigint,
     slot timestamptz,
@@ -14,18 +14,25 @@ create or replace function rota._slots_passed(
 as $$
 declare
     v_schedule rota.schedules;
+    v_error text;
 begin
     select s.* into v_schedule
     from rota.schedules as s
     where s.job_id = _slots_passed.job_id;
 
-    if v_schedule.fixed_delay or not isfinite(next_slot) then
-        slots := 0;
-    else
-        slots := (
-            rota._slots_between(v_schedule, slot, next_slot - interval '1 microsecond', 1)
-        ).number;
-    end if;
+    begin
+        slots := case
+            when v_schedule.fixed_delay or next_slot is null then 0
+            else rota._slots_between(v_schedule, slot, next_slot - interval '1 microsecond')
+        end;
+    exception
+        when others then
+            if rota._is_passing(sqlstate) then
+                raise;
+            end if;
+
+            v_error := rota._slot_error(sqlerrm);
+    end;
 
     reason := nullif(
         concat_ws(
@@ -33,7 +40,8 @@ begin
             case when slots > 0
                 then format('%s slots came while the run was under way', slots)
             end,
-            case when retries_left then 'its retries were given up because the next slot came' end
+            case when retries_left then 'its retries were given up because the next slot came' end,
+            v_error
         ),
         ''
     );

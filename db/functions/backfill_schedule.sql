@@ -15,7 +15,7 @@ as $$
 declare
     v_job rota.live_jobs := rota._lock_schedule(name);
     v_schedule rota.schedules;
-    v_slots rota.slot_list;
+    v_number bigint;
     v_slot timestamptz;
     v_made rota.enqueued_job;
 begin
@@ -37,16 +37,16 @@ begin
         when v_schedule.every is null then least(v_schedule.starts_at, starts_at)
         else v_schedule.starts_at
     end;
-    v_slots := rota._slots_between(
-        v_schedule, starts_at - interval '1 microsecond', ends_at - interval '1 microsecond', 1000
-    );
+    v_slot := starts_at - interval '1 microsecond';
+    v_number := rota._slots_between(v_schedule, v_slot, ends_at - interval '1 microsecond');
 
-    if v_slots.number > 1000 then
-        raise exception 'the range holds % slots; backfill at most 1000 at a time', v_slots.number
+    if v_number > 1000 then
+        raise exception 'the range holds % slots; backfill at most 1000 at a time', v_number
             using errcode = 'RTV01';
     end if;
 
-    foreach v_slot in array v_slots.last_ones loop
+    for v_place in 1..v_number loop
+        v_slot := rota._slot_after(v_schedule, v_slot);
         v_made := rota.enqueue_job(
             task => v_job.task,
             payload => v_job.payload,
@@ -54,7 +54,9 @@ begin
             priority => v_job.priority,
             max_retries => v_job.max_retries,
             timeout => v_job.timeout,
-            unique_key => format('backfill of job %s for %s', v_job.id, v_slot at time zone 'UTC')
+            unique_key => format(
+                'backfill of job %s for %s', v_job.id, replace(rota._utc_text(v_slot), '+00', '')
+            )
         );
 
         if v_made.created then

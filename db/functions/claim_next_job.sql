@@ -15,7 +15,11 @@ drop function if exists rota.claim_next_job(text[], text, interval, integer);
 -- The token is random, never the attempt's number: after a crash that loses a claim (asynchronous
 -- commit, asynchronous standby) the attempt rewinds, and a zombie's number would match again.
 --
--- A schedule among the rows has its misfire policy applied under the same lock (_settle_missed).
+-- A schedule among the rows has its misfire policy applied under the same lock (_settle_missed),
+-- which takes its time. After an outage all of them are due, and a call that wanted to settle all
+-- that it found would be cut off, and begin again. So a call that has something to hand out settles
+-- for a tenth of a second, and one that has nothing (the policies gave up all it saw) for a second.
+-- What it leaves in a lane is due still, and no job of a later lane overtakes it.
 --
 -- A lease is counted from when the job was found, which a slow scan may put off.
 --
@@ -33,8 +37,10 @@ drop function if exists rota.claim_next_job(text[], text, interval, integer);
 -- (_look_behind): being wrong only delays it.
 -- The setting belongs to the transaction, so a claim that rolls back takes its cursor back with it.
 --
--- With max_bytes a claim stops when the payloads that it has taken pass that limit. Their rows are
--- locked slice by slice, of which the first is small (_fit_bytes).
+-- With max_bytes a claim stops when the payloads that it has taken pass that limit. A row must be
+-- locked before its size counts (it might be gone, or another's), so a lane is taken in slices: 100
+-- jobs at first, then as many as fit if they are as large as those before. Locked in vain, until
+-- this transaction ends, are less than 100 rows, but where large payloads begin behind small ones.
 --
 -- A lane that has copies is looked at more than once, which finds nothing more. What a call that
 -- finds nothing costs is what an idle system costs, so helpers are called only when there is
@@ -69,15 +75,18 @@ declare
     v_slow boolean;
     v_own_id boolean;
     v_found tid[];
+    v_number integer;
     v_recurring boolean;
-    v_bytes bigint;
+    v_settling_since timestamptz;
+    v_more boolean;
     v_room integer := max_jobs;
-    v_bytes_left bigint := max_bytes;
-    v_slice integer := case when max_bytes is null then max_jobs else least(max_jobs, 50) end;
+    v_slice integer;  -- of a lane, to be taken at once; null: as many as there is room for
+    v_bytes bigint;
+    v_bytes_left bigint;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'jobs can be claimed at READ COMMITTED only, not at %',
-            upper(current_setting('transaction_isolation'))
+            upper(current_setting('transaction_isolation') collate "C")
             using errcode = 'RTC04',
                   hint = 'At higher levels a claim that meets another one fails.';
     end if;
@@ -92,15 +101,21 @@ begin
             using errcode = 'RTV01';
     end if;
 
-    if max_bytes < 1 then
-        raise exception 'max_bytes must be at least 1, not %', max_bytes
-            using errcode = 'RTV01';
+    if max_bytes is not null then
+        if max_bytes < 1 then
+            raise exception 'max_bytes must be at least 1, not %', max_bytes
+                using errcode = 'RTV01';
+        end if;
+
+        v_bytes_left := max_bytes;
+        v_slice := 100;
     end if;
 
     if not rota._is_lease(lease) then
         perform rota._check_lease(lease);
     end if;
 
+    <<lanes>>
     for v_queue, v_priority in
         select l.queue, l.priority
         from rota.lanes as l
@@ -114,119 +129,130 @@ begin
                 then rota._oldest_due(l.queue, l.priority, v_now)
             end
     loop
-        v_cursor := null;
-        v_behind := null;
-        v_has_cursor := rota._has_lane_cursor(v_queue, v_priority);
+        loop
+            v_cursor := null;
+            v_behind := null;
+            v_has_cursor := rota._has_lane_cursor(v_queue, v_priority);
 
-        if v_has_cursor then
-            v_behind := rota._look_behind(
-                rota._lane_cursor(v_priority, v_queue, v_now), v_now, v_slice
-            );
-            v_cursor := v_behind.cursor;
-        end if;
+            if v_has_cursor then
+                v_behind := rota._look_behind(
+                    rota._lane_cursor(v_priority, v_queue, v_now), v_now, least(v_slice, v_room)
+                );
+                v_cursor := v_behind.cursor;
+            end if;
 
-        v_own_id := pg_current_xact_id_if_assigned() is null;
-        v_began := clock_timestamp();
-        select array_agg(p.place), bool_or(p.recurring) into v_found, v_recurring
-        from (
-            select j.ctid as place, j.schedule_type <> 'ONE_TIME' as recurring
-            from rota.live_jobs as j
-            where j.queue = v_queue
-                and j.priority = v_priority
-                and (j.run_at, j.id) >= (
-                    coalesce(v_cursor.run_at, '-infinity'), coalesce(v_cursor.id, 0)
+            v_own_id := pg_current_xact_id_if_assigned() is null;
+            v_began := clock_timestamp();
+            select array_agg(p.place), bool_or(p.recurring) into v_found, v_recurring
+            from (
+                select j.ctid as place, j.schedule_type <> 'ONE_TIME' as recurring
+                from rota.live_jobs as j
+                where j.queue = v_queue
+                    and j.priority = v_priority
+                    and (j.run_at, j.id) >= (
+                        coalesce(v_cursor.run_at, '-infinity'), coalesce(v_cursor.id, 0)
+                    )
+                    and j.run_at <= v_now
+                    and j.state = 'SCHEDULED'
+                order by j.run_at, j.id
+                limit least(v_slice, v_room) - coalesce(cardinality(v_behind.places), 0)
+                for no key update skip locked
+            ) as p;
+            v_took := clock_timestamp() - v_began;
+            v_slow := v_cursor.noted_at is null
+                and rota._is_slow(v_took, coalesce(cardinality(v_found), 0));
+
+            if v_slow and v_took < interval '1 second' then
+                v_took := rota._scan_time(v_queue, v_priority, v_now);
+                v_slow := rota._is_slow(v_took, 0);
+            end if;
+
+            if v_slow or v_has_cursor then
+                perform rota._move_lane_cursor(
+                    case when v_has_cursor then v_cursor
+                        else rota._lane_cursor(v_priority, v_queue, v_now)
+                    end,
+                    v_found[1],
+                    v_now,
+                    v_own_id,
+                    v_slow,
+                    least(v_slice, v_room) > coalesce(cardinality(v_behind.places), 0)
+                );
+            end if;
+
+            v_found := v_behind.places || v_found;
+            continue lanes when v_found is null;
+            v_more := false;
+
+            if v_recurring or v_behind.recurring or max_bytes is not null then
+                v_number := cardinality(v_found);
+
+                if v_recurring or v_behind.recurring then
+                    v_settling_since := coalesce(v_settling_since, clock_timestamp());
+                    v_found := rota._settle_missed(v_found, v_now, v_settling_since);
+                end if;
+
+                v_more := cardinality(v_found) < v_number or coalesce(v_number = v_slice, false);
+
+                if max_bytes is not null then
+                    select sum(rota._most_bytes(j.payload)) into v_bytes
+                    from rota.live_jobs as j
+                    where j.ctid = any(v_found);
+
+                    if v_bytes >= v_bytes_left then
+                        select f.places, f.bytes into v_found, v_bytes
+                        from rota._first_bytes(v_found, v_bytes_left) as f;
+                    end if;
+
+                    v_bytes_left := v_bytes_left - coalesce(v_bytes, 0);
+
+                    if v_bytes_left <= 0 then
+                        v_room := cardinality(v_found);
+                    end if;
+                end if;
+            end if;
+
+            v_claimed_at := rota._now();
+            v_token := coalesce(v_token, gen_random_uuid());
+
+            return query
+                with claimed as (
+                    update rota.live_jobs as j
+                    set state = 'RUNNING',
+                        token = v_token,
+                        worker = coalesce(
+                            claim_next_job.worker,
+                            format('%s, pid %s', session_user, pg_backend_pid())
+                        ),
+                        lease_until = rota._later(v_claimed_at, lease),
+                        attempt = j.attempt + 1,
+                        started_at = v_claimed_at
+                    where j.ctid = any(v_found)
+                    returning
+                        j.id, j.task, j.payload, j.queue, j.priority, j.attempt, j.max_retries,
+                        j.scheduled_for, j.lease_until, j.timeout, j.run_at
                 )
-                and j.run_at <= v_now
-                and j.state = 'SCHEDULED'
-            order by j.run_at, j.id
-            limit v_slice - coalesce(cardinality(v_behind.places), 0)
-            for no key update skip locked
-        ) as p;
-        v_took := clock_timestamp() - v_began;
-        v_slow := v_cursor.noted_at is null
-            and rota._is_slow(v_took, coalesce(cardinality(v_found), 0));
+                select
+                    c.id, v_token, c.task::text, c.payload, c.queue::text, c.priority::integer,
+                    c.attempt, c.max_retries::integer, c.scheduled_for,
+                    c.lease_until::timestamptz, c.timeout::interval
+                from claimed as c
+                order by c.run_at, c.id;
 
-        if v_slow and v_took < interval '1 second' then
-            v_took := rota._scan_time(v_queue, v_priority, v_now);
-            v_slow := rota._is_slow(v_took, 0);
-        end if;
+            v_room := v_room - cardinality(v_found);
+            exit lanes when v_room = 0;
+            continue lanes when not v_more;
 
-        if v_slow or v_has_cursor then
-            perform rota._move_lane_cursor(
-                case when v_has_cursor then v_cursor
-                    else rota._lane_cursor(v_priority, v_queue, v_now)
-                end,
-                v_found[1],
-                v_now,
-                v_own_id,
-                v_slow,
-                v_slice > coalesce(cardinality(v_behind.places), 0)
-            );
-        end if;
+            exit lanes when v_room < max_jobs
+                and clock_timestamp() > v_settling_since + interval '100 ms';
+            continue lanes when clock_timestamp() > v_settling_since + interval '1 second';
 
-        v_found := v_behind.places || v_found;
-        continue when v_found is null;
-
-        if max_bytes is not null then
-            select sum(rota._most_bytes(j.payload)) into v_bytes
-            from rota.live_jobs as j
-            where j.ctid = any(v_found);
-        end if;
-
-        if v_bytes > v_bytes_left or v_slice < v_room and cardinality(v_found) = v_slice then
-            select f.places, f.recurring, f.bytes into v_found, v_recurring, v_bytes
-            from rota._fit_bytes(
-                v_found,
-                v_recurring,
-                v_bytes,
-                v_queue,
-                v_priority,
-                v_now,
-                case
-                    when cardinality(v_found) = v_slice
-                        and v_found is distinct from v_behind.places
-                    then v_room
-                    else cardinality(v_found)
-                end,
-                v_bytes_left
-            ) as f;
-        end if;
-
-        if v_recurring or v_behind.recurring then
-            v_found := rota._settle_missed(v_found, v_now);
-            continue when v_found = '{}';
-        end if;
-
-        v_claimed_at := rota._now();
-        v_token := coalesce(v_token, gen_random_uuid());
-
-        return query
-            with claimed as (
-                update rota.live_jobs as j
-                set state = 'RUNNING',
-                    token = v_token,
-                    worker = coalesce(
-                        claim_next_job.worker, format('%s, pid %s', session_user, pg_backend_pid())
-                    ),
-                    lease_until = v_claimed_at + lease,
-                    attempt = j.attempt + 1,
-                    started_at = v_claimed_at
-                where j.ctid = any(v_found)
-                returning
-                    j.id, j.task, j.payload, j.queue, j.priority, j.attempt, j.max_retries,
-                    j.scheduled_for, j.lease_until, j.timeout, j.run_at
-            )
-            select
-                c.id, v_token, c.task::text, c.payload, c.queue::text, c.priority::integer,
-                c.attempt, c.max_retries::integer, c.scheduled_for, c.lease_until::timestamptz,
-                c.timeout::interval
-            from claimed as c
-            order by c.run_at, c.id;
-
-        v_room := v_room - cardinality(v_found);
-        v_slice := least(v_slice, v_room);
-        v_bytes_left := v_bytes_left - v_bytes;
-        exit when v_room = 0 or v_bytes_left <= 0;
+            if v_bytes_left < max_bytes then
+                v_slice := least(
+                    v_room, v_bytes_left * (max_jobs - v_room) / (max_bytes - v_bytes_left) + 1
+                );
+            end if;
+        end loop;
     end loop;
 end;
 $$;

@@ -66,6 +66,7 @@ begin
     if not exists (
         select from rota.lanes as l
         where l.queue = enqueue_job.queue and l.priority = enqueue_job.priority
+            and l.retired_at is null
     ) then
         perform rota._use_lane(queue, priority);
     end if;

@@ -23,11 +23,12 @@ declare
     v_next timestamptz;
 begin
     if within is null or within not between interval '0' and interval '1 day' then
-        raise exception 'within must be from 0 to 1 day, not %', coalesce(within::text, 'null')
+        raise exception 'within must be from 0 to 1 day, not %',
+            coalesce(rota._span_text(within), 'null')
             using errcode = 'RTV01';
     end if;
 
-    v_until := v_now + within;
+    v_until := rota._later(v_now, within);
 
     select min(n.run_at) into v_next
     from rota.lanes as l

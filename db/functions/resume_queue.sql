@@ -9,7 +9,9 @@ as $$
 declare
     v_now timestamptz := rota._now();
 begin
-    perform rota._check_queue(queue);
+    if not rota._is_queue(queue) then
+        perform rota._refuse_no_queue(queue);
+    end if;
 
     update rota.queues as q
     set paused_at = null

@@ -1,5 +1,6 @@
 -- Slots that passed during the pause are not run: whoever paused wanted that. They leave a SKIPPED
 -- row. A retry that waited through the pause runs now, unless a later slot has overtaken it.
+-- Where the next slot cannot be computed the caller is told why, and the schedule stays paused.
 create or replace function rota.resume_schedule(name text)
     returns rota.job_outcome
     language plpgsql
@@ -24,6 +25,11 @@ begin
         return row(v_job.id, v_job.state, nullif(v_job.run_at, 'infinity'))::rota.job_outcome;
     end if;
 
+    if v_job.unsettled_since is not null then
+        v_slot := rota._slot_after(v_schedule, v_slot);
+        v_job.scheduled_for := coalesce(v_slot, v_job.scheduled_for);
+    end if;
+
     if v_job.attempt > 0 and (
         v_schedule.fixed_delay
         or v_job.run >= v_schedule.max_runs
@@ -39,7 +45,7 @@ begin
             perform rota._record_paused(v_job, v_schedule, v_slot, v_now);
         end if;
 
-        v_run_at := v_slot + random() * v_schedule.jitter;
+        v_run_at := rota._later(v_slot, random() * v_schedule.jitter);
     end if;
 
     if v_slot is null then
@@ -51,7 +57,8 @@ begin
     set scheduled_for = v_slot,
         run_at = v_run_at,
         run = j.run + case when v_slot <> v_job.scheduled_for and j.attempt > 0 then 1 else 0 end,
-        attempt = case when v_slot <> v_job.scheduled_for then 0 else j.attempt end
+        attempt = case when v_slot <> v_job.scheduled_for then 0 else j.attempt end,
+        unsettled_since = null
     where j.id = v_job.id;
 
     perform rota._wake(v_job.queue, v_run_at, v_now);

@@ -5,8 +5,9 @@
 -- stays as it is, and the new timing decides what follows it (_next_slot); only a slot that lies
 -- ahead is chosen anew. If it lies further ahead than the next one, the clock was put back, and the
 -- slots that had their run are stepped over. The anchor of the grid stays unless starts_at is
--- given. A retry that waits keeps its attempt, whatever max_retries says. A run that was asked to
--- end, because its schedule was deleted, is no longer asked.
+-- given. One whose next slot could not be computed goes on, by the new timing, with the first slot
+-- after the last it had. A retry that waits keeps its attempt, whatever max_retries says. A run
+-- that was asked to end, because its schedule was deleted, is no longer asked.
 create or replace function rota.schedule_job(
     task text,
     payload jsonb default '{}',
@@ -77,6 +78,7 @@ begin
 
         exit when found;
 
+        perform rota._check_span(v_schedule.starts_at, ends_at);
         v_slot := rota._first_slot(v_schedule, v_now);
 
         insert into rota.live_jobs as j (
@@ -89,7 +91,7 @@ begin
             schedule_job.queue,
             schedule_job.priority,
             v_type,
-            v_slot + random() * schedule_job.jitter,
+            rota._later(v_slot, random() * schedule_job.jitter),
             v_slot,
             coalesce(schedule_job.max_retries, q.max_retries, 3),
             coalesce(schedule_job.timeout, q.timeout),
@@ -122,6 +124,7 @@ begin
     v_schedule.starts_at := coalesce(starts_at, v_old.starts_at);
     v_schedule.paused_at := v_old.paused_at;
     v_schedule.trigger_requested_at := v_old.trigger_requested_at;
+    perform rota._check_span(v_schedule.starts_at, ends_at);
 
     delete from rota.schedules as s
     where s.job_id = v_held.id;
@@ -145,7 +148,9 @@ begin
     where j.id = v_held.id
     returning j.run_at into v_run_at;
 
-    if v_held.state = 'SCHEDULED' and v_held.attempt = 0 and v_held.scheduled_for > v_now
+    if v_held.unsettled_since is not null then
+        v_from := v_held.scheduled_for + interval '1 microsecond';
+    elsif v_held.state = 'SCHEDULED' and v_held.attempt = 0 and v_held.scheduled_for > v_now
         and (
             v_old.every, v_old.cron, v_old.time_zone, v_old.starts_at, v_old.ends_at,
             v_old.fixed_delay, v_old.jitter
@@ -154,20 +159,27 @@ begin
             v_schedule.ends_at, v_schedule.fixed_delay, v_schedule.jitter
         )
     then
-        if not v_old.fixed_delay and rota._slot_after(v_old, v_now) < v_held.scheduled_for then
-            v_from := (
-                select max(e.scheduled_for) + interval '1 microsecond'
-                from rota.job_executions as e
-                where e.job_id = v_held.id and e.outcome <> 'SKIPPED'
-            );
-        end if;
+        v_from := v_now;
 
-        v_slot := rota._first_slot(v_schedule, greatest(v_now, v_from));
+        if not v_old.fixed_delay
+            and (rota._find_slot_after(v_old, v_now)).slot < v_held.scheduled_for
+        then
+            v_from := greatest(v_from, (
+                select max(e.scheduled_for) + interval '1 microsecond'
+                from rota.attempts as e
+                where e.job_id = v_held.id and e.outcome <> 'SKIPPED'
+            ));
+        end if;
+    end if;
+
+    if v_from is not null then
+        v_slot := rota._first_slot(v_schedule, v_from);
 
         update rota.live_jobs as j
-        set scheduled_for = v_slot,
+        set unsettled_since = null,
+            scheduled_for = v_slot,
             run_at = case when v_schedule.paused_at is null
-                then v_slot + random() * v_schedule.jitter
+                then rota._later(v_slot, random() * v_schedule.jitter)
                 else 'infinity'
             end
         where j.id = v_held.id

@@ -1,4 +1,4 @@
--- depends: 0007_chores
+-- depends: 0030_unsettled
 
 -- Jobs that were handed back because their worker had no handler for their task, and until when
 -- each was put off. A job waits for want of a handler as long as its run_at is that moment: any
@@ -13,6 +13,3 @@ create table if not exists rota.unhandled_jobs (
 
 create index if not exists unhandled_jobs_by_task
     on rota.unhandled_jobs (task, job_id);
-
--- What a worker has handlers for; null where it does not say.
-alter table rota.workers add column if not exists tasks text[];

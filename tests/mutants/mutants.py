@@ -6,6 +6,8 @@ CLAIM = "db/functions/claim_next_job.sql"
 BEHIND = "db/functions/_look_behind.sql"
 END = "db/functions/_end_attempts.sql"
 
+BYTES = "tests/functions/test_claim_bytes.py"
+COLUMNS = "tests/functions/test_every_column.py"
 CLAIMS = "tests/functions/test_claim.py"
 CURSOR = "tests/functions/test_cursor.py"
 ORDER = "tests/functions/test_claim_order.py"
@@ -17,7 +19,9 @@ QUEUES = "tests/functions/test_queues.py"
 WAKING = "tests/functions/test_waking.py"
 RULES = "tests/test_house_rules.py"
 RACES = "tests/concurrency/test_races.py"
+COUNTS = "tests/schedules/test_slot_counts.py"
 LIFE = "tests/schedules/test_life.py"
+OUTAGE = "tests/schedules/test_outage.py"
 NEXT_RUN = "tests/schedules/test_next_run.py"
 ATTEMPTS = "tests/worker/test_attempts.py"
 WORKER_CLAIMS = "tests/worker/test_claiming.py"
@@ -57,19 +61,19 @@ MUTANTS = [
     mutant(
         "a claim picks its rows in a subquery that a plan may run once for each row",
         CLAIM,
-        "where j.ctid = any(v_found)\n                returning",
+        "where j.ctid = any(v_found)\n                    returning",
         "where j.id in (\n"
-        "                    select k.id from rota.live_jobs as k\n"
-        "                    where k.queue = v_queue and k.state = 'SCHEDULED'\n"
-        "                    order by k.run_at, k.id limit v_room\n"
-        "                    for no key update skip locked\n"
-        "                )\n                returning",
+        "                        select k.id from rota.live_jobs as k\n"
+        "                        where k.queue = v_queue and k.state = 'SCHEDULED'\n"
+        "                        order by k.run_at, k.id limit v_room\n"
+        "                        for no key update skip locked\n"
+        "                    )\n                    returning",
         f"{RACES}::test_a_claim_takes_no_more_than_asked_under_any_plan",
     ),
     mutant(
         "a claim forgets its limit",
         CLAIM,
-        "            limit v_slice - coalesce(cardinality(v_behind.places), 0)\n",
+        "limit least(v_slice, v_room) - coalesce(cardinality(v_behind.places), 0)\n",
         "",
         f"{ORDER}::test_a_claim_takes_as_many_jobs_of_a_lane_as_it_asks_for",
     ),
@@ -210,7 +214,7 @@ MUTANTS = [
     mutant(
         "a lane's cursor moves though nobody looked ahead of it",
         CLAIM,
-        "v_slice > coalesce(cardinality(v_behind.places), 0)",
+        "least(v_slice, v_room) > coalesce(cardinality(v_behind.places), 0)",
         "true",
         f"{CURSOR}::test_a_cursor_stays_where_it_is_while_what_lies_behind_takes_all_the_room",
     ),
@@ -220,6 +224,122 @@ MUTANTS = [
         "if v_recurring or v_behind.recurring then",
         "if v_recurring then",
         f"{CURSOR}::test_a_run_of_a_schedule_that_lies_behind_has_its_misfire_policy_applied",
+    ),
+    mutant(
+        "a claim takes payloads without end",
+        CLAIM,
+        "                    if v_bytes_left <= 0 then\n",
+        "                    if false then\n",
+        f"{BYTES}::test_the_limit_holds_for_all_queues_and_priorities_of_a_claim_together",
+    ),
+    mutant(
+        "the bytes of a payload are those that are stored",
+        "db/functions/_most_bytes.sql",
+        "least(pg_column_size(payload), 8000000) * 255",
+        "pg_column_size(payload)",
+        f"{BYTES}::test_what_counts_is_the_text_that_is_sent_not_how_it_is_stored",
+    ),
+    mutant(
+        "a claim that is bounded in bytes locks all that it has room for",
+        CLAIM,
+        "v_slice := 100;",
+        "v_slice := 10000;",
+        f"{BYTES}::test_an_open_claim_of_few_large_jobs_hides_few_others",
+    ),
+    mutant(
+        "a claim settles all schedules that it finds, however long that takes",
+        "db/functions/_settle_missed.sql",
+        "continue when v_seen > 0 and",
+        "continue when false and",
+        f"{OUTAGE}::test_a_claim_settles_some_schedules_and_leaves_the_others_as_they_are",
+    ),
+    mutant(
+        "a claim that settled no schedule for lack of time never gets on",
+        "db/functions/_settle_missed.sql",
+        "continue when v_seen > 0 and",
+        "continue when",
+        f"{OUTAGE}::test_a_claim_settles_one_schedule_however_long_that_takes",
+    ),
+    mutant(
+        "a claim comes back empty when the policies gave up what it found",
+        CLAIM,
+        "v_more := cardinality(v_found) < v_number or ",
+        "v_more := ",
+        f"{OUTAGE}::test_a_claim_goes_on_behind_schedules_that_have_nothing_to_run",
+    ),
+    mutant(
+        "jobs of a lower priority overtake schedules that were left for lack of time",
+        CLAIM,
+        "            exit lanes when v_room < max_jobs\n",
+        "            exit when v_room < max_jobs\n",
+        f"{OUTAGE}::test_no_job_of_a_lower_priority_overtakes_what_was_left",
+    ),
+    mutant(
+        "a schedule that catches up keeps its lane to itself",
+        "db/functions/_next_slot.sql",
+        "else greatest(v_slot + random() * v_schedule.jitter, at)",
+        "else v_slot + random() * v_schedule.jitter",
+        f"{OUTAGE}::test_a_schedule_that_catches_up_takes_turns_with_other_jobs",
+    ),
+    mutant(
+        "a missed slot is never late once its turn has come",
+        "db/functions/_missed_slots.sql",
+        "job.run_at < v_oldest or 'RELEASED' is distinct from (",
+        "job.run_at < v_oldest or null is distinct from (",
+        f"{OUTAGE}::test_a_run_that_was_handed_back_is_late_from_when_it_may_run_again",
+    ),
+    mutant(
+        "a repeated hour is counted twice for fixed times",
+        "db/functions/_cron_slots_between.sql",
+        "case when not v_spec.elapsed then v_from + v_offset_before - v_second end",
+        "null",
+        f"{COUNTS}::test_as_many_slots_of_a_cron_expression_are_counted_as_walked",
+    ),
+    mutant(
+        "times that the clocks skip are not counted",
+        "db/functions/_cron_slots_between.sql",
+        "v_number := v_number + 1;",
+        "v_number := v_number + 0;",
+        f"{COUNTS}::test_as_many_slots_of_a_cron_expression_are_counted_as_walked",
+    ),
+    mutant(
+        "a day that a zone skips counts twice",
+        "db/functions/_interval_slots_between.sql",
+        "l.local_then - l.local_before > interval '1 day'",
+        "l.local_then - l.local_before > interval '2 days'",
+        f"{COUNTS}::test_a_day_that_is_skipped_is_no_slot_of_its_own",
+    ),
+    mutant(
+        "a slot that had its run is run again when the next one is known",
+        "db/functions/_missed_slots.sql",
+        "        slot := rota._slot_after(schedule, job.scheduled_for);\n\n        if slot is null",
+        "        if slot is null",
+        f"{LIFE}::test_no_slot_is_lost_or_doubled_once_they_can_be_computed_again",
+    ),
+    mutant(
+        "a lock that was not had is laid to the schedule",
+        "db/functions/_is_passing.sql",
+        "'53', '55', '57'",
+        "'53', '57'",
+        f"{LIFE}::test_an_error_of_the_moment_fails_the_call_and_is_not_laid_to_the_schedule",
+    ),
+    mutant(
+        "recovery is given up when an outsider holds a lock",
+        "db/functions/recover_jobs.sql",
+        "    perform\n    from rota.chores as c\n"
+        "    where c.chore = 'recover_jobs'\n    for no key update skip locked;\n\n"
+        "    if not found then\n",
+        "    if not pg_try_advisory_xact_lock(hashtextextended('rota.recover_jobs', 0)) then\n",
+        "tests/functions/test_recovery.py"
+        "::test_a_login_without_rights_cannot_keep_recovery_from_its_work",
+    ),
+    mutant(
+        "recovery goes on until it is cut off",
+        "db/functions/recover_jobs.sql",
+        "        exit when clock_timestamp() > v_began + interval '1 second';\n",
+        "",
+        "tests/functions/test_recovery.py"
+        "::test_recovery_stops_after_a_second_and_the_next_call_goes_on",
     ),
     # -- fencing
     Mutant(
@@ -269,8 +389,8 @@ MUTANTS = [
     mutant(
         "a heartbeat can shorten a lease",
         "db/functions/heartbeat_job.sql",
-        "greatest(j.lease_until, v_now + lease)",
-        "v_now + lease",
+        "greatest(j.lease_until, rota._later(v_now, lease))",
+        "rota._later(v_now, lease)",
         f"{FINISHES}::test_a_heartbeat_lengthens_a_lease_and_never_shortens_it",
     ),
     mutant(
@@ -312,8 +432,8 @@ MUTANTS = [
     mutant(
         "recovery takes leases that have not run out",
         "db/functions/recover_jobs.sql",
-        "j.lease_until < v_now",
-        "j.lease_until < v_now + interval '45 seconds'",
+        "v_now constant timestamptz := rota._now();",
+        "v_now constant timestamptz := rota._now() + interval '45 seconds';",
         f"{FINISHES}::test_recovery_takes_back_what_ran_out_and_nothing_else",
     ),
     mutant(
@@ -356,7 +476,7 @@ MUTANTS = [
     mutant(
         "a failure after the timeout is a plain one",
         END,
-        "                    when v_now >= j.started_at + j.timeout then 'TIMED_OUT'\n",
+        "                    when v_now >= rota._later(j.started_at, j.timeout) then 'TIMED_OUT'\n",
         "",
         f"{FINISHES}::test_a_failure_after_the_timeout_is_recorded_as_timed_out",
     ),
@@ -400,7 +520,7 @@ MUTANTS = [
     mutant(
         "a bulk takes its keys in the order in which it names them",
         "db/functions/enqueue_jobs.sql",
-        "order by t.unique_key, t.place",
+        'order by t.unique_key collate "C", t.place',
         "order by t.place",
         f"{RACES}::test_bulks_that_share_keys_in_opposite_order_do_not_deadlock",
     ),
@@ -472,14 +592,14 @@ MUTANTS = [
     mutant(
         "a clock put back makes a slot twice",
         "db/functions/_next_slot.sql",
-        "v_slot := rota._slot_after(v_schedule, job.scheduled_for);",
-        "v_slot := rota._slot_after(v_schedule, at);",
+        "rota._find_slot_after(v_schedule, job.scheduled_for)",
+        "rota._find_slot_after(v_schedule, at)",
         f"{LIFE}::test_a_clock_put_back_runs_no_slot_twice",
         f"{RACES}::test_a_clock_put_back_makes_no_slot_of_a_schedule_twice",
     ),
     mutant(
         "an interval drifts by what its runs take",
-        "db/functions/_interval_slot.sql",
+        "db/functions/_interval_next.sql",
         "make_interval(secs => (v_period - mod(v_elapsed, v_period))::double precision)",
         "make_interval(secs => v_period::double precision)",
         "tests/schedules/test_interval_slot.py::test_the_slot_agrees_with_counting_from_the_start",
@@ -493,8 +613,8 @@ MUTANTS = [
     ),
     mutant(
         "one schedule that cannot be computed stops the recovery of all jobs",
-        "db/functions/_slot_after.sql",
-        "    when sqlstate 'RTV01' or sqlstate 'RTV02' or data_exception then\n",
+        "db/functions/_find_slot_after.sql",
+        "    when others then\n",
         "    when division_by_zero then\n",
         f"{LIFE}::test_a_zone_that_the_server_no_longer_knows_stops_no_other_job",
     ),
@@ -614,5 +734,108 @@ MUTANTS = [
         "                if not passes(error) or (unless and error.sqlstate == unless):\n",
         "                if unless and error.sqlstate == unless:\n",
         f"{ATTEMPTS}::test_what_the_database_refuses_fails_that_attempt_alone",
+    ),
+    mutant(
+        "a day is one of the session's time zone",
+        "db/functions/_later.sql",
+        "(moment at time zone interval '0' + span) at time zone interval '0'",
+        "moment + span",
+        "tests/functions/test_sessions.py::test_a_day_has_24_hours_in_retry_in_and_fixed_delay",
+    ),
+    mutant(
+        "a cursor is kept in the styles of the session",
+        "db/functions/_move_lane_cursor.sql",
+        "    set datestyle = 'ISO, YMD'\n",
+        "",
+        "tests/functions/test_sessions.py"
+        "::test_a_cursor_is_read_after_the_session_has_changed_its_styles",
+    ),
+    mutant(
+        "the sequence is moved by what it was before its lock",
+        "db/functions/_heal_job_ids.sql",
+        "    alter sequence rota.job_ids owned by none;\n",
+        "",
+        "tests/functions/test_ids.py::test_ids_that_are_given_meanwhile_are_never_given_again",
+    ),
+    mutant(
+        "a shard gets the ids of its neighbours",
+        "db/functions/_next_job_id.sql",
+        "1 + div(beyond - n.value, s.seqincrement)",
+        "1",
+        "tests/functions/test_ids.py::test_a_shard_keeps_its_ids",
+    ),
+    # -- mistakes that went unnoticed once
+    mutant(
+        "a new run of a schedule keeps the progress of the one before",
+        END,
+        "progress = case d.verdict when 'SAME RUN' then d.progress end,",
+        "progress = d.progress,",
+        f"{COLUMNS}::test_the_next_run_of_a_schedule_begins_anew",
+    ),
+    mutant(
+        "misfire all runs one slot more than its cap",
+        "db/functions/_settle_missed.sql",
+        "v_later.number < v_schedule.misfire_cap)",
+        "v_later.number <= v_schedule.misfire_cap)",
+        f"{LIFE}::test_of_the_slots_that_were_missed_as_many_run_as_the_cap_says",
+    ),
+    Mutant(
+        "a batch of heartbeats takes any of its tokens for any of its leases",
+        "db/functions/heartbeat_jobs.sql",
+        (
+            (
+                "        where j.ctid = any(v_held)\n"
+                "            and (j.id, j.token) in (\n"
+                "                select u.job_id, u.token"
+                " from unnest(job_ids, tokens) as u(job_id, token)\n"
+                "            )\n",
+                "        where j.ctid = any(v_held)\n",
+            ),
+        ),
+        (f"{FINISHES}::test_a_batch_of_heartbeats_does_not_take_one_jobs_token_for_another",),
+    ),
+    mutant(
+        "a run of a schedule is retried although its worker said that it must not be",
+        END,
+        "when h.outcome <> 'SUCCEEDED' and retry and h.attempt",
+        "when h.outcome <> 'SUCCEEDED' and (retry or h.schedule_type <> 'ONE_TIME') and h.attempt",
+        f"{LIFE}::test_a_run_that_must_not_be_retried_is_followed_by_the_next",
+    ),
+    mutant(
+        "a worker that stops keeps the jobs that it has not started",
+        "worker/crew.py",
+        "        self._desk.hand_back_ready(STOPPED)\n",
+        "",
+        "tests/worker/test_crew.py"
+        "::test_a_stop_hands_back_what_was_not_started_while_the_rest_still_runs",
+    ),
+    mutant(
+        "a progress report within a second of the last is dropped",
+        "worker/keeper.py",
+        "            if clock() < job.news_sent_at + NEWS_PERIOD:\n",
+        "            if clock() < job.news_sent_at + NEWS_PERIOD:\n"
+        "                self._desk.with_news.discard(job)\n",
+        f"{ATTEMPTS}::test_of_reports_that_follow_each_other_quickly_the_last_is_stored",
+    ),
+    mutant(
+        "configuring a queue resets the timeout that it was not given",
+        "db/functions/configure_queue.sql",
+        "timeout = coalesce(excluded.timeout, q.timeout)",
+        "timeout = excluded.timeout",
+        f"{QUEUES}::test_each_setting_can_be_changed_alone_and_leaves_all_others",
+    ),
+    mutant(
+        "a resumed schedule keeps the attempts of the run that was given up",
+        "db/functions/resume_schedule.sql",
+        "attempt = case when v_slot <> v_job.scheduled_for then 0 else j.attempt end",
+        "attempt = j.attempt",
+        f"{COLUMNS}::test_a_retry_that_a_slot_overtook_in_a_pause_gives_way_to_a_new_run",
+    ),
+    mutant(
+        "saving a schedule forgets that a run was asked for",
+        "db/functions/schedule_job.sql",
+        "    v_schedule.trigger_requested_at := v_old.trigger_requested_at;\n",
+        "",
+        f"{LIFE}::test_saving_a_schedule_anew_keeps_a_trigger_that_was_asked_for",
     ),
 ]

@@ -1,0 +1,11 @@
+-- Without settings of its own, so that the planner puts it in the place of its call.
+create or replace function rota._ones(bits bigint)
+    returns bigint
+    language sql
+    immutable
+as $$
+    select bit_count(bits::bit(64))
+$$;
+
+comment on function rota._ones is
+    'Count the bits that are set.';
