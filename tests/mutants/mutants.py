@@ -15,6 +15,8 @@ FINISHES = "tests/functions/test_finish.py"
 CANCELS = "tests/functions/test_cancel_and_retry.py"
 ENQUEUES = "tests/functions/test_enqueue.py"
 UPKEEP = "tests/functions/test_upkeep.py"
+UPDATES = "tests/functions/test_schedule_updates.py"
+LIFECYCLE = "tests/functions/test_queue_lifecycle.py"
 QUEUES = "tests/functions/test_queues.py"
 WAKING = "tests/functions/test_waking.py"
 RULES = "tests/test_house_rules.py"
@@ -570,9 +572,62 @@ MUTANTS = [
     mutant(
         "upkeep removes every copy of a lane",
         "db/functions/maintain.sql",
-        "(kept.retired_at is not null, kept.ctid) < (l.retired_at is not null, l.ctid)",
-        "kept.ctid <> l.ctid",
+        "kept.ctid) < (",
+        "kept.ctid) <> (",
         f"{UPKEEP}::test_copies_of_a_lane_are_removed_but_for_one",
+    ),
+    mutant(
+        "a deleted queue loses its lanes",
+        "db/functions/delete_queue.sql",
+        """    update rota.lanes as l
+    set retired_at = rota._now()
+    where""",
+        """    delete from rota.lanes as l
+    where""",
+        f"{LIFECYCLE}::test_an_enqueue_that_saw_its_lane_before_the_deletion_loses_nothing",
+    ),
+    mutant(
+        "a lane of a deleted queue is taken for one in use",
+        "db/functions/_use_lane.sql",
+        "and l.retired_at is null",
+        "",
+        f"{LIFECYCLE}::test_a_deleted_queue_is_shown_no_more_and_begins_anew",
+    ),
+    mutant(
+        "upkeep keeps a lane that is not in use for one that is",
+        "db/functions/maintain.sql",
+        "(kept.retired_at is not null, kept.ctid) < (l.retired_at is not null, l.ctid)",
+        "kept.ctid < l.ctid",
+        f"{LIFECYCLE}::test_a_deleted_queue_is_shown_no_more_and_begins_anew",
+    ),
+    mutant(
+        "a queue with live jobs is deleted",
+        "db/functions/delete_queue.sql",
+        "select from rota.live_jobs as j where j.queue = delete_queue.queue",
+        "select from rota.live_jobs as j where j.queue = delete_queue.queue and false",
+        f"{LIFECYCLE}::test_a_queue_with_live_jobs_is_not_deleted",
+    ),
+    mutant(
+        "any of two finishes of a pair in a batch counts",
+        "db/functions/_end_attempts.sql",
+        "order by u.job_id, u.token, u.place",
+        "order by u.job_id, u.token, u.place desc",
+        f"{FINISHES}::test_of_a_pair_that_comes_twice_in_a_batch_the_first_counts",
+    ),
+    mutant(
+        "a null payload of a bulk becomes an empty object",
+        "db/functions/enqueue_jobs.sql",
+        "if jobs @? '$[*].payload ? (@ == null)' then",
+        "if false then",
+        f"{ENQUEUES}::test_a_payload_that_is_null_is_kept_apart_from_none",
+    ),
+    mutant(
+        "a schedule may end before the start that it keeps",
+        "db/functions/schedule_job.sql",
+        """    v_schedule.trigger_requested_at := v_old.trigger_requested_at;
+    perform rota._check_span(v_schedule.starts_at, ends_at);""",
+        """    v_schedule.trigger_requested_at := v_old.trigger_requested_at;""",
+        f"{UPDATES}::test_an_end_before_the_start_that_is_kept_is_refused_by_name",
     ),
     mutant(
         "retention drops weeks that are still to be kept",

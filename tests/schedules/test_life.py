@@ -1435,6 +1435,9 @@ def test_a_skipped_slot_is_on_record_with_the_run_that_follows(conn, at):
         "outcome": "SKIPPED",
         "worker": None,
         "started_at": None,
+        "scheduled_for": MONDAY + HOUR,
+        "job_state": "SCHEDULED",
+        "next_run_at": MONDAY + 4 * HOUR,
         "error": "3 slots were missed; misfire policy skip",
         "result": {"slots": 3},
     }
