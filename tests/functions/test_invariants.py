@@ -107,9 +107,11 @@ ARMS = [
 SOUND = [
     "update rota.schedules set paused_at = now(); update rota.live_jobs set run_at = 'infinity'"
     " where id = 5",
-    "update rota.live_jobs set created_at = '2000-01-01' where id = 4;"
+    "update rota.settings set kept_since = '2010-01-01';"
+    " update rota.live_jobs set created_at = '2000-01-01' where id = 4;"
     " delete from {attempts} where job_id = 4",
-    "update rota.finished_jobs set created_at = '2000-01-01' where id = 3;"
+    "update rota.settings set kept_since = '2010-01-01';"
+    " update rota.finished_jobs set created_at = '2000-01-01' where id = 3;"
     " delete from {attempts} where job_id = 3",
     "update rota.finished_jobs set state = 'CANCELLED' where id = 3;"
     " update {attempts} set outcome = 'FAILED' where job_id = 3",

@@ -14,6 +14,8 @@ ORDER = "tests/functions/test_claim_order.py"
 FINISHES = "tests/functions/test_finish.py"
 CANCELS = "tests/functions/test_cancel_and_retry.py"
 ENQUEUES = "tests/functions/test_enqueue.py"
+WEEKS = "tests/concurrency/test_weeks.py"
+LOCKS = "tests/concurrency/test_lock_order.py"
 UPKEEP = "tests/functions/test_upkeep.py"
 UPDATES = "tests/functions/test_schedule_updates.py"
 LIFECYCLE = "tests/functions/test_queue_lifecycle.py"
@@ -572,8 +574,8 @@ MUTANTS = [
     mutant(
         "upkeep removes every copy of a lane",
         "db/functions/maintain.sql",
-        "kept.ctid) < (",
-        "kept.ctid) <> (",
+        "(kept.retired_at is not null, kept.ctid) < (",
+        "(kept.retired_at is not null, kept.ctid) <> (",
         f"{UPKEEP}::test_copies_of_a_lane_are_removed_but_for_one",
     ),
     mutant(
@@ -637,11 +639,46 @@ MUTANTS = [
         f"{UPKEEP}::test_retention_drops_old_weeks_and_never_a_live_job",
     ),
     mutant(
-        "a finish that waits for a new week fails when the week is there",
+        "who reads while rows move to a new week misses them",
         "db/functions/_keep_weeks.sql",
-        "        execute format('lock table only rota.%I in access exclusive mode', parent);\n",
+        "    execute format('lock table only rota.%I in access exclusive mode', parent);\n",
+        "    null;\n",
+        f"{WEEKS}::test_who_reads_while_rows_move_to_their_week_sees_them",
+    ),
+    mutant(
+        "a week that cannot be dropped keeps all others",
+        "db/functions/_drop_partitions.sql",
+        "                raise warning 'rota.% could not be dropped: %',",
+        "                raise exception 'rota.% could not be dropped: %',",
+        f"{UPKEEP}::test_a_week_that_cannot_be_dropped_is_named_and_stops_no_other",
+    ),
+    mutant(
+        "a retention that is raised again makes a false alarm",
+        "db/functions/_drop_partitions.sql",
+        "where s.kept_since < v_end",
+        "where s.kept_since > v_end",
+        f"{UPKEEP}::test_a_retention_that_was_lowered_and_raised_again_breaks_no_rule",
+    ),
+    mutant(
+        "maintain waits for longer than it takes to look for a deadlock",
+        "db/functions/maintain.sql",
+        "least(200, s.setting::integer / 2)",
+        "200",
+        f"{UPKEEP}::test_maintain_waits_for_a_lock_no_longer_than_half_of_deadlock_timeout",
+    ),
+    mutant(
+        "a schedule that skipped slots and ends opens attempts before finished_jobs",
+        "db/functions/_record_skipped.sql",
+        "    lock table only rota.finished_jobs in row exclusive mode;\n",
         "",
-        f"{RACES}::test_a_finish_while_a_week_is_prepared_waits_and_then_succeeds",
+        f"{LOCKS}::test_history_is_opened_in_one_order_and_its_partitions_last",
+    ),
+    mutant(
+        "a list of jobs ends where a page looked no further",
+        "app/jobs.py",
+        "    looked_no_further = rows[-1][0] is None\n",
+        "    looked_no_further = False\n",
+        "tests/api/test_job_lists.py::test_a_page_without_jobs_leads_on_to_those_that_lie_further_back",
     ),
     # -- schedules
     mutant(
