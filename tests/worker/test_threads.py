@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from db.gateway import call
 from tests.waiting import wait_until
 from tests.worker.conftest import Trace, WorkerProcess
-from worker.desk import LARGE, MOST_LARGE, Desk
+from worker.desk import Desk
 from worker.finisher import Finisher
 from worker.job import Job, clock
 from worker.keeper import Upkeep
@@ -397,29 +397,6 @@ def test_places_that_overrun_handlers_hold_are_shown(
     assert {"echo", "hold"} <= set(tasks)
     assert abs(ahead) < 5
     assert worker.stop() == 0
-
-
-def test_large_results_that_were_not_told_keep_new_claims_away() -> None:
-    desk = Desk({})
-    jobs = [
-        Job(desk, clock(), clock(), (number, "t", "echo", "{}", "q", 1, 3, None, 0.0))
-        for number in range(MOST_LARGE // 1_000_000 + 1)
-    ]
-    desk.take(jobs)
-    for job in jobs:
-        desk.start(job)
-
-    told = []
-    for job in jobs:
-        told.append(desk.has_much_to_tell)
-        desk.settle(job, result="x" * 1_000_000)
-    much = desk.has_much_to_tell
-    desk.forget(jobs[:2])
-
-    assert not any(told)
-    assert much
-    assert not desk.has_much_to_tell
-    assert LARGE < 1_000_000
 
 
 def rename(conn: Connection, old: str, new: str) -> None:

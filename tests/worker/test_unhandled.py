@@ -47,3 +47,16 @@ def put_off(conn: Connection) -> int:
     return conn.execute(
         "select count(*) from rota.live_jobs where last_error like '%has no handler%'"
     ).fetchone()[0]
+
+
+def test_while_both_releases_run_the_new_one_gets_its_jobs_within_seconds(
+    start_worker: StartWorker, enqueue: Callable[..., int], trace: Trace
+) -> None:
+    start_worker()
+    start_worker(*NEW)
+
+    for _ in range(20):
+        enqueue("new", trace.payload)
+        time.sleep(0.05)  # each alone, so that either worker gets some
+
+    wait_until(lambda: trace.count()["start"] == 20, timeout=20)
