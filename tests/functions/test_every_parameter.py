@@ -321,7 +321,7 @@ def signatures(conn):
         """
         select p.proname, p.proargnames[1:p.pronargs], p.pronargs - p.pronargdefaults
         from pg_proc as p
-        where p.pronamespace = 'rota'::regnamespace and p.proname not like '\\_%'
+        where p.pronamespace = 'rota'::regnamespace and p.proname !~ '^_'
         """
     )
     return {name: (parameters or [], needed) for name, parameters, needed in rows}

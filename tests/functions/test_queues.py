@@ -335,7 +335,7 @@ def test_a_worker_keeps_what_it_said_first_and_comes_back_after_a_stop(conn, clo
 def test_the_status_counts_each_queue_for_itself(conn):
     for number, queue in enumerate(("mail", "post"), 1):
         for _ in range(number):
-            call(conn, "enqueue_job", task="due", queue=queue, run_at="2020-01-01")
+            call(conn, "enqueue_job", task="due", queue=queue, run_at="2020-01-01 00:00Z")
             call(conn, "enqueue_job", task="later", queue=queue, run_at="2090-01-01", priority=1)
             call(conn, "enqueue_job", task="runs", queue=queue, priority=2)
         rows = call(conn, "claim_next_job", queues=[queue], worker=queue, max_jobs=number)

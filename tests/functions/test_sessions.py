@@ -10,6 +10,7 @@ from psycopg import errors
 
 from db.deploy import FOLDER, deploy
 from db.gateway import call
+from tests.conftest import new_connection
 from tests.functions.test_cursor import set_cursor
 from tests.functions.test_upkeep import finish_one, in_default
 
@@ -254,7 +255,7 @@ def turkish_db(cluster, administrate, new_name):
 
 
 def test_a_turkish_database_knows_what_fri_and_daily_mean(turkish_db):
-    with psycopg.connect(turkish_db, autocommit=True) as conn:
+    with new_connection(turkish_db, autocommit=True) as conn:
         assert conn.execute("select upper('i')").fetchone() == ("İ",)
         for cron in ("0 0 * * fri", "0 0 * * Fri-sat", "@daily", "@midnight", "0 0 l * *"):
             assert call(conn, "next_run", cron=cron, time_zone="UTC", after=EVE)
