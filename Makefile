@@ -11,8 +11,9 @@ SERVER_TESTS := tests/functions tests/concurrency tests/schedules tests/test_dep
 	tests/test_house_rules.py
 
 MINUTES ?= 5
+SEED ?= 7
 
-.PHONY: run demo test hostile drain faults soak mutants bench bench-quick lint clean help
+.PHONY: run demo test hostile drain faults soak mutants sweep bench bench-quick lint clean help
 
 help:
 	@echo "make run    run Rota here: database, API and one worker; Ctrl-C stops it"
@@ -23,6 +24,7 @@ help:
 	@echo "make faults every fault in its long form; docs/faults.md has what is seen"
 	@echo "make soak   all faults in rotation, for MINUTES=5"
 	@echo "make mutants make each known mistake in a copy; some test must notice (six minutes)"
+	@echo "make sweep  make 400 small mistakes, drawn by SEED=7; goes on where it was stopped"
 	@echo "make bench  measure Rota and its peers on this machine; make bench-quick in five minutes"
 	@echo "make lint   check the style of Python and SQL"
 	@echo "make clean  remove the virtual environment and the embedded database with its data"
@@ -54,6 +56,10 @@ soak: $(VENV)/dev
 
 mutants: $(VENV)/dev
 	@exec $(BIN)/python -m tests.mutants
+
+sweep: $(VENV)/dev
+	@$(BIN)/python -m tests.mutants.sweep --sample 300 --seed $(SEED)
+	@$(BIN)/python -m tests.mutants.sweep --python --sample 100 --seed $(SEED)
 
 bench: $(VENV)/bench
 	@exec $(BIN)/python -m bench

@@ -13,16 +13,14 @@ from flask import Response, request, url_for
 from psycopg import sql
 
 
-def moments(*columns: str) -> dict[str, sql.Composable]:
+def moments(*columns: str) -> dict[str, sql.SQL]:
     """Return expressions for columns that hold moments: ISO 8601 in UTC, always with six digits.
 
     An expression has the column's own name in the row, so a query that goes on to sort by the
     column must say whose it is.
     """
-    expression = sql.SQL(
-        """to_char({0} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') as {0}"""
-    )
-    return {column: expression.format(sql.Identifier(column)) for column in columns}
+    expression = """to_char({0} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') as {0}"""
+    return {column: sql.SQL(expression.format(column)) for column in columns}
 
 
 def read_rows(

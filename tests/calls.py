@@ -116,6 +116,36 @@ def old_weeks(conn: Connection, clock: Clock) -> Arguments:
     return {}
 
 
+def a_queue(conn: Connection, clock: Clock) -> Arguments:
+    call(conn, "configure_queue", queue="q", max_retries=5)
+    return {"queue": "q"}
+
+
+def a_paused_queue(conn: Connection, clock: Clock) -> Arguments:
+    call(conn, "pause_queue", **a_queue(conn, clock))
+    return {"queue": "q"}
+
+
+def handed_back(conn: Connection, clock: Clock) -> Arguments:
+    pair = running(conn, clock)
+    call(
+        conn,
+        "release_unhandled_jobs",
+        job_ids=[pair["job_id"]],
+        tokens=[pair["token"]],
+        delay=HOUR,
+        reason="no handler",
+    )
+    return {"queues": ["default"], "tasks": ["t"]}
+
+
+def batch_of_schedules(conn: Connection, clock: Clock) -> Arguments:
+    schedule(conn)
+    schedule(conn, name="other")
+    pairs = [held(conn), held(conn)]
+    return {"job_ids": [p["job_id"] for p in pairs], "tokens": [p["token"] for p in pairs]}
+
+
 def given(**arguments: Any) -> Callable[[Connection, Clock], Arguments]:
     return lambda conn, clock: arguments
 
@@ -160,8 +190,13 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("cancel_job", lambda conn, clock: {"job_id": enqueue(conn)}, {}),
     ("cancel_job", lambda conn, clock: {"job_id": running(conn, clock)["job_id"]}, {}),
     ("retry_job", failed, {}),
-    ("pause_queue", given(queue="default"), {}),
-    ("resume_queue", given(queue="default"), {}),
+    ("pause_queue", a_queue, {}),
+    ("resume_queue", a_paused_queue, {}),
+    ("delete_queue", a_paused_queue, {}),
+    ("next_due_in", waiting, {}),
+    ("bring_forward_jobs", handed_back, {}),
+    ("release_unhandled_jobs", batch, {}),
+    ("release_unhandled_jobs", batch_of_schedules, {}),
     ("pause_schedule", named, {}),
     ("resume_schedule", paused, {}),
     ("trigger_schedule", paused, {}),

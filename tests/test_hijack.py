@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import Connection, sql
 
-from db.deploy import ROLES
+from db.deploy import ROLES, deploy
 from db.gateway import call
 from tests.calls import CALLS
 from tests.concurrency.sessions import forget_cursors
@@ -124,3 +124,39 @@ def test_the_traps_catch_one_function_that_searches_elsewhere_first(
     call_all(one, "rota_reader", conn, clock)
 
     assert one.caught
+
+
+OBJECTS = """
+    select c.relname, a.attname, a.atttypid, pg_get_expr(d.adbin, d.adrelid)
+    from pg_class as c
+    join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0
+    left join pg_attrdef as d on d.adrelid = c.oid and d.adnum = a.attnum
+    where c.relnamespace = 'rota'::regnamespace
+    union all
+    select p.proname, pg_get_functiondef(p.oid), p.prorettype, null
+    from pg_proc as p
+    where p.pronamespace = 'rota'::regnamespace
+    order by 1, 2
+"""
+
+
+def test_a_deploy_runs_nothing_that_others_planted_in_its_database_s_search_path(
+    empty_db, administrate
+):
+    deploy(empty_db, report=lambda line: None)
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        # Whatever it is that falls into a trap has an error, for this session alone names a caller.
+        conn.execute("set rota_test.caller = 'nobody'; set search_path = pg_catalog, pg_temp")
+        conn.execute(TRAPS.format(schema="public").encode())
+        conn.execute("delete from rota._yoyo_migration")
+        objects = conn.execute(OBJECTS).fetchall()
+        conn.execute("drop view rota.worker_status")
+        database = sql.Identifier(conn.info.dbname)
+        conn.execute(
+            sql.SQL("alter database {} set search_path = public, pg_catalog").format(database)
+        )
+
+        deploy(empty_db, report=lambda line: None)
+
+        conn.execute("drop schema public cascade")
+        assert conn.execute(OBJECTS).fetchall() == objects

@@ -63,7 +63,7 @@ def queues(text: str) -> dict[str, int | None]:
     """Read ``default,mail:2``: queues, some with a limit of their own."""
     limits: dict[str, int | None] = {}
     for item in text.split(","):
-        name, colon, limit = item.strip().rpartition(":")
+        name, colon, limit = item.strip(" \t").rpartition(":")
         if not colon:
             name, limit = limit, ""
         if not name or name in limits or (colon and (not limit.isdecimal() or int(limit) < 1)):

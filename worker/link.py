@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import sql
 from psycopg.adapt import Transformer
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import error_from_result
@@ -50,9 +51,10 @@ SESSION_LOST = ("08", "25006", "25P03", "25P04", "57P")
 MEND = "run python -m db.deploy, and start the worker from the same checkout"
 
 
-# In the order in which they are given, in one statement, for the session or for the transaction.
+BEGIN = sql.SQL("begin isolation level read committed read write; select {}")
+
 SET = """
-    select pg_catalog.set_config(s.name, s.value, %s)
+    select pg_catalog.set_config(s.name, s.value, false)
     from unnest(%s::pg_catalog.text[], %s::pg_catalog.text[]) as s(name, value)
 """
 
@@ -418,13 +420,14 @@ class Link:
             if self.pooled:
                 conn.prepare_threshold = None
             else:
-                conn.execute(SET, [False, *self._settings(conn)])
+                values = self._settings(conn)
+                conn.execute(SET, [list(values), list(values.values())])
         except BaseException:
             self.close()
             raise
 
-    def _settings(self, conn: Connection) -> tuple[list[str], list[str]]:
-        """Return the names of our settings, and their values."""
+    def _settings(self, conn: Connection) -> dict[str, str]:
+        """Return our settings by name."""
         values = settings(conn.info.server_version)
         values |= {
             "statement_timeout": str(int(self._patience * 1000)),
@@ -433,13 +436,17 @@ class Link:
         }
         if not self._durable:
             values["synchronous_commit"] = "off"
-        return list(values), list(values.values())
+        return values
 
     def _in_a_transaction(self, conn: Connection, work: Callable[[Connection], Result]) -> Result:
         """Do the work in a session that is ours until its transaction ends."""
-        conn.execute("begin isolation level read committed read write")
+        assignments = sql.SQL(", ").join(
+            sql.SQL("pg_catalog.set_config({}, {}, true)").format(name, value)
+            for name, value in self._settings(conn).items()
+        )
         try:
-            conn.execute(SET, [True, *self._settings(conn)])
+            # In one message: between two, a limit on idle transactions might end the session.
+            conn.execute(BEGIN.format(assignments))
             result = work(conn)
             conn.execute("commit")
         except BaseException:

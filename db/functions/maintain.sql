@@ -36,13 +36,6 @@ begin
     for no key update skip locked;
 
     if not found then
-        insert into rota.chores (chore)
-        select 'maintain'
-        where not exists (select from rota.chores as c where c.chore = 'maintain')
-        on conflict do nothing;
-    end if;
-
-    if not found then
         return;
     end if;
 

@@ -480,6 +480,8 @@ def test_a_claim_that_had_to_wait_leases_from_when_it_found_the_job(conn, sessio
     (claimed,) = claiming.answer()
 
     assert claimed["lease_until"] - timedelta(seconds=1) >= released_at
+    (started_at,) = conn.execute("select started_at from rota.jobs").fetchone()
+    assert started_at >= released_at
 
 
 def test_a_clock_put_back_delays_recovery_and_runs_nothing_twice(conn, clock):

@@ -222,3 +222,20 @@ def test_the_jobs_of_a_claim_come_in_the_order_of_their_times(conn):
         enqueue(conn, str(number), run_at=now - timedelta(minutes=10 - number))
 
     assert claim_tasks(conn, max_jobs=5) == ["0", "1", "2", "3", "4"]
+
+
+def test_no_token_can_be_told_from_what_is_known(conn):
+    """Two claims of one job at one moment, by one worker, have different tokens; random ones."""
+    conn.execute(
+        "create or replace function rota._now() returns timestamptz language sql"
+        " as $$ select timestamptz '2030-01-01' $$"
+    )
+    enqueue(conn, "a")
+    tokens = set()
+    for _ in range(3):
+        (claimed,) = call(conn, "claim_next_job", worker="w")
+        tokens.add(claimed["token"])
+        call(conn, "release_job", job_id=claimed["id"], token=claimed["token"])
+
+    assert len(tokens) == 3
+    assert {token.version for token in tokens} == {4}

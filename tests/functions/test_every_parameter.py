@@ -77,6 +77,21 @@ def first_jobs(conn, number):
     return [job_id for (job_id,) in rows]
 
 
+def unhandled(conn):
+    for task, queue in (("a", "default"), ("a", "default"), ("b", "default"), ("a", "mail")):
+        call(conn, "enqueue_job", task=task, queue=queue)
+    held = call(conn, "claim_next_job", queues=["default", "mail"], max_jobs=4)
+    pairs = {"job_ids": [job["id"] for job in held], "tokens": [job["token"] for job in held]}
+    call(conn, "release_unhandled_jobs", **pairs, delay=HOUR)
+
+
+def one_that_is_known_elsewhere(conn):
+    about = {"host": "h", "pid": 1, "concurrency": 1, "version": "v"}
+    call(conn, "announce_worker", worker="v", queues=["default"], tasks=["known"], **about)
+    held = [one_claimed(conn, task="known"), one_claimed(conn)]
+    return {"job_ids": [h["job_id"] for h in held], "tokens": [h["token"] for h in held]}
+
+
 def lost_leases(conn):
     one_waits(conn)
     call(conn, "claim_next_job", lease=TICK, max_jobs=2)
@@ -93,15 +108,17 @@ SCENES = {
         "starts_at": START,
         "ends_at": START + 1000 * DAY,
     },
-    "claim_next_job": one_waits,
+    "claim_next_job": lambda conn: one_waits(conn) or {"max_jobs": 2},
     "finish_job": lambda conn: one_claimed(conn) | {"error": "boom", "retry_in": MINUTE},
     "finish_jobs": two_claimed,
     "heartbeat_job": one_claimed,
     "heartbeat_jobs": two_claimed,
     "release_job": one_claimed,
     "hold_lease": one_claimed,
-    "begin_sleep": lambda conn: {},
-    "end_sleep": lambda conn: call(conn, "begin_sleep", queues=["a", "b"]) and None,
+    "begin_sleep": lambda conn: {"queues": ["a"]},
+    "end_sleep": lambda conn: (
+        call(conn, "begin_sleep", queues=["a", "b"], longest=HOUR) and {"queues": ["a"]}
+    ),
     "announce_worker": lambda conn: {
         "worker": "w",
         "host": "here",
@@ -110,6 +127,20 @@ SCENES = {
         "concurrency": 4,
         "version": "v",
     },
+    "next_due_in": lambda conn: (
+        call(conn, "enqueue_job", task="soon", run_at=datetime.now(UTC) + 5 * MINUTE)
+        and call(
+            conn, "enqueue_job", task="s", queue="mail", run_at=datetime.now(UTC) + 50 * MINUTE
+        )
+        and {"within": HOUR}
+    ),
+    "release_unhandled_jobs": one_that_is_known_elsewhere,
+    "bring_forward_jobs": lambda conn: unhandled(conn) or {"queues": ["default"], "tasks": ["a"]},
+    "delete_queue": lambda conn: (
+        call(conn, "configure_queue", queue="mail")
+        and call(conn, "configure_queue", queue="post")
+        and None
+    ),
     "dismiss_worker": lambda conn: (
         call(conn, "announce_worker", **SCENES["announce_worker"](conn)) and None
     ),
@@ -117,8 +148,12 @@ SCENES = {
     "cancel_job": lambda conn: one_waits(conn) or {"job_id": first_jobs(conn, 1)[0]},
     "retry_job": two_cancelled,
     "pause_queue": one_waits,
-    "resume_queue": lambda conn: call(conn, "pause_queue", queue="mail") and None,
-    "configure_queue": lambda conn: {"queue": "mail"},
+    "resume_queue": lambda conn: (
+        one_waits(conn) or (call(conn, "pause_queue", queue="mail") and None)
+    ),
+    "configure_queue": lambda conn: (
+        call(conn, "configure_queue", queue="mail", timeout=2 * HOUR) and {"queue": "mail"}
+    ),
     "configure_retention": lambda conn: {},
     "pause_schedule": one_schedule,
     "resume_schedule": two_paused,
@@ -205,8 +240,8 @@ DIFFERENCES = {
         "reason": (None, "full"),
     },
     "hold_lease": {"job_id": (1, 999), "token": (UUID(int=1), UUID(int=2))},
-    "begin_sleep": {"queues": (["a"], ["a", "b"])},
-    "end_sleep": {"queues": (["a"], ["a", "b"])},
+    "begin_sleep": {"queues": (["a"], ["a", "b"]), "longest": (SECOND, HOUR)},
+    "end_sleep": {"queues": (["a"], ["a", "b"]), "longest": (SECOND, HOUR)},
     "announce_worker": {
         "worker": ("w", "v"),
         "host": ("here", "there"),
@@ -214,7 +249,24 @@ DIFFERENCES = {
         "queues": (["a"], ["b"]),
         "concurrency": (4, 5),
         "version": ("v", "w"),
+        "tasks": (None, ["a"]),
+        "overrun": (None, 1),
+        "clock": (None, START),
     },
+    "next_due_in": {"queues": (["default"], ["mail"]), "within": (SECOND, HOUR)},
+    "release_unhandled_jobs": {
+        "job_ids": ([1, 2], [2, 1]),
+        "tokens": ([UUID(int=1), UUID(int=2)], []),
+        "delay": (5 * SECOND, HOUR),
+        "delay_if_known": (SECOND / 2, 2 * HOUR),
+        "reason": (None, "nobody knows it"),
+    },
+    "bring_forward_jobs": {
+        "queues": (["default"], ["mail"]),
+        "tasks": (["a"], ["b"]),
+        "max_jobs": (1000, 1),
+    },
+    "delete_queue": {"queue": ("mail", "post")},
     "dismiss_worker": {"worker": ("w", "v")},
     "recover_jobs": {"max_jobs": (1000, 1)},
     "cancel_job": {"job_id": (1, 2), "reason": (None, "enough")},
@@ -227,6 +279,7 @@ DIFFERENCES = {
         "backoff_base": (None, HOUR),
         "backoff_cap": (None, HOUR),
         "timeout": (None, HOUR),
+        "unset": (None, ["timeout"]),
     },
     "configure_retention": {"retention": (7 * DAY, 8 * DAY)},
     "pause_schedule": {"name": ("tick", "tock")},
@@ -291,6 +344,8 @@ def seen(value):
         return value.isoformat() if abs(left) > 100 * DAY else f"{round(left / MINUTE / 5)}"
     if isinstance(value, str):
         return re.sub(r"pid \d+", "pid", value)
+    if isinstance(value, timedelta):
+        return f"{round(value / MINUTE)} minutes"
     return "a token" if isinstance(value, UUID) else value
 
 
@@ -434,8 +489,8 @@ LIMITS = {
     },
     "recover_jobs": {"max_jobs": ([1, 100_000], [0, 100_001, None])},
     "cancel_job": {"reason": (["r" * 1000, None], ["r" * 1001])},
-    "pause_queue": {"queue": (["q" * 100], ["", "q" * 101, None, "a\x1bb"])},
-    "resume_queue": {"queue": (["q" * 100], ["", "q" * 101, None, "a\x1bb"])},
+    "pause_queue": {"queue": (["mail"], ["", "q" * 101, None, "a\x1bb"])},
+    "resume_queue": {"queue": (["mail"], ["", "q" * 101, None, "a\x1bb"])},
     "configure_queue": {
         "queue": (["q" * 100], ["", "q" * 101, None, "a\x1bb"]),
         "max_retries": ([0, 1000], [-1, 1001]),

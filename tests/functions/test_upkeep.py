@@ -401,17 +401,25 @@ def test_nothing_is_dropped_while_the_retention_is_being_changed(connect, conn, 
     other.commit()
 
 
-def test_maintain_waits_for_a_lock_no_longer_than_half_of_deadlock_timeout(connect, conn, clock):
-    reader = connect(autocommit=False)
-    reader.execute("select count(*) from rota.jobs")
-    clock.advance(timedelta(days=70))
-    longest = {}
-    for timeout in ("40ms", "10s"):
-        conn.execute("select set_config('deadlock_timeout', %s, false)", [timeout])
-        began = conn.execute("select clock_timestamp()").fetchone()[0]
-        call(conn, "maintain")
-        longest[timeout] = conn.execute("select clock_timestamp() - %s", [began]).fetchone()[0]
-    reader.rollback()
+@pytest.mark.parametrize(
+    ("deadlock_timeout", "lock_timeout"),
+    [("1s", "200ms"), ("10s", "200ms"), ("100ms", "50ms"), ("1ms", "1ms")],
+)
+def test_maintain_waits_for_a_lock_no_longer_than_half_of_deadlock_timeout(
+    conn, deadlock_timeout, lock_timeout
+):
+    conn.execute(
+        """
+        create function public.tell() returns trigger language plpgsql as
+            $$ begin raise warning '%', current_setting('lock_timeout'); return null; end $$;
+        create trigger tell before delete on rota.lanes
+            for each statement execute function public.tell();
+        """
+    )
+    conn.execute("select set_config('deadlock_timeout', %s, false)", [deadlock_timeout])
+    seen = warnings_of(conn)
 
-    assert longest["10s"] >= timedelta(milliseconds=200)
-    assert longest["40ms"] < longest["10s"] - timedelta(milliseconds=100)
+    call(conn, "maintain")
+
+    assert seen == [f"WARNING: {lock_timeout}"]
+    assert conn.execute("show lock_timeout").fetchone() == ("0",)

@@ -286,6 +286,10 @@ IDLE = {
         lambda conn, queue: call(conn, "enqueue_job", **KEYED[0]) and None,
         KEYED[0],
     ),
+    "enqueue_jobs with a key that is held": (
+        lambda conn, queue: call(conn, "enqueue_job", **KEYED[0]) and None,
+        {"jobs": Jsonb(KEYED)},
+    ),
     "enqueue_jobs ahead": (None, {"jobs": Jsonb([{**UNKEYED[0], "run_at": AHEAD.isoformat()}])}),
     "schedule_job ahead": (
         None,

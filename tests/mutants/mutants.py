@@ -15,6 +15,8 @@ FINISHES = "tests/functions/test_finish.py"
 CANCELS = "tests/functions/test_cancel_and_retry.py"
 ENQUEUES = "tests/functions/test_enqueue.py"
 UPKEEP = "tests/functions/test_upkeep.py"
+UPDATES = "tests/functions/test_schedule_updates.py"
+LIFECYCLE = "tests/functions/test_queue_lifecycle.py"
 QUEUES = "tests/functions/test_queues.py"
 WAKING = "tests/functions/test_waking.py"
 RULES = "tests/test_house_rules.py"
@@ -277,8 +279,8 @@ MUTANTS = [
     mutant(
         "a schedule that catches up keeps its lane to itself",
         "db/functions/_next_slot.sql",
-        "else greatest(v_slot + random() * v_schedule.jitter, at)",
-        "else v_slot + random() * v_schedule.jitter",
+        "else greatest(rota._later(v_slot, random() * v_schedule.jitter), at)",
+        "else rota._later(v_slot, random() * v_schedule.jitter)",
         f"{OUTAGE}::test_a_schedule_that_catches_up_takes_turns_with_other_jobs",
     ),
     mutant(
@@ -570,21 +572,74 @@ MUTANTS = [
     mutant(
         "upkeep removes every copy of a lane",
         "db/functions/maintain.sql",
-        "earlier.ctid < l.ctid",
-        "earlier.ctid <> l.ctid",
+        "kept.ctid) < (",
+        "kept.ctid) <> (",
         f"{UPKEEP}::test_copies_of_a_lane_are_removed_but_for_one",
     ),
     mutant(
+        "a deleted queue loses its lanes",
+        "db/functions/delete_queue.sql",
+        """    update rota.lanes as l
+    set retired_at = rota._now()
+    where""",
+        """    delete from rota.lanes as l
+    where""",
+        f"{LIFECYCLE}::test_an_enqueue_that_saw_its_lane_before_the_deletion_loses_nothing",
+    ),
+    mutant(
+        "a lane of a deleted queue is taken for one in use",
+        "db/functions/_use_lane.sql",
+        "and l.retired_at is null",
+        "",
+        f"{LIFECYCLE}::test_a_deleted_queue_is_shown_no_more_and_begins_anew",
+    ),
+    mutant(
+        "upkeep keeps a lane that is not in use for one that is",
+        "db/functions/maintain.sql",
+        "(kept.retired_at is not null, kept.ctid) < (l.retired_at is not null, l.ctid)",
+        "kept.ctid < l.ctid",
+        f"{LIFECYCLE}::test_a_deleted_queue_is_shown_no_more_and_begins_anew",
+    ),
+    mutant(
+        "a queue with live jobs is deleted",
+        "db/functions/delete_queue.sql",
+        "select from rota.live_jobs as j where j.queue = delete_queue.queue",
+        "select from rota.live_jobs as j where j.queue = delete_queue.queue and false",
+        f"{LIFECYCLE}::test_a_queue_with_live_jobs_is_not_deleted",
+    ),
+    mutant(
+        "any of two finishes of a pair in a batch counts",
+        "db/functions/_end_attempts.sql",
+        "order by u.job_id, u.token, u.place",
+        "order by u.job_id, u.token, u.place desc",
+        f"{FINISHES}::test_of_a_pair_that_comes_twice_in_a_batch_the_first_counts",
+    ),
+    mutant(
+        "a null payload of a bulk becomes an empty object",
+        "db/functions/enqueue_jobs.sql",
+        "if jobs @? '$[*].payload ? (@ == null)' then",
+        "if false then",
+        f"{ENQUEUES}::test_a_payload_that_is_null_is_kept_apart_from_none",
+    ),
+    mutant(
+        "a schedule may end before the start that it keeps",
+        "db/functions/schedule_job.sql",
+        """    v_schedule.trigger_requested_at := v_old.trigger_requested_at;
+    perform rota._check_span(v_schedule.starts_at, ends_at);""",
+        """    v_schedule.trigger_requested_at := v_old.trigger_requested_at;""",
+        f"{UPDATES}::test_an_end_before_the_start_that_is_kept_is_refused_by_name",
+    ),
+    mutant(
         "retention drops weeks that are still to be kept",
-        "db/functions/_drop_partitions.sql",
+        "db/functions/_expired_weeks.sql",
         "to_date(right(c.relname, 8), 'YYYYMMDD') + 7",
         "to_date(right(c.relname, 8), 'YYYYMMDD') - 700",
         f"{UPKEEP}::test_retention_drops_old_weeks_and_never_a_live_job",
     ),
     mutant(
         "a finish that waits for a new week fails when the week is there",
-        "db/functions/_make_partition.sql",
-        "    execute format('lock table only rota.%I in share row exclusive mode', parent);\n",
+        "db/functions/_keep_weeks.sql",
+        "        execute format('lock table only rota.%I in access exclusive mode', parent);\n",
         "",
         f"{RACES}::test_a_finish_while_a_week_is_prepared_waits_and_then_succeeds",
     ),
@@ -696,7 +751,7 @@ MUTANTS = [
     mutant(
         "nobody takes back what a dead worker held",
         "worker/keeper.py",
-        "            (self._recover, 0.0),\n",
+        '            Chore("recover_jobs", self._recover),\n',
         "",
         f"{WORKER_FAULTS}::test_a_job_whose_worker_was_killed_is_run_by_another",
     ),
@@ -710,8 +765,20 @@ MUTANTS = [
     mutant(
         "a forked child goes on as a second worker",
         "worker/crew.py",
-        "        if os.getpid() != self._pid:\n            os._exit(0)  # the handler forked",
-        "        if False:\n            os._exit(0)  # the handler forked",
+        "            value = registry[job.task](job)\n"
+        "        except BaseException as error:\n"
+        "            if os.getpid() != self._pid:\n"
+        "                _end_child(error)\n"
+        "            _fail(desk, job, error)\n"
+        "        else:\n"
+        "            if os.getpid() != self._pid:\n",
+        "            value = registry[job.task](job)\n"
+        "        except BaseException as error:\n"
+        "            if os.getpid() != self._pid:\n"
+        "                _end_child(error)\n"
+        "            _fail(desk, job, error)\n"
+        "        else:\n"
+        "            if False:\n",
         f"{ATTEMPTS}::test_a_handler_that_forks_and_returns_twice_finishes_once",
     ),
     mutant(
@@ -730,9 +797,9 @@ MUTANTS = [
     ),
     mutant(
         "one result that the database refuses is tried for ever and holds up the others",
-        "worker/link.py",
-        "                if not passes(error) or (unless and error.sqlstate == unless):\n",
-        "                if unless and error.sqlstate == unless:\n",
+        "worker/finisher.py",
+        "        elif passes(error):\n            self._apart.append(parcel)\n",
+        "        elif error.sqlstate:\n            self._apart.append(parcel)\n",
         f"{ATTEMPTS}::test_what_the_database_refuses_fails_that_attempt_alone",
     ),
     mutant(
@@ -774,9 +841,9 @@ MUTANTS = [
     ),
     mutant(
         "misfire all runs one slot more than its cap",
-        "db/functions/_settle_missed.sql",
-        "v_later.number < v_schedule.misfire_cap)",
-        "v_later.number <= v_schedule.misfire_cap)",
+        "db/functions/_missed_slots.sql",
+        "    if v_later < v_most and not v_is_late then",
+        "    if v_later <= v_most and not v_is_late then",
         f"{LIFE}::test_of_the_slots_that_were_missed_as_many_run_as_the_cap_says",
     ),
     Mutant(
@@ -812,16 +879,16 @@ MUTANTS = [
     mutant(
         "a progress report within a second of the last is dropped",
         "worker/keeper.py",
-        "            if clock() < job.news_sent_at + NEWS_PERIOD:\n",
-        "            if clock() < job.news_sent_at + NEWS_PERIOD:\n"
+        "            if clock() < job.news_due:\n",
+        "            if clock() < job.news_due:\n"
         "                self._desk.with_news.discard(job)\n",
         f"{ATTEMPTS}::test_of_reports_that_follow_each_other_quickly_the_last_is_stored",
     ),
     mutant(
         "configuring a queue resets the timeout that it was not given",
         "db/functions/configure_queue.sql",
-        "timeout = coalesce(excluded.timeout, q.timeout)",
-        "timeout = excluded.timeout",
+        "then coalesce(excluded.timeout, q.timeout)",
+        "then excluded.timeout",
         f"{QUEUES}::test_each_setting_can_be_changed_alone_and_leaves_all_others",
     ),
     mutant(

@@ -1435,6 +1435,9 @@ def test_a_skipped_slot_is_on_record_with_the_run_that_follows(conn, at):
         "outcome": "SKIPPED",
         "worker": None,
         "started_at": None,
+        "scheduled_for": MONDAY + HOUR,
+        "job_state": "SCHEDULED",
+        "next_run_at": MONDAY + 4 * HOUR,
         "error": "3 slots were missed; misfire policy skip",
         "result": {"slots": 3},
     }
@@ -1477,3 +1480,11 @@ def test_a_retry_that_waits_keeps_its_attempt_whatever_is_saved(conn, at):
     call(conn, "finish_job", **held, error="boom", retry_in=MINUTE)
     hourly(conn, max_retries=0)
     assert status(conn)["max_retries"] == 1
+
+
+def test_the_last_run_stands_for_the_last_slot_that_was_missed(conn, at):
+    hourly(conn, max_runs=1)
+    at(4 * HOUR + MINUTE)
+
+    assert run(conn) == 4
+    assert [slots for slots, _ in skipped(conn)] == [3]

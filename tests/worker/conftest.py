@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from psycopg import Connection
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -98,6 +98,26 @@ def start_worker(db: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProces
     yield start
     for worker in started:
         worker.kill()
+
+
+@pytest.fixture
+def login(
+    conn: Connection, db: str, start_worker: Callable[..., WorkerProcess]
+) -> Iterator[Callable[..., str]]:
+    """Create roles that are in some of Rota's groups only; return the URLs they connect with."""
+    roles = []
+
+    def create(*groups: str) -> str:
+        role = f"rota_test_{os.getpid()}_{len(roles)}"
+        roles.append(role)
+        conn.execute(f"create role {role} login password 'secret'")
+        for group in groups:
+            conn.execute(f"grant {group} to {role}")
+        return make_conninfo(db, user=role, password="secret")
+
+    yield create
+    for role in roles:
+        conn.execute(f"drop role {role}")
 
 
 @pytest.fixture

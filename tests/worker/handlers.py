@@ -89,6 +89,29 @@ def counting(job: Job) -> None:
         time.sleep(0.01)
 
 
+@task("chatter")
+def chatter(job: Job) -> None:
+    """Report progress without end."""
+    trace(job, "start")
+    number = 0
+    while not Path(job.payload["until"]).exists():
+        number += 1
+        job.progress({"number": number})
+        time.sleep(0.01)
+
+
+@task("counting_later")
+def counting_later(job: Job) -> None:
+    """Report progress once, when the file ``until`` exists, and go on."""
+    trace(job, "start")
+    while not Path(job.payload["until"]).exists():
+        time.sleep(0.01)
+    job.progress({"done": 7})
+    trace(job, "reported")
+    while not job.cancelled:
+        time.sleep(0.01)
+
+
 class UnreadableError(Exception):
     """Cannot even be shown."""
 
@@ -286,3 +309,24 @@ def about(job: Job) -> dict[str, Any]:
         "cancelled": job.cancelled,
         "shown": repr(job),
     }
+
+
+@task("euro")
+def euro(job: Job) -> str:
+    return "€"
+
+
+@task("euro_error")
+def euro_error(job: Job) -> None:
+    raise ValueError("€")
+
+
+@task("euro_fail")
+def euro_fail(job: Job) -> None:
+    raise Fail("€")
+
+
+@task("euro_progress")
+def euro_progress(job: Job) -> None:
+    job.progress("€")
+    time.sleep(0.5)

@@ -1,18 +1,16 @@
 """Workers that die, freeze, stop or lose their database: no job is lost, none finished twice."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import Connection
-from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
 from db.deploy import deploy
@@ -312,38 +310,28 @@ def test_a_worker_refuses_a_database_without_rota(empty_db: str, start_worker: S
     assert "run python -m db.deploy" in worker.lines[-1]["error"]
 
 
-@contextmanager
-def login(conn: Connection, db: str, group: str) -> Iterator[str]:
-    """Create a role that is in one of Rota's groups only; give the URL that it connects with."""
-    role = f"rota_test_{os.getpid()}"
-    conn.execute(f"create role {role} login password 'secret' in role {group}")
-    try:
-        yield make_conninfo(db, user=role, password="secret")
-    finally:
-        conn.execute(f"drop role {role}")
-
-
 def test_a_worker_needs_no_other_rights_than_those_of_its_role(
-    conn: Connection, db: str, start_worker: StartWorker, enqueue: Callable[..., int], job: ReadJob
+    login: Callable[..., str],
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    job: ReadJob,
 ) -> None:
-    with login(conn, db, "rota_worker") as url:
-        worker = start_worker(url=url)
-        done, unknown = enqueue("sleep", {"seconds": 1.5}), enqueue("sing")
+    worker = start_worker(url=login("rota_worker"))
+    done, unknown = enqueue("sleep", {"seconds": 1.5}), enqueue("sing")
 
-        wait_until(lambda: job(done)["state"] == "COMPLETED" and job(unknown)["last_error"])
+    wait_until(lambda: job(done)["state"] == "COMPLETED" and job(unknown)["last_error"])
 
-        assert worker.stop() == 0
-        assert not [line for line in worker.lines if line["level"] in ("ERROR", "CRITICAL")]
+    assert worker.stop() == 0
+    assert not [line for line in worker.lines if line["level"] in ("ERROR", "CRITICAL")]
 
 
 def test_a_worker_that_lacks_the_right_to_claim_ends_with_an_error(
-    conn: Connection, db: str, start_worker: StartWorker
+    login: Callable[..., str], start_worker: StartWorker
 ) -> None:
-    with login(conn, db, "rota_reader") as url:
-        worker = start_worker(url=url, ready=False)
+    worker = start_worker(url=login("rota_reader"), ready=False)
 
-        assert worker.wait() != 0
-        assert "permission denied" in str(worker.lines)
+    assert worker.wait() != 0
+    assert "permission denied" in str(worker.lines)
 
 
 def test_a_bad_command_line_is_refused() -> None:
