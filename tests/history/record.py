@@ -30,7 +30,8 @@ from worker.link import Statement
 MAY_HAVE_COMMITTED = ("08", "57P")  # a statement that ended so was perhaps done
 
 RECORDED = re.compile(
-    r"rota\.\"?(claim_next_job|finish_jobs?|release_job|heartbeat_jobs?|recover_jobs|enqueue_job)\b"
+    r"rota\.\"?(claim_next_job|finish_jobs?|release_(?:unhandled_)?jobs?|heartbeat_jobs?"
+    r"|recover_jobs|enqueue_job)\b"
 )
 
 
@@ -83,7 +84,7 @@ def recording_cursor(history: History) -> type[psycopg.Cursor[Any]]:
             if found is None:
                 return super().execute(query, params, **options)
             self._op = found[1].removesuffix("_jobs").removesuffix("_next_job")
-            self._op = self._op.removesuffix("_job")
+            self._op = self._op.removesuffix("_job").removesuffix("_unhandled")
             self._asked = asked(params or {})
             self._call = history.invoke(self._op, **self._asked)
             try:
@@ -107,7 +108,7 @@ def record_claims(history: History) -> None:
     """Write each of the worker's claims to the history; they take no cursor."""
 
     def recorded(claim: Statement, conn: Any, arguments: Sequence[str]) -> list[Any]:
-        queues, worker, lease, _ = arguments
+        queues, worker, lease, *_ = arguments
         call = history.invoke(
             "claim",
             queues=[name.strip('"') for name in _list(queues)],
@@ -150,7 +151,9 @@ def answered(op: str, asked: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
     if op == "claim":
         return {
             "jobs": [
-                {"job": row[0], "token": row[1], "queue": row[4], "attempt": row[5]} for row in rows
+                {"job": row[0], "token": row[1], "queue": row[4], "attempt": row[5]}
+                for row in rows
+                if row[0] is not None  # the worker's own says so that there is none
             ]
         }
     if op in ("finish", "release"):
