@@ -64,7 +64,7 @@ EXECUTIONS = """
         e.job_id, e.token::text, e.run, e.attempt, e.outcome, e.job_state,
         extract(epoch from e.started_at)::float8 as started_at,
         extract(epoch from e.finished_at)::float8 as finished_at
-    from rota.job_executions as e
+    from rota.attempts as e
 """
 
 
@@ -391,7 +391,7 @@ def assert_balanced(bank: House, jobs: int) -> None:
             """
             select l.job_id from ledger as l
             where not exists (
-                select from rota.job_executions as e
+                select from rota.attempts as e
                 where e.job_id = l.job_id and e.token = l.token and e.outcome = 'SUCCEEDED'
             )
             """

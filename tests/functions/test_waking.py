@@ -114,6 +114,14 @@ def test_a_sleeper_is_notified_of_each_of_its_queues(conn, sleeper, number):
     assert notified(conn, sleeper) == []
 
 
+def test_a_sleeper_of_the_release_before_is_notified_still(conn, sleeper):
+    sleeper.execute("select pg_advisory_lock_shared(1919906913, hashtext('mail'))")
+
+    call(conn, "enqueue_job", task="t", queue="mail")
+
+    assert notified(conn, sleeper) == ["mail"]
+
+
 def test_falling_asleep_does_not_wait_for_a_lock_that_an_outsider_holds(conn, connect, sleeper):
     outsider = connect()
     outsider.execute("select pg_advisory_lock(rota._wake_class(), hashtext('mail'))")
