@@ -51,7 +51,7 @@ def main() -> int:
             _publish(stack, url)
             environment = os.environ | {"DATABASE_URL": url, "HOST": host, "PORT": str(port)}
             _start(stack, parts, "app", environment)
-            _start(stack, parts, "worker", environment)
+            _start(stack, parts, "worker", environment, "--tasks", "worker.tasks")
             _wait_until_ready(host, port, parts, stop)
             if not stop.is_set():
                 print(_welcome(host, port, psql), flush=True)
@@ -106,14 +106,16 @@ def _publish(stack: ExitStack, url: str) -> None:
     stack.callback(path.unlink, missing_ok=True)
 
 
-def _start(stack: ExitStack, parts: Parts, name: str, environment: dict[str, str]) -> None:
+def _start(
+    stack: ExitStack, parts: Parts, name: str, environment: dict[str, str], *arguments: str
+) -> None:
     """Start ``python -m name`` out of the reach of this terminal's Ctrl-C.
 
     Where Linux's setpriv is at hand, the child is asked to end when we are killed ourselves.
     """
     leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     child = subprocess.Popen(
-        [*leash, sys.executable, "-m", name],
+        [*leash, sys.executable, "-m", name, *arguments],
         cwd=HERE,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -1,8 +1,9 @@
 """Serve the API: ``python -m app``, on HOST (127.0.0.1) and PORT (5000).
 
 The server is waitress: pure Python, one process, threads. It reads a request to its end before a
-thread sees it, so slow clients hold no thread and no database connection, and nothing needs to
-stand in front of it. For more than one core's worth, run several processes.
+thread sees it, so slow clients hold no thread and no database connection; and app/server.py ends
+their connections in time, so nothing needs to stand in front of it. For more than one core's worth,
+run several processes.
 """
 
 import logging
@@ -11,22 +12,15 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
 
 import psycopg
 from flask import Flask
-from waitress import wasyncore
-from waitress.channel import HTTPChannel
-from waitress.server import create_server
 
 from app import create_app, logs
-from app.health import mismatch
-from app.inputs import MAX_BODY_BYTES
+from app.health import look
+from app.server import Server
 
-THREADS = 8
-LARGEST_UPLOAD = 16 * MAX_BODY_BYTES  # what is let in to be refused in JSON
 GRACE_SECONDS = 15  # longer than a request's statements may take
-TICK_SECONDS = 0.2
 
 log = logging.getLogger("rota.api")
 
@@ -37,7 +31,7 @@ def main() -> int:
     host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "5000")
     try:
         app = create_app()
-        difference = mismatch(app.extensions["database"])
+        difference, _ = look(app.extensions["database"])
     except ValueError as error:
         difference = str(error)
     except psycopg.OperationalError:
@@ -61,35 +55,21 @@ def serve(app: Flask, host: str, port: str) -> None:
         OSError: the port is taken.
         ValueError: it is not a port.
     """
-    sockets: dict[int, Any] = {}
-    create_server(
-        app,
-        map=sockets,
-        host=host,
-        port=port,
-        threads=THREADS,
-        connection_limit=500,
-        channel_timeout=60,
-        max_request_body_size=LARGEST_UPLOAD,
-        ident=None,
-    )
+    server = Server(app, host, port)
+    database = app.extensions["database"]
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     log.info("serving http://%s:%s/", host, port)
 
-    while not stopping.is_set():
-        wasyncore.loop(TICK_SECONDS, use_poll=True, map=sockets, count=1)
-
-    for listener in [item for item in sockets.values() if item.accepting]:
-        wasyncore.dispatcher.close(listener)
+    server.run(stopping.is_set, each_second=database.cut_overdue)
+    server.stop_listening()
     deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline and any(
-        isinstance(item, HTTPChannel) and (item.requests or item.total_outbufs_len)
-        for item in sockets.values()
-    ):
-        wasyncore.loop(TICK_SECONDS, use_poll=True, map=sockets, count=1)
-    app.extensions["database"].close()
+    server.run(
+        lambda: time.monotonic() > deadline or not server.is_busy(),
+        each_second=database.cut_overdue,
+    )
+    database.close()
     log.info("stopped")
 
 

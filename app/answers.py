@@ -13,6 +13,18 @@ from flask import Response, request, url_for
 from psycopg import sql
 
 
+def moments(*columns: str) -> dict[str, sql.Composable]:
+    """Return expressions for columns that hold moments: ISO 8601 in UTC, always with six digits.
+
+    An expression has the column's own name in the row, so a query that goes on to sort by the
+    column must say whose it is.
+    """
+    expression = sql.SQL(
+        """to_char({0} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') as {0}"""
+    )
+    return {column: expression.format(sql.Identifier(column)) for column in columns}
+
+
 def read_rows(
     conn: psycopg.Connection, query: sql.Composable, arguments: Mapping[str, Any] | None = None
 ) -> list[str]:
@@ -62,9 +74,9 @@ def answer_page(name: str, rows: list[str], next_url: str | None) -> Response:
     return answer(**{name: rows, "next": json.dumps(next_url)})
 
 
-def next_url(position: Any) -> str | None:
+def next_url(position: Any, parameter: str = "before") -> str | None:
     """Return this request's URL, moved on to the rows after a position."""
     if position is None:
         return None
-    query = request.args.to_dict() | {"before": str(position)}
+    query = request.args.to_dict() | {parameter: str(position)}
     return url_for(request.endpoint, **request.view_args, **query)

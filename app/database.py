@@ -1,14 +1,25 @@
 """Connections to the database, one transaction a request."""
 
+import contextlib
+import logging
+import os
+import socket
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
 import psycopg
 from flask import current_app
+from psycopg import IsolationLevel
 from psycopg.adapt import Buffer, Loader
 from psycopg.conninfo import conninfo_to_dict
+
+from db.session import settings
+
+log = logging.getLogger("rota.api")
 
 # What the URL may overrule. A server that stopped answering is noticed within seconds.
 CONNECTION_DEFAULTS = {
@@ -20,24 +31,29 @@ CONNECTION_DEFAULTS = {
     "tcp_user_timeout": 10_000,
 }
 
-# Set for each transaction, and so through a pooler too, where a session is not ours to change.
-# No request may hold a thread, or a place in a queue of locks, for longer. To compile a query
-# costs more than to run any of ours.
-TRANSACTION_SETTINGS = """
-    set local statement_timeout = '10s';
-    set local lock_timeout = '3s';
-    set local timezone = 'UTC';
-    set local intervalstyle = 'iso_8601';
-    set local jit = off
-"""
+# On top of what all sessions of ours set. No request may hold a thread, or a place in a queue of
+# locks, for longer; and if this process stands still in the midst of one, its locks do not. To
+# compile a query costs more than to run any of ours.
+SETTINGS = {
+    "statement_timeout": "10s",
+    "lock_timeout": "3s",
+    "idle_in_transaction_session_timeout": "15s",
+    "intervalstyle": "iso_8601",
+    "jit": "off",
+}
+LONGEST_TRANSACTION = 20.0  # seconds, after which a server that says nothing is given up
 
 
 class IsoTimestampLoader(Loader):
-    """Pass an instant on as ISO 8601 text, whatever its year; sessions are in UTC."""
+    """Pass a moment on as ISO 8601 text with six digits, whatever its year; sessions are in UTC."""
 
     def load(self, data: Buffer) -> str:
-        """Return ``2030-01-31T09:00:00+00:00`` for ``2030-01-31 09:00:00+00``."""
-        return bytes(data).decode().replace(" ", "T", 1) + ":00"
+        """Return ``2030-01-31T09:00:00.500000+00:00`` for ``2030-01-31 09:00:00.5+00``."""
+        text = bytes(data).decode()
+        if not text.endswith("+00"):
+            return text  # infinity
+        moment, _, fraction = text.removesuffix("+00").replace(" ", "T", 1).partition(".")
+        return f"{moment}.{fraction:0<6}+00:00"
 
 
 class Database:
@@ -61,7 +77,9 @@ class Database:
             self._parameters = CONNECTION_DEFAULTS | conninfo_to_dict(url)
         except psycopg.ProgrammingError:
             raise ValueError("DATABASE_URL is not a PostgreSQL connection string") from None
+        self._parameters["client_encoding"] = "UTF8"
         self._idle: deque[psycopg.Connection] = deque()
+        self._lent: dict[psycopg.Connection, float] = {}  # since when
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection]:
@@ -74,13 +92,14 @@ class Database:
         try:
             yield conn
             conn.commit()
-        except (psycopg.OperationalError, psycopg.InternalError):
+        except (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError):
             conn.close()  # the server is going down, or only reads now: do not come back to it
             raise
         except BaseException:
             conn.rollback()
             raise
         finally:
+            self._lent.pop(conn, None)
             if not conn.closed:
                 self._idle.append(conn)
 
@@ -89,24 +108,58 @@ class Database:
         while self._idle:
             self._idle.pop().close()
 
+    def cut_overdue(self) -> None:
+        """Cut connections whose transaction should have ended, from another thread.
+
+        The server ends each statement in time, and the kernel notices a machine that is gone.
+        Neither notices a server that was frozen, or something on the way that says nothing more.
+        """
+        now = time.monotonic()
+        for conn, since in list(self._lent.items()):
+            if now - since > LONGEST_TRANSACTION and not conn.closed:
+                with contextlib.suppress(OSError, psycopg.Error):
+                    with socket.socket(fileno=os.dup(conn.fileno())) as copy:
+                        copy.shutdown(socket.SHUT_RDWR)
+                    log.warning("no answer from the database for too long, a connection is cut")
+
     def _begin(self) -> psycopg.Connection:
         if self._idle:
             conn = self._idle.pop()
             try:
-                conn.execute(TRANSACTION_SETTINGS)
-                return conn
+                return self._set_up(conn)
             except psycopg.OperationalError:
-                conn.close()
                 self.close()  # the others are likely to be as dead
-        conn = self._connect()
-        conn.execute(TRANSACTION_SETTINGS)
+        return self._set_up(self._connect())
+
+    def _set_up(self, conn: psycopg.Connection) -> psycopg.Connection:
+        """Begin a transaction with settings of its own.
+
+        They are set for each, and so through a pooler too, where a session is not ours to change.
+        """
+        self._lent[conn] = time.monotonic()
+        try:
+            conn.execute(_transaction_settings(conn.info.server_version))
+        except BaseException:
+            del self._lent[conn]
+            conn.close()
+            raise
         return conn
 
     def _connect(self) -> psycopg.Connection:
         # No prepared statements: a pooler may give each transaction another server connection.
         conn = psycopg.connect(**self._parameters, prepare_threshold=None)
+        conn.isolation_level = IsolationLevel.READ_COMMITTED
         conn.adapters.register_loader("timestamptz", IsoTimestampLoader)
         return conn
+
+
+@cache
+def _transaction_settings(server_version: int) -> str:
+    """Return the statement that sets for one transaction what its statements rely on."""
+    return "select " + ", ".join(
+        f"pg_catalog.set_config('{name}', '{value}', true)"
+        for name, value in (settings(server_version) | SETTINGS).items()
+    )
 
 
 def database() -> Database:

@@ -15,10 +15,14 @@ PAGE = HERE / "apidocs"
 SWAGGER_UI = Path(str(files("flask_swagger_ui"))) / "dist"
 SWAGGER_UI_FILES = {"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"}
 
-FOR_EVERY_OPERATION = {"500": "Failed", "503": "Unavailable"}
+FOR_EVERY_OPERATION = {
+    "403": "Foreign",
+    "421": "Misdirected",
+    "500": "Failed",
+    "503": "Unavailable",
+}
 FOR_EVERY_CHANGE = {
     "400": "Malformed",
-    "403": "Foreign",
     "413": "TooLarge",
     "415": "NotJson",
     "422": "Invalid",

@@ -3,6 +3,8 @@
 import logging
 import re
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 import psycopg
 from flask import Flask, Response, g, jsonify
@@ -21,10 +23,35 @@ STATUS_BY_SQLSTATE = {
     "23514": 422,
     "08": 503,
     "25006": 503,  # a standby: the primary is elsewhere now
+    "25P03": 503,  # idle_in_transaction_session_timeout: we stood still
+    "25P04": 503,  # transaction_timeout
     "40": 503,
     "53": 503,
     "55P03": 503,  # lock_timeout
     "57": 503,
+}
+
+# What callers are told. Only the errors of our own functions speak to them; what PostgreSQL says is
+# about tables and settings, quotes values and shows rows, and goes to the log at most.
+WORDS_BY_SQLSTATE = {
+    "": "the database is not available",
+    "22": "a value is out of range, or not of its type",
+    "22P05": "a text has a character that the database cannot store",
+    "23": "what this request asks for would break a rule of the database",
+    "23505": "another one has this key already",
+    "25006": "the database can only be read at the moment",
+    "25P": "this took longer than a request may; try again",
+    "40": "another transaction was in the way; try again",
+    "53": "the database is short of connections, memory or disk; try again later",
+    "55P03": "another transaction holds what this request needs; try again",
+    "57014": "this took longer than a request may, and was given up",
+}
+WORDS_BY_STATUS = {
+    400: "the request cannot be read",
+    404: "there is nothing at this path",
+    405: "this path does not take this method",
+    413: "the body is too large",
+    416: "there is no such part of this file",
 }
 
 
@@ -68,8 +95,12 @@ def status_of(error: psycopg.Error) -> int:
         if isinstance(error, psycopg.OperationalError):
             return 503
         return 422 if isinstance(error, psycopg.DataError) else 500
-    prefixes = [prefix for prefix in STATUS_BY_SQLSTATE if error.sqlstate.startswith(prefix)]
-    return STATUS_BY_SQLSTATE[max(prefixes, key=len)] if prefixes else 500
+    return _by_prefix(STATUS_BY_SQLSTATE, error.sqlstate) or 500
+
+
+def _by_prefix(table: Mapping[str, Any], sqlstate: str) -> Any:
+    prefixes = [prefix for prefix in table if sqlstate.startswith(prefix)]
+    return table[max(prefixes, key=len)] if prefixes else None
 
 
 def init_app(app: Flask) -> None:
@@ -88,15 +119,21 @@ def _answer_database_error(error: psycopg.Error) -> tuple[Response, int]:
     status = status_of(error)
     if status >= 500:
         return _answer_failure(error, status)
-    return _answer_problem(
-        RequestError(
-            status,
-            _name_fields(error.diag.message_primary or str(error)),
-            code=error.sqlstate or "RTV01",
-            detail=error.diag.message_detail,
-            hint=error.diag.message_hint,
+    sqlstate = error.sqlstate or "22000"  # psycopg's own: a value that cannot be sent
+    if sqlstate.startswith("RT"):
+        return _answer_problem(
+            RequestError(
+                status,
+                _name_fields(error.diag.message_primary or ""),
+                code=sqlstate,
+                detail=error.diag.message_detail,
+                hint=error.diag.message_hint,
+            )
         )
-    )
+    fields = {"sqlstate": sqlstate, "constraint": error.diag.constraint_name}
+    log.warning("the database refused a value", extra={"fields": fields})
+    message = _by_prefix(WORDS_BY_SQLSTATE, sqlstate)
+    return _answer_problem(RequestError(status, message, code=sqlstate))
 
 
 def _name_fields(message: str) -> str:
@@ -113,7 +150,8 @@ def _answer_http_error(error: HTTPException) -> Response:
     if error.code is None or error.code >= 500:
         return _answer_failure(error)[0]
     response = error.get_response()
-    response.data = jsonify(RequestError(error.code, error.description or error.name).body).data
+    message = WORDS_BY_STATUS.get(error.code, error.name)
+    response.data = jsonify(RequestError(error.code, message).body).data
     response.content_type = "application/json"
     return response
 
@@ -129,7 +167,9 @@ def _answer_failure(error: Exception, status: int = 500) -> tuple[Response, int]
     else:
         log.error("unexpected error", exc_info=error, extra={"fields": fields})
 
-    message = "the database is not available" if status == 503 else "internal error"
+    message = "internal error"
+    if status == 503:
+        message = _by_prefix(WORDS_BY_SQLSTATE, getattr(error, "sqlstate", None) or "")
     response = jsonify(code=f"HTTP{status}", message=message, id=failure_id)
     if status == 503:
         response.headers["Retry-After"] = "1"

@@ -16,8 +16,47 @@ blueprint = Blueprint("health", __name__)
 VERSION = checkout_version()
 
 
-def mismatch(database: Database) -> str | None:
-    """Say how the database differs from this checkout and what to run, or return None.
+# What the API needs rights to. Some may be missing on purpose, for one that only reads.
+FUNCTIONS = [
+    "enqueue_job",
+    "enqueue_jobs",
+    "cancel_job",
+    "retry_job",
+    "schedule_job",
+    "preview_schedule",
+    "pause_schedule",
+    "resume_schedule",
+    "trigger_schedule",
+    "backfill_schedule",
+    "delete_schedule",
+    "pause_queue",
+    "resume_queue",
+    "configure_queue",
+    "delete_queue",
+]
+VIEWS = ["jobs", "executions", "schedule_status", "queue_status", "worker_status"]
+MISSING_RIGHTS = """
+    select f.name
+    from unnest(%(functions)s::text[]) with ordinality as f(name, place)
+    where not exists (
+        select from pg_proc as p
+        where p.pronamespace = 'rota'::regnamespace and p.proname = f.name
+            and has_function_privilege(p.oid, 'execute')
+    )
+    union all
+    select v.name
+    from unnest(%(views)s::text[]) as v(name)
+    where not exists (
+        select from pg_class as c
+        where c.relnamespace = 'rota'::regnamespace and c.relname = v.name
+            and has_table_privilege(c.oid, 'select')
+    )
+"""
+GRANT = "grant it rota_producer and rota_operator"
+
+
+def look(database: Database) -> tuple[str | None, list[str]]:
+    """Say what keeps the API from working and what to do, or None; and to what it has no rights.
 
     Raises:
         psycopg.OperationalError: the database cannot be reached.
@@ -25,16 +64,22 @@ def mismatch(database: Database) -> str | None:
     try:
         with database.transaction() as conn:
             deployed = call(conn, "version")[0]["version"]
+            needed = {"functions": FUNCTIONS, "views": VIEWS}
+            missing = [name for (name,) in conn.execute(MISSING_RIGHTS, needed)]
+    except psycopg.errors.InsufficientPrivilege:
+        return f"this login has no rights to the schema rota: {GRANT}", []
     except psycopg.Error as error:
         if status_of(error) == 503:
             raise
-        return "the database has no schema rota for this user; run: python -m db.deploy"
+        return "the database has no schema rota for this user; run: python -m db.deploy", []
     if deployed != VERSION:
         return (
             f"the database has version {deployed[:12]}, this checkout is {VERSION[:12]};"
             " run: python -m db.deploy"
-        )
-    return None
+        ), missing
+    if len(missing) == len(FUNCTIONS) + len(VIEWS):
+        return f"this login may do nothing that the API is for: {GRANT}", missing
+    return None, missing
 
 
 @blueprint.get("/health/live")
@@ -57,7 +102,8 @@ def live() -> dict[str, str]:
 def ready() -> dict[str, Any]:
     """Tell whether requests can be answered.
 
-    The database can be reached and has the version of the schema that belongs to this process.
+    The database can be reached and has the version of the schema that belongs to this process, and
+    its login has rights to some of it. What it has no rights to is listed: such requests fail.
     ---
     tags: [health]
     responses:
@@ -67,7 +113,9 @@ def ready() -> dict[str, Any]:
           application/json:
             schema: {$ref: "#/components/schemas/Ready"}
     """
-    difference = mismatch(database())
+    difference, missing = look(database())
     if difference is not None:
         raise RequestError(503, difference)
-    return {"status": "ready", "version": VERSION}
+    return {"status": "ready", "version": VERSION} | (
+        {"missing_rights": missing} if missing else {}
+    )

@@ -6,9 +6,11 @@ database's to judge.
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from flask import g, request
@@ -19,6 +21,7 @@ from app.errors import RequestError, invalid
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_DEPTH = 100
+MAX_DIGITS = 4300  # of one number, written out; those of all numbers of a body fit MAX_BODY_BYTES
 MAX_INTEGER = 2**31 - 1
 MAX_ID = 2**63 - 1
 PAGE_SIZE = 50
@@ -99,10 +102,10 @@ def seconds(value: Any) -> timedelta:
 
 def seconds_from_zero(value: Any) -> timedelta:
     """Take a duration that may be 0; whether it may be negative is for the database to say."""
-    if type(value) not in (int, float):
+    if type(value) not in (int, Decimal):
         raise ValueError("must be a number of seconds")
     try:
-        return timedelta(seconds=value)
+        return timedelta(seconds=float(value))
     except OverflowError:
         raise ValueError("is out of range") from None
 
@@ -137,7 +140,34 @@ def json_value(value: Any) -> Jsonb:
         elif isinstance(item, dict):
             waiting.extend((key, depth) for key in item)
             waiting.extend((child, depth + 1) for child in item.values())
-    return Jsonb(value)
+    return Jsonb(value, dumps=write_json)
+
+
+def write_json(value: Any) -> str:
+    """Write JSON for the database, each number with the digits that were sent.
+
+    Python writes decimals as floats, or as strings. So they pass its writer as strings that begin
+    with NUL, as no text of a request does, and lose their quotation marks afterwards.
+    """
+    text = json.dumps(value, default=_as_json)
+    return DECIMAL.sub(r"\1", text) if NUL in text else text
+
+
+NUL = r"\u0000"
+DECIMAL = re.compile(r'"\\u0000([^"]+)"')
+
+
+def _as_json(value: Decimal | Jsonb | datetime | timedelta) -> Any:
+    """Write an argument in the way that PostgreSQL reads it from JSON."""
+    match value:
+        case Decimal():
+            return f"\0{value}"
+        case Jsonb():
+            return value.obj
+        case datetime():
+            return value.isoformat()
+        case _:
+            return f"{value.total_seconds():f} seconds"
 
 
 def one_of(*allowed: str) -> Callable[[Any], str]:
@@ -169,6 +199,13 @@ def row_id(value: Any) -> int:
     return int(value)
 
 
+NOT_JSON = "the body is not usable JSON"
+
+
+class UnusableError(ValueError):
+    """What stands in a body is no JSON that can be stored; the message says why."""
+
+
 def read_body() -> dict[str, Any]:
     """Return the request's body, a JSON object; no body at all is an empty one.
 
@@ -183,14 +220,18 @@ def read_body() -> dict[str, Any]:
         raise RequestError(415, "the body must be sent as Content-Type: application/json")
     try:
         body = json.loads(
-            data.decode(), parse_constant=_refuse_constant, parse_float=_finite_number
+            _decode(data), parse_constant=_refuse_constant, parse_float=_Decimals().read
         )
+    except UnusableError as error:
+        raise RequestError(400, NOT_JSON, detail=str(error)) from None
+    except json.JSONDecodeError as error:
+        detail = f"{error.msg}: line {error.lineno}, column {error.colno}"
+        raise RequestError(400, NOT_JSON, detail=detail) from None
     except RecursionError:
-        raise RequestError(
-            400, "the body is not usable JSON", detail="it is nested too deeply"
-        ) from None
-    except ValueError as error:
-        raise RequestError(400, "the body is not usable JSON", detail=str(error)) from None
+        raise RequestError(400, NOT_JSON, detail="it is nested too deeply") from None
+    except ValueError:  # what Python says of it is for whoever runs Python
+        detail = f"a number has more than {MAX_DIGITS} digits"
+        raise RequestError(400, NOT_JSON, detail=detail) from None
     if not isinstance(body, dict):
         raise RequestError(400, "the body must be a JSON object")
     return body
@@ -260,12 +301,38 @@ def _check_text(value: str) -> None:
             raise ValueError("must not contain half of a surrogate pair") from None
 
 
+def _decode(data: bytes) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise UnusableError(f"it is not UTF-8, from byte {error.start} on") from None
+    if text.startswith("\ufeff"):
+        raise UnusableError("it begins with a byte order mark")
+    return text
+
+
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise UnusableError(f"{name} is not JSON")
 
 
-def _finite_number(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"the number {digits[:20]} is out of range")
-    return number
+class _Decimals:
+    """Reads the decimal numbers of one body, digit by digit.
+
+    The database writes numbers out: the eight bytes of 1e131071 as 131,072 digits, in every answer
+    that holds them. So their size when written out is bounded, of each and of all.
+    """
+
+    def __init__(self) -> None:
+        self._written = 0
+
+    def read(self, digits: str) -> Decimal:
+        mantissa, _, exponent = digits.lower().partition("e")
+        if math.isinf(float(digits)):
+            raise UnusableError(f"the number {digits[:20]} is out of range")
+        written = len(mantissa) + abs(int(exponent[:9] or 0))
+        if written > MAX_DIGITS:
+            raise UnusableError(f"the number {digits[:20]} has more than {MAX_DIGITS} digits")
+        self._written += written
+        if self._written > MAX_BODY_BYTES:
+            raise UnusableError(f"its numbers, written out, have more than {MAX_BODY_BYTES} digits")
+        return Decimal(digits)

@@ -1,13 +1,23 @@
-"""Queues: look at, pause, resume, configure."""
+"""Queues: look at, pause, resume, configure, delete."""
 
 import psycopg
 from flask import Blueprint, Response
 from psycopg import sql
 
-from app.answers import answer, read_rows
+from app.answers import answer_page, moments, next_url, read_page, read_rows
 from app.database import transaction
 from app.errors import RequestError
-from app.inputs import Field, integer, parse_fields, read_body, seconds
+from app.inputs import (
+    PAGE_SIZE,
+    Field,
+    integer,
+    parse_fields,
+    read_body,
+    read_query,
+    rows_up_to,
+    seconds,
+    text,
+)
 from db.gateway import call
 
 blueprint = Blueprint("queues", __name__)
@@ -20,41 +30,93 @@ SETTINGS = {
 }
 QUEUES = sql.SQL(
     """
-    select queue, paused_at, max_retries,
+    select queue, {paused_at}, max_retries,
         extract(epoch from backoff_base)::float8 as backoff_base_seconds,
         extract(epoch from backoff_cap)::float8 as backoff_cap_seconds,
         extract(epoch from timeout)::float8 as timeout_seconds,
-        scheduled, due, running, oldest_due_at
+        scheduled, due, running, {oldest_due_at}
     from rota.queue_status
     """
-)
-ALL_QUEUES = QUEUES + sql.SQL("order by queue")
+).format(**moments("paused_at", "oldest_due_at"))
 ONE_QUEUE = QUEUES + sql.SQL("where queue = %(queue)s")
 
 
 @blueprint.get("/queues")
 def list_queues() -> Response:
-    """List the queues, their settings and the jobs that wait in them.
+    """List the queues by name, their settings and the jobs that wait in them.
 
     A setting that is null was never set; the built-in default holds.
     ---
     tags: [queues]
+    parameters:
+      - $ref: "#/components/parameters/Limit"
+      - name: after
+        in: query
+        description: Only queues whose names come later; `next` has it set.
+        schema: {type: string}
     responses:
       200:
-        description: All queues.
+        description: A page of queues.
         content:
           application/json:
             schema: {$ref: "#/components/schemas/Queues"}
+      422: {$ref: "#/components/responses/Invalid"}
+    """
+    query = read_query({"limit": Field(rows_up_to(200)), "after": Field(text)})
+    limit = query.pop("limit", PAGE_SIZE)
+    select = sql.SQL("{} {} order by queue").format(
+        QUEUES, sql.SQL("where queue > %(after)s" if query else "")
+    )
+    with transaction() as conn:
+        queues, last = read_page(conn, select, query, limit, sql.SQL("r.queue"))
+    return answer_page("queues", queues, next_url(last, "after"))
+
+
+@blueprint.get("/queues/<queue:queue>")
+def get_queue(queue: str) -> Response:
+    """Look at a queue.
+
+    ---
+    tags: [queues]
+    parameters:
+      - $ref: "#/components/parameters/Queue"
+    responses:
+      200: {$ref: "#/components/responses/Queue"}
     """
     with transaction() as conn:
-        return answer(queues=read_rows(conn, ALL_QUEUES))
+        return _answer_queue(conn, queue)
+
+
+@blueprint.delete("/queues/<queue:queue>")
+def delete_queue(queue: str) -> tuple[str, int]:
+    """Forget a queue without live jobs.
+
+    Its settings and its pause go with it; the history of its jobs stays. It begins anew with the
+    next job that is added to it.
+    ---
+    tags: [queues]
+    parameters:
+      - name: queue
+        in: path
+        required: true
+        schema: {type: string, minLength: 1, maxLength: 100}
+        example: old-mail
+    responses:
+      204: {description: It is gone.}
+      409: {$ref: "#/components/responses/Conflict"}
+    """
+    parse_fields(read_body(), {})
+    with transaction() as conn:
+        call(conn, "delete_queue", queue=queue)
+    return "", 204
 
 
 @blueprint.post("/queues/<queue:queue>/pause")
 def pause_queue(queue: str) -> Response:
     """Pause a queue.
 
-    None of its jobs is claimed until it is resumed; running ones go on.
+    None of its jobs is claimed until it is resumed; running ones go on. A name that nobody uses is
+    not found; to pause a queue before its first job, change its settings first.
     ---
     tags: [queues]
     parameters:
@@ -89,9 +151,10 @@ def resume_queue(queue: str) -> Response:
 
 @blueprint.patch("/queues/<queue:queue>")
 def configure_queue(queue: str) -> Response:
-    """Change the settings of a queue.
+    """Change the settings of a queue, or make it.
 
-    What jobs get that do not say themselves; a setting left out stays as it is.
+    What jobs get that do not say themselves. A setting left out stays as it is, one that is null
+    goes back to the built-in default.
     ---
     tags: [queues]
     parameters:
@@ -108,14 +171,16 @@ def configure_queue(queue: str) -> Response:
     responses:
       200: {$ref: "#/components/responses/Queue"}
     """
-    settings = parse_fields(read_body(), SETTINGS)
+    body = read_body()
+    settings = parse_fields(body, SETTINGS)
+    unset = [SETTINGS[name].argument or name for name, value in body.items() if value is None]
     with transaction() as conn:
-        call(conn, "configure_queue", queue=queue, **settings)
+        call(conn, "configure_queue", queue=queue, **settings, unset=unset)
         return _answer_queue(conn, queue)
 
 
 def _answer_queue(conn: psycopg.Connection, queue: str) -> Response:
     rows = read_rows(conn, ONE_QUEUE, {"queue": queue})
     if not rows:
-        raise RequestError(404, f"there is no queue {queue}")
+        raise RequestError(404, f"there is no queue {queue}", code="RTN03")
     return Response(rows[0] + "\n", mimetype="application/json")

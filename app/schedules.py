@@ -11,7 +11,7 @@ import psycopg
 from flask import Blueprint, Response, url_for
 from psycopg import sql
 
-from app.answers import answer_page, next_url, read_page, read_rows
+from app.answers import answer_page, moments, next_url, read_page, read_rows
 from app.database import transaction
 from app.errors import RequestError, invalid
 from app.inputs import (
@@ -66,13 +66,13 @@ RANGE = {
 
 SUMMARY = sql.SQL(
     """
-    job_id, name, task, schedule_type, cron, every::text as every, time_zone, starts_at, ends_at,
-    max_runs, fixed_delay, extract(epoch from jitter)::float8 as jitter_seconds, misfire,
+    job_id, name, task, schedule_type, cron, every::text as every, time_zone, {starts_at},
+    {ends_at}, max_runs, fixed_delay, extract(epoch from jitter)::float8 as jitter_seconds, misfire,
     misfire_cap, extract(epoch from max_lateness)::float8 as max_lateness_seconds, overlap, queue,
-    priority, max_retries, extract(epoch from timeout)::float8 as timeout_seconds, paused_at,
-    state, run, nullif(scheduled_for, 'infinity') as scheduled_for, run_at, last_error, created_at
-    """
-)
+    priority, max_retries, extract(epoch from timeout)::float8 as timeout_seconds, {paused_at},
+    state, run, {scheduled_for}, {run_at}, last_error, {created_at}
+    """  # what is infinite is null
+).format(**moments("starts_at", "ends_at", "paused_at", "scheduled_for", "run_at", "created_at"))
 SCHEDULE = sql.SQL("select {}, payload from rota.schedule_status where name = %(name)s").format(
     SUMMARY
 )
@@ -389,8 +389,8 @@ def _call(function: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     try:
         with transaction() as conn:
             return call(conn, function, **arguments)
-    except NO_INTERVAL as error:
-        raise invalid("every", error.diag.message_primary or str(error)) from None
+    except NO_INTERVAL:
+        raise invalid("every", "must be an interval, such as P1M or 1 month") from None
 
 
 def _steer(function: str, name: str) -> dict[str, Any]:

@@ -3,20 +3,21 @@
 from flask import Blueprint, Response
 from psycopg import sql
 
-from app.answers import answer, read_rows
+from app.answers import answer, moments, read_rows
 from app.database import transaction
 
 blueprint = Blueprint("workers", __name__)
 
 WORKERS = sql.SQL(
     """
-    select worker, host, pid, queues, concurrency, version, started_at, last_seen_at, stopped_at,
-        running
-    from rota.worker_status
-    order by last_seen_at desc, worker
+    select worker, host, pid, queues, concurrency, version, {started_at}, {last_seen_at},
+        {stopped_at}, running, tasks, overrun,
+        extract(epoch from clock_difference)::float8 as clock_difference_seconds
+    from rota.worker_status as w
+    order by w.last_seen_at desc, worker
     limit 200
     """
-)
+).format(**moments("started_at", "last_seen_at", "stopped_at"))
 
 
 @blueprint.get("/workers")

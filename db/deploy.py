@@ -1,15 +1,17 @@
 """Bring a database to the state of this checkout: ``python -m db.deploy [URL]``.
 
-The steps, under one advisory lock, so that any number of deploys may run at once:
+The steps, one deploy of a database at a time, so that any number may be started at once:
 
 1. the schema ``rota`` and the four group roles;
 2. the pending migrations of ``db/migrations`` (yoyo);
-3. in one transaction every file of ``db/functions``, the grants, ``rota.version()``, and a check
-   that the schema holds no function without a file;
-4. ``rota`` on the database's search path, and the first round of upkeep.
+3. in one transaction the views, every file of ``db/functions``, the grants, ``rota.version()``, and
+   a check that the schema holds no function without a file;
+4. ``rota`` on the database's search path, the sequence of ids ahead of every job, and the first
+   round of upkeep.
 
 Running it again changes nothing, except that it heals functions and grants patched by hand.
-The URL must lead to the server itself or to a pooler in session mode.
+The URL must lead to the server itself or to a pooler in session mode. What the database, the role
+or the URL say of styles and timeouts does not matter here (db/session.py).
 """
 
 import argparse
@@ -24,19 +26,24 @@ from typing import TypeVar
 
 import psycopg
 from psycopg import Connection, errors, sql
+from psycopg.pq import TransactionStatus
 from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import default_migration_table
 
+from db.session import settle
+
 FOLDER = Path(__file__).parent
 ROLES = ("rota_producer", "rota_worker", "rota_operator", "rota_reader")
 OLDEST_SERVER = 150000
 
-DEPLOY_LOCK = 0x726F7461  # "rota", the advisory lock of all deploys of one database
+DEPLOY_LOCK = 0x726F7461  # "rota", the advisory lock of the first deploy of a database
 PATIENCE = "10min"  # how long to wait for another deploy
+NOTICEABLE = "1s"  # a wait of that length is reported
 LOCK_TIMEOUT = "3s"  # how long one statement may hold up the queue behind a table's lock
 ATTEMPTS = 10
+LONGEST_CALL = 10.0  # seconds
 
 Result = TypeVar("Result")
 
@@ -57,21 +64,21 @@ def deploy(url: str, folder: Path = FOLDER, report: Callable[[str], None] = prin
         DeployError: the database is not fit, or its schema holds something foreign.
         psycopg.Error: the server refused a statement.
     """
-    with psycopg.connect(url, autocommit=True, application_name="rota deploy") as conn:
+    with _connect(url) as conn, _connect(url) as turn:
         if conn.info.server_version < OLDEST_SERVER:
             raise DeployError(f"PostgreSQL 15 or later is needed, this is {_version(conn)}")
-        conn.execute("select set_config('lock_timeout', %s, false)", [PATIENCE])
-        try:
-            conn.execute("select pg_advisory_lock(%s)", [DEPLOY_LOCK])
-        except errors.LockNotAvailable as error:
-            raise DeployError(f"another deploy has held the lock for {PATIENCE}") from error
-        conn.execute("select set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
+        has_schema = _has_schema(conn)
+        _check_encoding(conn, has_schema, report)
+        _wait_for_turn(turn, report)
 
-        _create_schema(conn)
+        if not _has_schema(conn):
+            conn.execute("create schema rota")
         _create_roles(conn, report)
         applied = _patiently(lambda: _migrate(url, folder / "migrations"))
+        _take_turn(turn, report)
         functions = _patiently(lambda: _replace_functions(conn, folder))
         _extend_search_path(conn, report)
+        _heal_job_ids(conn, report)
         _patiently(lambda: conn.execute("select rota.maintain()"))
         report(
             f"rota {checkout_version(folder)[:12]} is deployed to database {conn.info.dbname}"
@@ -87,36 +94,49 @@ def checkout_version(folder: Path = FOLDER) -> str:
     return digest.hexdigest()
 
 
+def _connect(url: str) -> Connection:
+    """Open a session that relies on nothing that is not its own."""
+    conn = psycopg.connect(url, autocommit=True, application_name="rota deploy")
+    try:
+        settle(conn, lock_timeout=LOCK_TIMEOUT)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
 def _version(conn: Connection) -> str:
     return conn.info.parameter_status("server_version") or "unknown"
 
 
 def _function_files(folder: Path) -> list[Path]:
-    """Return the functions, helpers (``_…``) first, then the grants."""
+    """Return the views, the functions, helpers (``_…``) first, and the grants."""
     files = sorted((folder / "functions").glob("*.sql"), key=lambda path: path.name)
     helpers = [path for path in files if path.name.startswith("_")]
     doors = [path for path in files if not path.name.startswith("_")]
-    return [*helpers, *doors, folder / "grants.sql"]
+    return [folder / "views.sql", *helpers, *doors, folder / "grants.sql"]
 
 
 def _patiently(step: Callable[[], Result]) -> Result:
     """Take a step again while a lock is refused to it.
 
     A statement that waits for a table's lock holds up everybody who comes after it. So it gives
-    way soon, and comes back after a pause that lets them through.
+    way soon, and comes back after a pause that lets them through. It is taken again, too, if
+    somebody who is no deploy changed the same object meanwhile (a grant by hand).
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return step()
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            if attempt == ATTEMPTS:
+        except (errors.LockNotAvailable, errors.DeadlockDetected, errors.InternalError_) as error:
+            passes = error.sqlstate != "XX000" or "concurrently" in str(error)
+            if attempt == ATTEMPTS or not passes:
                 raise
             time.sleep(random.uniform(0.1, 0.2) * attempt)
     raise AssertionError("unreachable")
 
 
-def _create_schema(conn: Connection) -> None:
-    """Create the schema; refuse one that somebody else has made, for it may hold traps."""
+def _has_schema(conn: Connection) -> bool:
+    """Tell whether the schema is there; refuse one of somebody else, for it may hold traps."""
     schema = conn.execute(
         """
         select pg_get_userbyid(n.nspowner) = current_user, pg_get_userbyid(n.nspowner)
@@ -124,10 +144,100 @@ def _create_schema(conn: Connection) -> None:
         where n.nspname = 'rota'
         """
     ).fetchone()
-    if schema is None:
-        conn.execute("create schema rota")
-    elif not schema[0]:
+    if schema and not schema[0]:
         raise DeployError(f"schema rota belongs to {schema[1]}: deploy as its owner")
+    return schema is not None
+
+
+def _check_encoding(conn: Connection, has_schema: bool, report: Callable[[str], None]) -> None:
+    """Refuse a database that cannot hold every character; who has jobs in one is only told."""
+    encoding = conn.info.parameter_status("server_encoding")
+    if encoding == "UTF8":
+        return
+    lack = (
+        f"database {conn.info.dbname} has the encoding {encoding}, and Rota needs UTF8: a job may"
+        " hold any character"
+    )
+    make = "createdb --encoding=UTF8 --template=template0 --locale=C NAME"
+    if not has_schema:
+        raise DeployError(f"{lack}. Create a database with: {make}")
+    report(
+        f"Wrong encoding: {lack}, and here a job with a character that {encoding} lacks is refused"
+        f" or fails. Restore a dump of it into a database that is created with: {make}"
+    )
+
+
+def _wait_for_turn(turn: Connection, report: Callable[[str], None]) -> None:
+    """Wait for other deploys of this database, and keep later ones waiting until the session ends.
+
+    Once Rota is deployed, the turn is the lock of a table that belongs to nobody but its owner:
+    an advisory lock can be held by any login, for ever. The first deploy has no table to lock yet.
+    """
+    if not _is_deployed(turn):
+        _lock(turn, f"select pg_advisory_lock({DEPLOY_LOCK})", report)
+        turn.execute("commit")  # the lock is the session's
+    if _is_deployed(turn):
+        _take_turn(turn, report)
+        # A deploy of an older checkout waits for this one. Who holds it now is not waited for.
+        turn.execute("select pg_try_advisory_lock(%s)", [DEPLOY_LOCK])
+
+
+def _take_turn(turn: Connection, report: Callable[[str], None]) -> None:
+    """Lock yoyo's table against other deploys, if we have not; reads and writes go on."""
+    if turn.info.transaction_status == TransactionStatus.IDLE:
+        _lock(turn, "lock table rota.yoyo_lock in share update exclusive mode", report)
+
+
+def _is_deployed(conn: Connection) -> bool:
+    """Tell whether a deploy has come to its end: the version comes with the last migration."""
+    return conn.execute("select to_regprocedure('rota.version()')").fetchone() != (None,)
+
+
+def _lock(turn: Connection, statement: str, report: Callable[[str], None]) -> None:
+    """Take a lock in a transaction that stays open; say who has it, if it must be waited for."""
+    for patience in (NOTICEABLE, PATIENCE):
+        turn.execute("begin")
+        turn.execute("select set_config('lock_timeout', %s, true)", [patience])
+        try:
+            turn.execute(statement)
+            return
+        except errors.LockNotAvailable as error:
+            turn.execute("rollback")
+            holders = "; ".join(_holders(turn)) or "a session that has just ended"
+            if patience == PATIENCE:
+                raise DeployError(
+                    f"the lock of deploys has been held for {PATIENCE} by {holders}. If that is no"
+                    " deploy, end it with pg_terminate_backend(pid), then deploy again"
+                ) from error
+            report(f"Waiting up to {PATIENCE} for another deploy: {holders}")
+
+
+def _holders(turn: Connection) -> list[str]:
+    """Describe the sessions that keep a deploy waiting."""
+    return [
+        f"pid {pid} (user {user}, application {application!r})"
+        for pid, user, application in turn.execute(
+            """
+            select l.pid, a.usename, a.application_name
+            from pg_locks as l
+            join pg_database as d on d.oid = l.database
+            left join pg_stat_activity as a on a.pid = l.pid
+            where d.datname = current_database()
+                and l.granted
+                and l.pid <> pg_backend_pid()
+                and (
+                    l.locktype = 'advisory'
+                        and (l.classid, l.objid, l.objsubid) = (0, %s, 1)
+                        and to_regprocedure('rota.version()') is null
+                    or l.locktype = 'relation'
+                        and l.relation = to_regclass('rota.yoyo_lock')
+                        and l.mode not in ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')
+                )
+            order by l.pid
+            """,
+            [DEPLOY_LOCK],
+        )
+    ]
 
 
 def _create_roles(conn: Connection, report: Callable[[str], None]) -> None:
@@ -158,9 +268,8 @@ class _Backend(PostgresqlPsycopgBackend):
     """yoyo's connection to PostgreSQL, which gives way to others as the rest of the deploy does."""
 
     def init_connection(self, connection: Connection) -> None:
-        """Set up a new connection, and one that was rolled back."""
-        super().init_connection(connection)
-        connection.execute("select set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
+        """Set up a new connection, and one that was rolled back; yoyo names no schema."""
+        settle(connection, search_path="rota, pg_temp", lock_timeout=LOCK_TIMEOUT)
 
 
 def _migrate(url: str, folder: Path) -> int:
@@ -193,13 +302,13 @@ def _migrate(url: str, folder: Path) -> int:
 
 
 def _replace_functions(conn: Connection, folder: Path) -> int:
-    """Replace all functions, grants and the version in one transaction; return their number.
+    """Replace all views, functions and grants in one transaction; return the number of functions.
 
     Functions are born executable by PUBLIC. Nobody sees them before the commit, and by then the
     right is gone.
     """
     with conn.transaction():
-        *functions, grants = _function_files(folder)
+        views, *functions, grants = _function_files(folder)
         names = {path.stem for path in functions} | {"version"}
         conn.execute("set local search_path = pg_catalog, pg_temp")
         _refuse_strays(conn, names)
@@ -220,6 +329,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
                 """
             ).format(version=checkout_version(folder))
         )
+        _run_file(conn, views)
         for check in ("off", "on"):  # a body can only be checked when all that it calls is there
             conn.execute("select set_config('check_function_bodies', %s, true)", [check])
             for path in functions:
@@ -234,7 +344,50 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
         }
         if missing := sorted(names - created):
             raise DeployError(f"db/functions/{missing[0]}.sql does not create rota.{missing[0]}")
-        return len(names)
+    if _has_old_view(conn):
+        _outlast_calls(conn)
+        return _replace_functions(conn, folder)
+    return len(names)
+
+
+def _has_old_view(conn: Connection) -> bool:
+    """Tell whether a view is still as the functions before this deploy needed it (db/views.sql)."""
+    return bool(
+        conn.execute(
+            """
+            select from pg_attribute
+            where attrelid = 'rota.job_executions'::regclass and attname = 'token'
+            """
+        ).rowcount
+    )
+
+
+def _outlast_calls(conn: Connection) -> None:
+    """Wait until the calls under way have ended: a function runs on as it was when it was called.
+
+    What is open for longer than any call of ours takes is not waited for.
+    """
+    deadline = time.monotonic() + LONGEST_CALL
+    open_now = _open_transactions(conn)
+    while time.monotonic() < deadline and open_now & _open_transactions(conn):
+        time.sleep(0.02)
+
+
+def _open_transactions(conn: Connection) -> set[str]:
+    return {
+        transaction
+        for (transaction,) in conn.execute(
+            """
+            select l.virtualtransaction
+            from pg_locks as l
+            join pg_stat_activity as a on a.pid = l.pid
+            where l.locktype = 'virtualxid'
+                and a.datname = current_database()
+                and a.application_name <> 'rota deploy'
+                and l.pid <> pg_backend_pid()
+            """
+        )
+    }
 
 
 def _run_file(conn: Connection, path: Path) -> None:
@@ -304,6 +457,13 @@ def _extend_search_path(conn: Connection, report: Callable[[str], None]) -> None
             f"Not on the search path: {conn.info.user} does not own database"
             f" {conn.info.dbname}, so that functions are called as rota.<name>"
         )
+
+
+def _heal_job_ids(conn: Connection, report: Callable[[str], None]) -> None:
+    """Put the sequence ahead of every id: a restore or a switch-over may have left it behind."""
+    row = _patiently(lambda: conn.execute("select rota._heal_job_ids()").fetchone())
+    if row and row[0]:
+        report(f"Ids would have been given twice: rota.job_ids was behind, and goes on at {row[0]}")
 
 
 def main() -> int:

@@ -1,5 +1,7 @@
 """What each session of Rota's own sets for itself, whatever the database, the role or libpq say."""
 
+from psycopg import Connection
+
 NEWEST_SETTINGS = {170000: {"transaction_timeout": "0"}}  # by the server version that brought them
 
 
@@ -21,13 +23,32 @@ def settings(server_version: int) -> dict[str, str]:
         "standard_conforming_strings": "on",
         "extra_float_digits": "1",
         "bytea_output": "hex",
+        "array_nulls": "on",
+        "transform_null_equals": "off",
         "default_transaction_isolation": "read committed",
         "default_transaction_deferrable": "off",
         "statement_timeout": "0",
         "lock_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
+        "idle_session_timeout": "0",
     }
     for version, more in NEWEST_SETTINGS.items():
         if server_version >= version:
             values |= more
     return values
+
+
+def settle(conn: Connection, **limits: str) -> None:
+    """Set all of that for the rest of a session, and limits of its own on top.
+
+    Nothing that somebody planted in a schema of the search path is called on the way.
+    """
+    conn.execute("set search_path = pg_catalog, pg_temp")
+    values = settings(conn.info.server_version) | limits
+    conn.execute(
+        """
+        select set_config(s.name, s.value, false)
+        from unnest(%s::text[], %s::text[]) as s(name, value)
+        """,
+        [list(values), list(values.values())],
+    )

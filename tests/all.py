@@ -2,7 +2,9 @@
 
 The tests named after ``--`` depend on the server: all versions get them, beside each other, for
 these tests wait for nobody's clock. The other tests, most of which do, come before, on the first
-version. A version that is not installed is passed by. With ``TEST_DATABASE_URL`` all the tests run
+version. A version that is not installed is passed by. Beside the versions the functions are tested
+once more on a server whose defaults are hostile (tests/hostile.py), the last version of those at
+hand, for it is the one that may know of Turkish. With ``TEST_DATABASE_URL`` all the tests run
 once, on that server. The closing line of each run is repeated at the end.
 
 Many tests kill, freeze and time real processes, and a machine that is busy can fail one of them.
@@ -24,6 +26,16 @@ RUNNING: set[subprocess.Popen[str]] = set()
 STOPPING = threading.Event()
 FAILED = 1  # pytest's exit code when tests failed
 
+# Of the schedules those that are soon done; "make hostile" runs all.
+HOSTILE_TESTS = [
+    "tests/functions",
+    "tests/schedules/test_interval_slot.py",
+    "tests/schedules/test_life.py",
+    "tests/schedules/test_next_run.py",
+    "tests/schedules/test_preview.py",
+    "tests/schedules/test_simulation.py",
+]
+
 
 def main(arguments: list[str]) -> int:
     """Run pytest once for each version; return 0 if every run passed."""
@@ -42,12 +54,16 @@ def main(arguments: list[str]) -> int:
         return 1
     others = [f"--ignore={tests}" for tests in server_tests]
     results = {"all else": _run(others, {"ROTA_PG": installed[0]}, "")}
-    with ThreadPoolExecutor(len(installed)) as at_once:
+    with ThreadPoolExecutor(len(installed) + 1) as at_once:
         runs = {
             version: at_once.submit(_run, server_tests, {"ROTA_PG": version}, f"{version}: ")
             for version in installed
         }
+        hostile = at_once.submit(
+            _run, HOSTILE_TESTS, {"ROTA_PG": installed[-1], "ROTA_HOSTILE": "1"}, "hostile: "
+        )
     results |= {f"PostgreSQL {version}": run.result() for version, run in runs.items()}
+    results["hostile defaults"] = hostile.result()
 
     for name, (_, closing_line) in results.items():
         print(f"{name}: {closing_line}")

@@ -1,7 +1,8 @@
 """What every test can ask for: a server, a fresh database with Rota on it, connections, a clock.
 
 ``ROTA_PG`` chooses the PostgreSQL version (18 unless told otherwise), ``TEST_DATABASE_URL`` a
-server that runs already; its role must be allowed to create databases.
+server that runs already; its role must be allowed to create databases. ``ROTA_HOSTILE=1`` gives our
+own server the worst of defaults (tests/hostile.py).
 """
 
 import os
@@ -21,9 +22,11 @@ from psycopg import Connection, sql
 
 from db.deploy import deploy
 from db.embedded import Cluster
+from tests import hostile
 
 NEWEST = 18
 SERVER_VERSION = int(os.environ.get("ROTA_PG", NEWEST))
+HOSTILE = bool(os.environ.get("ROTA_HOSTILE"))
 TEST_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -46,7 +49,7 @@ TEST_CLOCK = """
         language sql
         volatile
     as $$
-        select clock_timestamp() + (select c.ahead from rota_test.clock as c)
+        select rota._later(clock_timestamp(), (select c.ahead from rota_test.clock as c))
     $$;
 
     grant usage on schema rota_test to public;
@@ -70,6 +73,11 @@ class RunningServer:
 
     def url(self, dbname: str = "postgres") -> str:
         return urlsplit(self._url)._replace(path=f"/{quote(dbname)}").geturl()
+
+
+def new_connection(url: str, **options: Any) -> Connection:
+    """Connect as the tests do, also where the server's defaults are hostile."""
+    return (hostile.connect if HOSTILE else psycopg.connect)(url, **options)
 
 
 class Clock:
@@ -117,9 +125,10 @@ def cluster() -> Iterator[Server]:
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield RunningServer(url)
         return
+    settings = TEST_SETTINGS | (hostile.SETTINGS if HOSTILE else {})
     with (
         tempfile.TemporaryDirectory(prefix="rota-test-", dir=roomy_memory()) as folder,
-        Cluster(Path(folder) / "pg", SERVER_VERSION, TEST_SETTINGS) as server,
+        Cluster(Path(folder) / "pg", SERVER_VERSION, settings) as server,
     ):
         yield server
 
@@ -145,9 +154,19 @@ def new_name() -> Callable[[], str]:
 def template(
     cluster: Server, administrate: Callable[..., Any], new_name: Callable[[], str]
 ) -> Iterator[str]:
-    """The name of a database that is deployed, with the test clock; every test gets a copy."""
+    """The name of a database that is deployed, with the test clock; every test gets a copy.
+
+    ROTA_TEST_TEMPLATE names one that is there already, as tests.mutants makes it.
+    """
+    if name := os.environ.get("ROTA_TEST_TEMPLATE"):
+        yield name
+        return
     name = new_name()
-    administrate("create database {}", name)
+    if HOSTILE:
+        with psycopg.connect(cluster.url(), autocommit=True) as conn:
+            hostile.create_database(conn, name)
+    else:
+        administrate("create database {}", name)
     deploy(cluster.url(name))
     with psycopg.connect(cluster.url(name)) as conn:
         conn.execute(TEST_CLOCK)
@@ -189,7 +208,7 @@ def connect(db: str) -> Iterator[Callable[..., Connection]]:
     opened: list[Connection] = []
 
     def open_connection(role: str | None = None, **options: Any) -> Connection:
-        conn = psycopg.connect(db, **{"autocommit": True, **options})
+        conn = new_connection(db, **{"autocommit": True, **options})
         opened.append(conn)
         conn.execute('set search_path = "$user", public, rota')
         if role:

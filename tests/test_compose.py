@@ -1,4 +1,8 @@
-"""The compose file: accepted, without default secrets, and every command in it does its work."""
+"""The compose file: accepted, without default secrets, and every command in it does its work.
+
+There is no container engine here. What the services would do is done by their own commands, and
+``docker-entrypoint.sh``, which belongs to PostgreSQL's image, is one that tells its environment.
+"""
 
 import json
 import os
@@ -16,6 +20,7 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db.embedded import Cluster
@@ -24,6 +29,9 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
 SECRETS = {"POSTGRES_PASSWORD": "p", "API_PASSWORD": "a", "WORKER_PASSWORD": "w"}
+URL = {"DATABASE_URL": "postgresql://postgres:postgres@postgres:5432/jobs_db"}
+ODD_URL = {"DATABASE_URL": "postgres://o%27er:p%40s%2Fs%3Aw%22%5C%25d%20%C3%BC@postgres/j%20b"}
+OUTSIDE = {"DATABASE_URL": "postgresql://u:p@db.example:5432/jobs_db"}
 
 
 def config(environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess:
@@ -56,22 +64,124 @@ def server(server_folder: Path) -> Iterator[Cluster]:
         yield cluster
 
 
+def postgres(
+    folder: Path, environment: dict[str, str], mode: str = "start", **options: Any
+) -> subprocess.CompletedProcess:
+    """Run the command of the service postgres, which goes on to what its image does."""
+    for name in ("docker-entrypoint.sh", "pg_isready"):
+        program = folder / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@"\nenv -0\n')
+        program.chmod(0o755)
+    return subprocess.run(
+        ["bash", ROOT / "db" / "postgres.sh", mode],
+        env={"PATH": f"{folder}:{os.environ['PATH']}", "LANG": "C.UTF-8", **environment},
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def made_of(process: subprocess.CompletedProcess) -> tuple[str, str, str]:
+    """Return the user, the password and the database that the image makes."""
+    _, _, variables = process.stdout.partition("\n")
+    environment = dict(line.split("=", 1) for line in variables.split("\0") if line)
+    return tuple(environment[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB"))
+
+
+@pytest.mark.parametrize("environment", [{}, SECRETS, URL, ODD_URL, OUTSIDE, SECRETS | URL])
+def test_every_form_of_the_environment_is_accepted(environment, tmp_path):
+    process = config(environment, tmp_path)
+
+    assert process.returncode == 0, process.stderr
+    services = yaml.safe_load(process.stdout)["services"]
+    for name in ("deploy", "api", "worker") if "DATABASE_URL" in environment else ():
+        assert services[name]["environment"]["DATABASE_URL"] == environment["DATABASE_URL"]
+
+
 @pytest.mark.parametrize("secret", SECRETS)
-def test_no_secret_has_a_default(secret, tmp_path):
-    process = config({name: value for name, value in SECRETS.items() if name != secret}, tmp_path)
+@pytest.mark.parametrize("missing", [None, ""])
+def test_no_secret_has_a_default_and_nothing_starts_without_one(secret, missing, tmp_path):
+    environment = {name: value for name, value in SECRETS.items() if name != secret}
+    if missing is not None:
+        environment |= {secret: missing, "DATABASE_URL": ""}
+
+    process = postgres(tmp_path, environment)
 
     assert process.returncode != 0
-    assert "set it in .env" in process.stderr
+    assert f"{secret} is missing: set it in .env" in process.stderr
+    assert "docker-entrypoint" not in process.stdout
 
 
-def test_the_example_environment_names_every_variable_and_holds_no_secret():
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (URL["DATABASE_URL"], ("postgres", "postgres", "jobs_db")),
+        (ODD_URL["DATABASE_URL"], ("o'er", 'p@s/s:w"\\%d ü', "j b")),
+        ("postgresql://u:p@postgres", ("u", "p", "u")),
+        ("postgresql://u:p@postgres/", ("u", "p", "u")),
+        ("postgresql://u:p?x@postgres/d?sslmode=prefer", ("u", "p?x", "d")),
+        ("postgresql://u:a:b@postgres:5432/d", ("u", "a:b", "d")),
+        ("postgresql://postgres/d?user=u&password=a%26b", ("u", "a&b", "d")),
+        ("postgresql:///d?host=postgres&user=u&password=p", ("u", "p", "d")),
+        ("postgresql://u:p@postgres/d?dbname=e", ("u", "p", "e")),
+    ],
+)
+def test_the_database_is_made_as_the_url_says(url, expected, tmp_path):
+    process = postgres(tmp_path, {"DATABASE_URL": url})
+    ready = postgres(tmp_path, {"DATABASE_URL": url}, "ready")
+
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("docker-entrypoint.sh postgres\n")
+    assert made_of(process) == expected
+    read = conninfo_to_dict(url)  # as libpq reads it
+    assert (read["user"], read["password"], read.get("dbname", read["user"])) == expected
+    assert ready.stdout.startswith("pg_isready --host=127.0.0.1 ")
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u@postgres/d", "postgresql://postgres/d", "host=postgres user=u", "x"]
+)
+def test_a_url_that_says_too_little_is_refused(url, tmp_path):
+    process = postgres(tmp_path, {"DATABASE_URL": url})
+
+    assert process.returncode != 0
+    assert "DATABASE_URL" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [OUTSIDE["DATABASE_URL"], "postgresql://u:p@postgres.example/d", "postgresql://u@[::1]/d"],
+)
+def test_the_bundled_server_stays_off_where_the_url_names_another(url, tmp_path):
+    ready = postgres(tmp_path, {"DATABASE_URL": url}, "ready")
+    with subprocess.Popen(
+        ["bash", ROOT / "db" / "postgres.sh", "start"],
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": url},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            said = process.stdout.readline()
+            process.terminate()
+            code = process.wait(10)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+    assert ready.returncode == 0 and "pg_isready" not in ready.stdout
+    assert "this one stays off" in said
+    assert code == 0
+
+
+def test_the_example_environment_names_every_variable_and_holds_no_secret(tmp_path):
     example = dict(
         line.split("=", 1)
         for line in (ROOT / ".env.example").read_text().splitlines()
         if line and not line.startswith("#")
     )
 
-    assert example == {**dict.fromkeys(SECRETS, ""), "ROTA_PORT": "5000"}
+    assert example == {**dict.fromkeys(SECRETS, ""), "DATABASE_URL": "", "ROTA_PORT": "5000"}
+    assert postgres(tmp_path, example).returncode != 0
 
 
 def test_images_are_pinned_and_run_by_an_ordinary_user(services):
@@ -101,27 +211,38 @@ def test_the_api_and_the_worker_wait_for_the_deploy_and_it_for_the_database(serv
         }
 
 
-def test_every_service_does_its_work_by_its_own_command(services, server):
-    psql = [server.bin / "psql", "--no-psqlrc", server.url("rota"), "--file=db/logins.sql"]
+@pytest.mark.parametrize("form", [SECRETS, URL, ODD_URL], ids=["secrets", "URL", "odd URL"])
+def test_every_service_does_its_work_by_its_own_command(form, tmp_path, server):
+    services = yaml.safe_load(config(form, tmp_path).stdout)["services"]
     environments = {
         name: {
-            **os.environ,
+            **{key: value for key, value in os.environ.items() if key != "DATABASE_URL"},
             **{key: str(value) for key, value in service["environment"].items()},
         }
         for name, service in services.items()
     }
+    made = postgres(tmp_path, {k: str(v) for k, v in services["postgres"]["environment"].items()})
+    user, password, database = made_of(made)
     port = free_port()
     host = conninfo_to_dict(server.url())["host"]
     for name in ("deploy", "api", "worker"):
         environments[name]["DATABASE_URL"] = make_conninfo(
-            services[name]["environment"]["DATABASE_URL"], host=host
+            services[name]["environment"]["DATABASE_URL"], host=host, port=""
         )
     environments["api"] |= {"PORT": str(port), "HOST": "127.0.0.1"}
     api = f"http://127.0.0.1:{port}"
 
-    with psycopg.connect(server.url(), autocommit=True) as conn:
-        conn.execute("create database rota")
-    subprocess.run(psql, cwd=ROOT, env=environments["postgres"], check=True)
+    with psycopg.connect(server.url(), autocommit=True) as conn:  # as PostgreSQL's image does
+        if user != "postgres":
+            conn.execute(
+                sql.SQL("create role {} superuser login password {}").format(
+                    sql.Identifier(user), password
+                )
+            )
+        conn.execute(sql.SQL("create database {}").format(sql.Identifier(database)))
+    psql = [server.bin / "psql", "--no-psqlrc", "--file=db/logins.sql"]
+    address = make_conninfo(server.url(), user=user, dbname=database)
+    subprocess.run([*psql, address], cwd=ROOT, env=environments["postgres"], check=True)
     subprocess.run(
         here(services["deploy"]["command"]), cwd=ROOT, env=environments["deploy"], check=True
     )
@@ -134,6 +255,7 @@ def test_every_service_does_its_work_by_its_own_command(services, server):
         job = fetch(f"{api}/jobs", {"task": "echo", "payload": {"say": "hello"}})
         wait_until(lambda: fetch(f"{api}/jobs/{job['job_id']}")["state"] == "COMPLETED")
         workers = fetch(f"{api}/workers")
+        page = status(f"{api}/apidocs/")
         healthcheck = subprocess.run(
             here(services["api"]["healthcheck"]["test"][1:]), env=environments["api"]
         )
@@ -145,7 +267,7 @@ def test_every_service_does_its_work_by_its_own_command(services, server):
             process.kill()
             process.wait()
 
-    assert healthcheck.returncode == 0
+    assert (healthcheck.returncode, page) == (0, 200)
     assert len(workers["workers"]) == 2
     assert codes == [0, 0, 0]
 

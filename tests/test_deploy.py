@@ -1,6 +1,7 @@
 """Deploying: by anybody who owns the database, any number of times, several at once."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+import db.deploy
 from db.deploy import DEPLOY_LOCK, FOLDER, ROLES, DeployError, checkout_version, deploy
 from tests.waiting import wait_until
 
@@ -41,7 +43,8 @@ def folder(tmp_path: Path) -> Path:
     """A copy of db/ that a test may change."""
     for name in ("migrations", "functions"):
         shutil.copytree(FOLDER / name, tmp_path / name)
-    shutil.copy(FOLDER / "grants.sql", tmp_path)
+    for name in ("views.sql", "grants.sql"):
+        shutil.copy(FOLDER / name, tmp_path)
     return tmp_path
 
 
@@ -122,6 +125,198 @@ def test_four_deploys_at_once_all_succeed(empty_db):
         assert one(conn, "select count(*) from rota._yoyo_migration") == len(
             list((FOLDER / "migrations").glob("*.sql"))
         )
+
+
+def test_four_deploys_at_once_of_what_is_deployed_all_succeed(empty_db):
+    deploy(empty_db)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(deploy, [empty_db] * 4))
+
+
+def test_first_deploys_and_later_ones_at_once_all_succeed(empty_db):
+    """The later ones wait for a table, the first for an advisory lock; all for each other."""
+    with ThreadPoolExecutor(6) as pool:
+        first = [pool.submit(deploy, empty_db) for _ in range(3)]
+        with psycopg.connect(empty_db, autocommit=True) as watcher:
+            wait_until(lambda: one(watcher, "select to_regprocedure('rota.version()')"))
+        later = [pool.submit(deploy, empty_db) for _ in range(3)]
+        for deployed in first + later:
+            deployed.result(timeout=120)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let deploys wait for each other for half a second."""
+    monkeypatch.setattr(db.deploy, "NOTICEABLE", "200ms")
+    monkeypatch.setattr(db.deploy, "PATIENCE", "300ms")
+
+
+def test_a_first_deploy_that_waits_in_vain_names_who_holds_the_lock(empty_db, as_role, impatient):
+    outsider = as_role("rota_test_outsider", owner=False)
+    lines: list[str] = []
+    with psycopg.connect(outsider, application_name="mischief", autocommit=True) as holder:
+        holder.execute("select pg_advisory_lock(%s)", [DEPLOY_LOCK])
+        who = rf"pid {holder.info.backend_pid} \(user rota_test_outsider, application 'mischief'\)"
+
+        with pytest.raises(DeployError, match=rf"held for 300ms by {who}.*pg_terminate_backend"):
+            deploy(empty_db, report=lines.append)
+
+    assert [re.search(who, line) is not None for line in lines] == [True]
+
+
+def test_no_outsider_can_hold_up_the_deploy_of_what_is_deployed(empty_db, as_role, impatient):
+    outsider = as_role("rota_test_outsider", owner=False)
+    deploy(empty_db)
+    with psycopg.connect(outsider, autocommit=True) as holder:
+        holder.execute("select pg_advisory_lock(%s)", [DEPLOY_LOCK])
+        with pytest.raises(errors.InsufficientPrivilege), holder.transaction():
+            holder.execute("lock table rota.yoyo_lock in access share mode")
+
+        deploy(empty_db)
+
+
+def test_a_later_deploy_waits_for_another_deploy_and_names_it(empty_db, impatient):
+    deploy(empty_db)
+    with psycopg.connect(empty_db, application_name="rota deploy") as other:
+        other.execute("lock table rota.yoyo_lock in share update exclusive mode")
+
+        with pytest.raises(DeployError, match=rf"pid {other.info.backend_pid} .*'rota deploy'"):
+            deploy(empty_db)
+
+
+def test_an_older_checkout_waits_for_a_deploy_of_this_one(empty_db, folder):
+    deploy(empty_db, folder)
+    (folder / "migrations" / "9000_slow.sql").write_text("select pg_sleep(0.5);\n")
+    with psycopg.connect(empty_db, autocommit=True) as older, ThreadPoolExecutor(1) as pool:
+        deployed = pool.submit(deploy, empty_db, folder)
+        sleeps = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+        wait_until(lambda: one(older, sleeps))
+
+        assert one(older, f"select pg_try_advisory_lock({DEPLOY_LOCK})") is False
+        deployed.result(timeout=60)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_JP"])
+def test_a_database_that_does_not_hold_every_character_is_refused(
+    cluster, administrate, new_name, encoding
+):
+    name = new_name()
+    administrate(
+        f"create database {{}} template template0 encoding {encoding} lc_collate 'C' lc_ctype 'C'",
+        name,
+    )
+
+    with pytest.raises(DeployError, match=rf"encoding {encoding}, .* UTF8.*createdb --encoding"):
+        deploy(cluster.url(name))
+
+    with psycopg.connect(cluster.url(name)) as conn:
+        assert one(conn, "select to_regnamespace('rota') is null")
+    administrate("drop database {} with (force)", name)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_of_another_encoding_that_has_jobs_already_is_deployed_and_told(
+    cluster, administrate, new_name, encoding, monkeypatch
+):
+    name = new_name()
+    administrate(
+        f"create database {{}} template template0 encoding {encoding} lc_collate 'C' lc_ctype 'C'",
+        name,
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(db.deploy, "_check_encoding", lambda *_: None)  # as it was
+        deploy(cluster.url(name))
+    lines: list[str] = []
+
+    deploy(cluster.url(name), report=lines.append)
+
+    assert encoding in lines[0] and "createdb" in lines[0]
+    administrate("drop database {} with (force)", name)
+
+
+# What no deploy must be stopped or led astray by.
+HOSTILE = {
+    "statement_timeout": "100ms",
+    "lock_timeout": "1ms",
+    "idle_in_transaction_session_timeout": "50ms",
+    "idle_session_timeout": "50ms",
+    "transaction_timeout": "100ms",
+    "default_transaction_isolation": "serializable",
+    "standard_conforming_strings": "off",
+    "DateStyle": "SQL, DMY",
+    "IntervalStyle": "sql_standard",
+    "TimeZone": "Australia/Lord_Howe",
+    "client_encoding": "LATIN1",
+    "array_nulls": "off",
+    "transform_null_equals": "on",
+    "quote_all_identifiers": "on",
+    "check_function_bodies": "off",
+    "search_path": "trap, public",
+}
+
+
+@pytest.mark.parametrize("where", ["role", "url"])
+def test_settings_of_the_role_or_the_url_stop_no_deploy(
+    empty_db, as_role, folder, where, administrate
+):
+    url = as_role("rota_test_owner", "nosuperuser createrole")
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        known = {name for (name,) in conn.execute("select lower(name) from pg_settings")}
+    hostile = {name: value for name, value in HOSTILE.items() if name.lower() in known}
+    if where == "role":
+        for name, value in hostile.items():
+            quoted = value if name == "search_path" else f"'{value}'"
+            administrate(f"alter role {{}} set {name} = {quoted}", "rota_test_owner")
+    else:
+        options = " ".join(
+            f"-c {name}={value}".replace(", ", ",") for name, value in hostile.items()
+        )
+        url = make_conninfo(url, options=options)
+    for number in (1, 2):
+        (folder / "migrations" / f"900{number}_slow.sql").write_text("select pg_sleep(0.15);\n")
+
+    deploy(url, folder)
+
+    with psycopg.connect(empty_db) as conn:
+        assert one(conn, "select count(*) from enqueue_job('echo')") == 1
+
+
+def test_what_is_planted_in_a_schema_of_the_search_path_is_not_called(
+    empty_db, as_role, administrate
+):
+    """Not even where pg_catalog comes last, as somebody may have set it."""
+    url = as_role("rota_test_owner", "nosuperuser createrole")
+    database = conninfo_to_dict(empty_db)["dbname"]
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        for name, arguments, answer in (
+            ("set_config", "text, text, boolean", "text"),
+            ("unnest", "text[]", "setof text"),
+            ("pg_get_userbyid", "oid", "name"),
+            ("current_database", "", "name"),
+            ("pg_advisory_lock", "bigint", "void"),
+            ("pg_advisory_lock", "integer", "void"),
+            ("to_regprocedure", "text", "regprocedure"),
+            ("substr", "text, integer", "text"),
+            ("format", "text, variadic text[]", "text"),
+        ):
+            conn.execute(
+                f"create function public.{name}({arguments}) returns {answer} language plpgsql"
+                f" as $$ begin raise exception 'trapped: {name}'; end $$"
+            )
+        for left in ("name", "text", "oid"):
+            conn.execute(
+                f"create function public.same_{left}({left}, {left}) returns boolean"
+                " language plpgsql as $$ begin raise exception 'trapped: ='; end $$"
+            )
+            conn.execute(
+                f"create operator public.= (leftarg = {left}, rightarg = {left},"
+                f" function = public.same_{left})"
+            )
+    administrate("alter database {} set search_path = public, pg_catalog", database)
+
+    deploy(url)
+    deploy(url)
 
 
 def test_deploy_waits_for_another_deploy(empty_db):

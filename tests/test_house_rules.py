@@ -15,8 +15,8 @@ from db.deploy import FOLDER, ROLES
 ROOT = FOLDER.parent
 EXPECTED_GRANTS = Path(__file__).with_name("expected_grants.txt")
 RAISE = re.compile(r"\braise\s+exception\b(?:'(?:[^']|'')*'|[^';])*;")
-# pg_temp last: a path that does not name it is searched for types in pg_temp first, where any caller
-# may have put a domain whose check then runs as the functions' owner.
+# pg_temp last: a path that does not name it is searched for types in pg_temp first, where any
+# caller may have put a domain whose check then runs as the functions' owner.
 PINNED = "search_path=pg_catalog, pg_temp"
 FUNCTION_FILES = sorted((FOLDER / "functions").glob("*.sql"))
 
@@ -143,6 +143,24 @@ def test_sql_stays_within_a_hundred_columns_and_has_no_tabs():
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if len(line) > 100 or "\t" in line
     ]
+
+
+def test_the_text_of_functions_is_read_alike_in_every_session():
+    """No backslash, whose meaning in literals is a setting; ASCII, which every client can show."""
+    for path in FUNCTION_FILES:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            code = line.split("-- ")[0]
+            assert "\\" not in code, f"{path.name}:{number}"
+            assert line.isascii(), f"{path.name}:{number}"
+
+
+def test_no_function_depends_on_case_or_order_of_the_database_s_language():
+    """What cron knows as FRI must not become FRİ; who locks in the order of texts must agree."""
+    for path in FUNCTION_FILES:
+        code = re.sub(r"--.*", "", path.read_text())
+        for call in re.finditer(r"\b(upper|lower|initcap)\(", code):
+            assert 'collate "C"' in code[call.end() : call.end() + 100], path.name
+        assert not re.search(r"~\*|\bilike\b", code), path.name
 
 
 def test_nothing_is_granted_to_public_and_no_table_can_be_written(conn):

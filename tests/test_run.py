@@ -105,7 +105,7 @@ def test_a_part_that_dies_ends_the_run_and_is_named(run):
     process = run(port)
     welcome(process)
     family = psutil.Process(process.pid).children(recursive=True)
-    [worker] = [child for child in family if child.cmdline()[-2:] == ["-m", "worker"]]
+    [worker] = [child for child in family if child.cmdline()[1:3] == ["-m", "worker"]]
 
     worker.kill()
     _, errors = process.communicate(timeout=60)
@@ -166,3 +166,19 @@ def test_a_database_of_ones_own_is_used(run, db, state):
 
     assert process.returncode == 0
     assert sorted(path.name for path in state.iterdir()) == []
+
+
+def test_the_demo_looks_for_the_run_where_that_keeps_its_state(db, state):
+    state.mkdir(parents=True)
+    (state / "url").write_text(f"{db}\n")
+    environment = {key: value for key, value in os.environ.items() if key != "DATABASE_URL"}
+
+    demo = subprocess.run(
+        [sys.executable, "-m", "worker.demo"],
+        cwd=ROOT,
+        env={**environment, "ROTA_STATE": str(state)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert "No worker serves the queue default" in demo.stdout, demo

@@ -1,9 +1,9 @@
 """Run a worker: ``python -m worker --queues default,mail:2 --tasks myapp.tasks``."""
 
 import argparse
+import contextlib
 import gc
 import importlib
-import logging
 import os
 import signal
 import sys
@@ -14,15 +14,45 @@ from types import FrameType
 import psycopg
 
 from db.deploy import checkout_version
-from worker.link import Connection, GaveUp, Link
-from worker.log import configure
+from worker import surroundings
+from worker.desk import Bell
+from worker.job import registry, text_of
+from worker.link import (
+    MEND,
+    MISSING_RIGHT,
+    NO_SCHEMA,
+    SHIFTING,
+    Connection,
+    GaveUp,
+    Link,
+    advice,
+)
+from worker.log import configure, flush, log
 from worker.loop import Options, Worker
 from worker.processes import CANNOT_START, Processes
 
 SHORTEST_LEASE = 1.0  # seconds
 GARBAGE = 10_000  # objects more than before, when the collector looks for cycles
+LOOK_PERIOD = 1.0  # seconds between two looks of the main thread, which takes the signals
 
-log = logging.getLogger("rota.worker")
+# What a worker cannot do without; for the rest it logs, and goes on.
+NEEDED = (
+    "claim_next_job",
+    "finish_job",
+    "finish_jobs",
+    "heartbeat_job",
+    "heartbeat_jobs",
+    "release_job",
+)
+
+LACKING = """
+    select p.proname
+    from pg_catalog.pg_proc as p
+    where p.pronamespace = 'rota'::pg_catalog.regnamespace
+        and p.proname = any(%s)
+        and not pg_catalog.has_function_privilege(p.oid, 'execute')
+    order by p.proname
+"""
 
 
 class CannotStart(Exception):  # noqa: N818
@@ -99,7 +129,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="MODULE",
-        help="a module with handlers, besides worker.tasks; may be repeated",
+        help="a module with handlers; may be repeated (worker.tasks has some to try Rota with)",
     )
     parser.add_argument(
         "--lease",
@@ -126,23 +156,68 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def check_version(url: str, give_up: threading.Event) -> str:
-    """Return the version of the deployed functions, which must be that of this checkout."""
-    link = Link(url, "version", give_up, 10.0, 10.0)
-    advice = "run python -m db.deploy, and start the worker from the same checkout"
+def load(modules: list[str]) -> None:
+    """Import the modules with handlers, and put back what they change that is not theirs.
+
+    Raises:
+        CannotStart: one cannot be imported, or tried to end the process; or none has a handler.
+    """
+    us = os.getpid()
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except BaseException as error:
+            if os.getpid() != us:
+                os._exit(1)
+            what = "tried to end the process: " if isinstance(error, SystemExit) else ""
+            raise CannotStart(f"module {module}: {what}{text_of(error)}") from error
+        if os.getpid() != us:
+            os._exit(0)  # the module forked, and this is the child
+        if changed := surroundings.restore_all():
+            log.warning(
+                "a module changed what the worker relies on, it was put back",
+                extra={"fields": {"module": module, "changed": changed}},
+            )
+    if not registry:
+        raise CannotStart(
+            "there is no handler: name a module that has some with --tasks"
+            " (--tasks worker.tasks to try Rota)"
+        )
+
+
+def check(url: str, give_up: threading.Event) -> str:
+    """Return the version of the deployed functions, once it is sure that we can work with them.
+
+    Raises:
+        CannotStart: they are not there, of another checkout, or not ours to call.
+        GaveUp: the worker stops.
+    """
+    try:
+        link = Link(url, "version", give_up, 10.0, 10.0)
+    except psycopg.ProgrammingError:
+        raise CannotStart("DATABASE_URL is not a PostgreSQL connection string") from None
 
     def version(conn: Connection) -> str:
         row = conn.execute("select rota.version()").fetchone()
         return row[0] if row else ""
 
+    def lacking(conn: Connection) -> list[str]:
+        return [name for (name,) in conn.execute(LACKING, [list(NEEDED)]).fetchall()]
+
     try:
-        found = link.run(version)
+        found = link.run(version, unless=(*SHIFTING, NO_SCHEMA, MISSING_RIGHT))
+        names = link.run(lacking) if found == checkout_version() else []
     except psycopg.Error as error:
-        raise CannotStart(f"{error}\n{advice}") from error
+        raise CannotStart(advice(error, link.user)) from error
     finally:
         link.close()
     if found != checkout_version():
-        raise CannotStart(f"the database holds other functions than this checkout: {advice}")
+        raise CannotStart(f"the database holds other functions than this checkout: {MEND}")
+    if names:
+        raise CannotStart(
+            f"permission denied for function rota.{', rota.'.join(names)}: the login {link.user}"
+            f" lacks the rights of a worker; grant rota_worker to {link.user}"
+        )
     return found
 
 
@@ -150,7 +225,12 @@ def main() -> int:
     """Run until stopped; return the exit code."""
     options = parse(sys.argv[1:])
     configure(options.log_level)
-    return supervise(options.processes) if options.processes > 1 else work(options)
+    try:
+        return supervise(options.processes) if options.processes > 1 else work(options)
+    except Exception:  # a thread that cannot be started, say
+        log.critical("the worker has failed", exc_info=True)
+        flush()
+        os._exit(1)  # whatever threads are left
 
 
 def supervise(count: int) -> int:
@@ -160,6 +240,7 @@ def supervise(count: int) -> int:
     def stop(number: int, frame: FrameType | None) -> None:
         if processes.stopping:
             processes.kill()
+            flush()
             os._exit(128 + number)
         processes.stop()
 
@@ -170,8 +251,6 @@ def supervise(count: int) -> int:
 
 def work(options: argparse.Namespace) -> int:
     """Run one worker in this process; return the exit code."""
-    sys.setswitchinterval(0.001)  # a busy handler gives way to the heartbeat this soon
-    url = os.environ.get("DATABASE_URL")
     told_to_stop = threading.Event()
     signalled = False
     worker: Worker | None = None
@@ -184,6 +263,7 @@ def work(options: argparse.Namespace) -> int:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal signalled
         if signalled:
+            flush()
             os._exit(128 + number)
         signalled = True
         stop_gently()
@@ -192,24 +272,23 @@ def work(options: argparse.Namespace) -> int:
         os.read(options.lifeline, 1)  # which ends when the other end is closed
         stop_gently()
 
+    threads_before = set(threading.enumerate())
     if options.lifeline is not None:
-        threading.Thread(target=wait_for_supervisor, daemon=True).start()
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+        lifeline = threading.Thread(target=wait_for_supervisor, daemon=True)
+        lifeline.start()
+        threads_before.add(lifeline)
+    surroundings.hold(stop)
     try:
+        url = os.environ.get("DATABASE_URL")
         if not url:
             raise CannotStart("set DATABASE_URL, such as postgresql://user@host/database")
-        for module in ["worker.tasks", *options.tasks]:
-            try:
-                importlib.import_module(module)
-            except Exception as error:
-                raise CannotStart(f"module {module}: {type(error).__name__}: {error}") from error
-        version = check_version(url, told_to_stop)
+        load(options.tasks)
+        version = check(url, told_to_stop)
     except GaveUp:
         return 0
     except CannotStart as error:
         log.critical("cannot start", extra={"fields": {"error": str(error).strip()}})
-        return CANNOT_START
+        return end(CANNOT_START, threads_before)
     # What was imported stays, so the garbage collector need not visit it; and with thousands of
     # jobs in hand at one time it would be called in the midst of each batch, for nothing.
     gc.collect()
@@ -228,9 +307,48 @@ def work(options: argparse.Namespace) -> int:
     )
     if told_to_stop.is_set():
         return 0
-    code = worker.run()
-    if threading.active_count() > 1:  # a handler that does not end must not keep the process
-        logging.shutdown()
+    return end(run_apart(worker), threads_before)
+
+
+def run_apart(worker: Worker) -> int:
+    """Run a worker in a thread, and return its exit code.
+
+    Python runs the actions on signals in the main thread, in the midst of whatever it does. It does
+    nothing else here, so an action that some module has set, and that raises, interrupts nothing.
+    """
+    code = 1
+
+    def run() -> None:
+        nonlocal code
+        try:
+            code = worker.run()
+        except BaseException:
+            log.critical("the worker has failed", exc_info=True)
+        finally:
+            ended.append(True)
+            bell.ring()
+
+    def wait() -> None:
+        try:
+            bell.wait(LOOK_PERIOD)
+        except BaseException as error:
+            log.warning(
+                "an action on a signal has failed", extra={"fields": {"error": text_of(error)}}
+            )
+
+    bell = Bell()  # not Thread.join: an exception in it makes Python take the thread for ended
+    ended: list[bool] = []
+    threading.Thread(target=run, name="worker", daemon=True).start()
+    while not ended:
+        with contextlib.suppress(BaseException):  # another one, while the first is logged
+            wait()
+    return code
+
+
+def end(code: int, threads_before: set[threading.Thread]) -> int:
+    """Return the exit code, or end at once if a thread is left that might keep the process."""
+    flush()
+    if set(threading.enumerate()) - threads_before:
         os._exit(code)
     return code
 

@@ -1,42 +1,59 @@
 """Claims jobs, as many as there is room for, and sleeps when there are none."""
 
-import logging
-import time
+import math
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
+from time import sleep  # as it is now, whatever a module makes of it
 
 import psycopg
 
+from db.gateway import call
 from worker.desk import Desk
 from worker.job import Job, clock, registry
-from worker.link import Connection, Link, Pause, Statement
-
-log = logging.getLogger("rota.worker")
+from worker.link import OUT_OF_TIME, Connection, Link, Pause, Statement
+from worker.log import log
 
 LARGEST_CLAIM = 1000  # jobs
 LARGEST_PREFETCH = 2000  # jobs
 MOST_UNTOLD = 4000  # jobs that have ended and the database was not told; more are not claimed
+MOST_BYTES = 32 * 2**20  # of payloads and untold results, a claim included; but what is running may
+# take more, and of any size there is one job
+HEAVY = MOST_BYTES // 2  # so many are held that no more is fetched before it can run
 HORIZON = 0.1  # seconds; a prefetched job is expected to start within this time
 STALE = 1.0  # seconds that the oldest prefetched job may wait before they are handed back
 
+LONGEST_POLL = 86_400.0  # seconds; the database looks no further ahead for what will be due
 QUICK_LOOKS = (0.005, 0.05, 0.25)  # seconds after falling asleep, for jobs that were committing
 BREATH = 0.001  # seconds before the next look when the last one found something, at most
 REST = 2  # times what that look took
-UNKNOWN_DELAY = 5.0  # seconds, doubled each time the same task is met again
-LONGEST_UNKNOWN_DELAY = 300.0
+UNKNOWN_DELAY = 5.0  # seconds, at least, that a job is put off if no worker has a handler for it,
+KNOWN_DELAY = 0.5  # or if some worker has one,
+LONGEST_UNKNOWN_DELAY = 300.0  # and at most
+REFUSALS = 1000  # jobs a second that we hand back for want of a handler, about
+UNKNOWN_LINES_PERIOD = 60.0  # seconds between two lines in the log about one such task
 
+# One row without a job says that there is none, and in how many seconds the next one is due.
 CLAIM = """
     select
         c.id, c.token::text, c.task, c.payload::text, c.queue, c.attempt, c.max_retries,
-        extract(epoch from c.timeout)::float8, extract(epoch from c.scheduled_for)::float8
-    from rota.claim_next_job(
+        extract(epoch from c.timeout)::float8, extract(epoch from c.scheduled_for)::float8,
+        case when c.id is null then
+            extract(epoch from rota.next_due_in(queues => $1::text[], within => $5::interval))
+        end::float8
+    from (select) as one
+    left join rota.claim_next_job(
         queues => $1::text[],
         worker => $2::text,
         lease => $3::interval,
-        max_jobs => $4::integer
-    ) as c
+        max_jobs => $4::integer,
+        max_bytes => $6::bigint
+    ) as c on true
 """
+
+
+OUT_OF_MEMORY = "53200"
 
 
 class Ear:
@@ -47,9 +64,10 @@ class Ear:
     help only: whatever goes wrong with it, the poll goes on.
     """
 
-    def __init__(self, link: Link, queues: list[str]) -> None:
+    def __init__(self, link: Link, queues: list[str], poll: float) -> None:
         self._link = link
-        self._queues = queues
+        self._sleep = {"queues": queues, "longest": timedelta(seconds=poll)}
+        self._refused = False  # another session had one of the locks, and we said so
         self._pause = Pause()
         self._deaf_until = 0.0
         self._listening: Connection | None = None
@@ -76,10 +94,20 @@ class Ear:
                     conn.add_notify_handler(self._hear)
                     conn.execute("listen rota_jobs")
                     self._listening = conn
-                conn.execute("select rota.begin_sleep(queues => %s)", [self._queues])
+                (answer,) = call(conn, "begin_sleep", **self._sleep)
         except psycopg.Error as error:
             self._go_deaf(error)
             return False
+        if not answer["begin_sleep"]:
+            self._deaf_until = clock() + self._pause.next()
+            if not self._refused:
+                log.warning(
+                    "another session holds an advisory lock by which workers say that they sleep:"
+                    " polling, until it lets go"
+                )
+            self._refused = True
+            return False
+        self._refused = False
         self._asleep = conn
         self._pause = Pause()
         return True
@@ -90,9 +118,7 @@ class Ear:
             return
         try:
             with self._link.watched():
-                self._link.connection().execute(
-                    "select rota.end_sleep(queues => %s)", [self._queues]
-                )
+                call(self._link.connection(), "end_sleep", **self._sleep)
         except psycopg.Error as error:
             self._go_deaf(error)
         self._asleep = None
@@ -131,6 +157,15 @@ class Ear:
         )
 
 
+@dataclass
+class Unknown:
+    """A task without a handler here: when we first and last met it, and last said so."""
+
+    first: float
+    last: float = 0.0
+    said: float = -math.inf
+
+
 class Claimer:
     """The thread that claims.
 
@@ -144,7 +179,8 @@ class Claimer:
         concurrency: the number of jobs that may run at one time.
         lease: seconds.
         margin: seconds before its end from which a lease is not trusted.
-        poll: seconds between two looks for work in an idle system.
+        poll: seconds between two looks for work in an idle system, where no job becomes due
+            before.
     """
 
     def __init__(
@@ -163,11 +199,13 @@ class Claimer:
         self._link = link
         self._ear = ear
         self._worker = worker
-        self._queues = queues
+        self._limits = {queue: limit for queue, limit in queues.items() if limit is not None}
+        self._free = [queue for queue, limit in queues.items() if limit is None]
+        self._free_array = _array(self._free)
         self._concurrency = concurrency
         self._lease = lease
         self._margin = margin
-        self._poll = poll
+        self._poll = min(poll, LONGEST_POLL)
 
         self._statement = Statement("claim", CLAIM)
         self._claimed = 0
@@ -177,8 +215,10 @@ class Claimer:
         self._rated_at = clock()
         self._queued = 0  # jobs for the handlers, in all
         self._batches: deque[tuple[int, float]] = deque()  # _queued after a claim, and when
-        self._unknown: dict[str, int] = {}
         self._took = 0.0  # by the last claim, in seconds
+        self._largest = LARGEST_CLAIM  # less after claims that were not done in time
+        self._unknown: dict[str, Unknown] = {}
+        self._refused_until = 0.0  # when we have handed back all we did, at the pace of REFUSALS
 
     def run(self) -> None:
         """Claim until the desk stops."""
@@ -188,11 +228,11 @@ class Claimer:
             self._link.close()  # and so we do not count as asleep any more
 
     def _go_on(self) -> None:
-        looks = 0  # that found nothing, since we fell asleep
+        looks = 0  # after falling asleep, for jobs that were committing
         finds = 0  # in a row
         while not self._desk.stopping.is_set():
             self._ear.listen()
-            asked, found, more = self._claim_all()
+            asked, found, more, due = self._claim_all()
             if not asked:
                 self._ear.wake_up()
                 self._wait_for_room()
@@ -205,22 +245,31 @@ class Claimer:
             if more:
                 continue
             if found:
-                time.sleep(min(BREATH, REST * self._took))
+                sleep(min(BREATH, REST * self._took))
             elif self._ear.fall_asleep():
                 looks = 0  # and look once more
             else:
-                self._wait(QUICK_LOOKS[looks] if looks < len(QUICK_LOOKS) else self._poll)
-                looks += 1
+                nap = QUICK_LOOKS[looks] if looks < len(QUICK_LOOKS) else self._poll
+                self._wait(min(nap, due))
+                looks += nap <= due
 
     def _room(self) -> int:
         """Return how many jobs to claim now: none, until that is worth a call."""
-        if len(self._desk.in_hand) > self._most_for_a_claim() or self._finisher_is_behind():
+        in_hand = len(self._desk.in_hand)
+        if in_hand > self._most_for_a_claim() or self._finisher_is_behind():
             return 0
-        return min(self._concurrency + self._prefetch - len(self._desk.in_hand), LARGEST_CLAIM)
+        prefetch = 0 if self._is_heavy() else self._prefetch
+        return min(self._concurrency + prefetch - in_hand, LARGEST_CLAIM)
+
+    def _is_heavy(self) -> bool:
+        """Tell whether what we hold is so large that only jobs are claimed that can run at once."""
+        return self._desk.bytes_held > HEAVY
 
     def _finisher_is_behind(self) -> bool:
         """Tell whether handlers are quicker than the database takes in how they ended."""
-        return self._desk.done.qsize() > MOST_UNTOLD
+        return self._desk.done.qsize() > MOST_UNTOLD or (
+            self._is_heavy() and self._desk.bytes_untold > HEAVY
+        )
 
     def _most_for_a_claim(self) -> int:
         """Return how many jobs may be in hand still when the next are claimed."""
@@ -245,47 +294,76 @@ class Claimer:
         self._returned = returned
         self._prefetch = min(LARGEST_PREFETCH, int(self._rate * HORIZON))
 
-    def _requests(self) -> Iterator[tuple[list[str], int]]:
-        """Yield the claims to make: which queues, and how many jobs."""
+    def _requests(self) -> Iterator[tuple[str, int]]:
+        """Yield the claims to make: an array of queues, and how many jobs."""
         room_of = {
             queue: limit - len(self._desk.of_limited_queue[queue])
-            for queue, limit in self._queues.items()
-            if limit is not None and limit > len(self._desk.of_limited_queue[queue])
+            for queue, limit in self._limits.items()
+            if limit > len(self._desk.of_limited_queue[queue])
         }
-        free = [queue for queue, limit in self._queues.items() if limit is None]
         if self._ear.asleep and room_of:  # one look for all, small enough for each of them
-            yield [*free, *room_of], min(self._room(), *room_of.values())
+            yield _array([*self._free, *room_of]), min(self._room(), *room_of.values())
             return
         for queue, room in room_of.items():
-            yield [queue], min(self._room(), room)
-        if free:
-            yield free, self._room()
+            yield _array([queue]), min(self._room(), room)
+        if self._free:
+            yield self._free_array, self._room()
 
-    def _claim_all(self) -> tuple[int, int, bool]:
-        """Claim; return how many jobs we asked for, how many came, and if there may be more."""
+    def _claim_all(self) -> tuple[int, int, bool, float]:
+        """Claim what there is room for.
+
+        Returns:
+            How many jobs we asked for, how many came, whether there may be more, and in how many
+            seconds the next one is due, if that is known.
+        """
         asked = 0
         found = 0
         more = False
+        due = math.inf
         self._watch_returns()
         for queues, most in self._requests():
             if most > 0:
-                count = self._claim(queues, most)
+                count, may_be_more, next_due = self._claim(queues, most)
                 asked += most
                 found += count
-                more = more or count == most
-        return asked, found, more
+                more = more or may_be_more
+                due = min(due, next_due)
+        return asked, found, more, due
 
-    def _claim(self, queues: list[str], most: int) -> int:
-        arguments = [_array(queues), self._worker, f"{self._lease} seconds", str(most)]
+    def _claim(self, queues: str, most: int) -> tuple[int, bool, float]:
+        """Claim from these queues; return what _claim_all does, but for the first."""
 
-        def claim(conn: Connection) -> list[Job]:
+        def claim(conn: Connection) -> tuple[list[Job], bool, float]:
+            jobs_asked = min(most, self._largest)
+            bytes_asked = max(1, MOST_BYTES - self._desk.bytes_held)
+            arguments = [
+                queues,
+                self._worker,
+                f"{self._lease} seconds",
+                str(jobs_asked),
+                f"{self._poll} seconds",
+                str(bytes_asked),
+            ]
             asked_at = clock()
-            rows = self._statement.rows(conn, arguments)
+            try:
+                rows = self._statement.rows(conn, arguments)
+            except psycopg.Error as error:
+                self._ask_for_less(error, jobs_asked, clock() - asked_at)
+                raise
             self._took = clock() - asked_at
+            if jobs_asked == self._largest and self._took < self._link.patience / 4:
+                self._largest = min(2 * self._largest, LARGEST_CLAIM)
+            if rows[0][0] is None:  # no job
+                due = rows[0][-1]
+                return [], False, math.inf if due is None else due
             trusted_until = asked_at + self._lease - self._margin
-            return [Job(self._desk, asked_at, trusted_until, row) for row in rows]
+            jobs = [Job(self._desk, asked_at, trusted_until, row) for row in rows]
+            more = len(jobs) == jobs_asked or sum([job.size for job in jobs]) >= bytes_asked
+            return jobs, more, math.inf
 
-        jobs = self._link.run(claim)
+        jobs, more, due = self._link.run(claim)
+        if not jobs:
+            return 0, False, due
         self._claimed += len(jobs)
         self._desk.take(jobs)
         known = [job for job in jobs if job.task in registry]
@@ -295,29 +373,48 @@ class Claimer:
             self._batches.append((self._queued, clock()))
         for job in known:
             self._desk.ready.put(job)
-        time.sleep(0)  # lets go of the interpreter, for which the handlers' threads wait
+        sleep(0)  # lets go of the interpreter, for which the handlers' threads wait
         if len(known) < len(jobs):
             self._refuse([job for job in jobs if job.task not in registry])
-        return len(jobs)
+        return len(jobs), more, due
+
+    def _ask_for_less(self, error: psycopg.Error, asked: int, seconds: float) -> None:
+        """Halve what we ask for at once after a claim that took too long, or too much memory.
+
+        At the same size it might never be done. It grows again with claims that are quick.
+        """
+        if error.sqlstate in (OUT_OF_TIME, OUT_OF_MEMORY) or seconds >= self._link.patience:
+            self._largest = max(1, asked // 2)
 
     def _refuse(self, jobs: list[Job]) -> None:
         """Hand back jobs that this worker cannot run, for others to take.
 
-        The delay grows each time a task is met, so that a backlog of such jobs does not keep this
-        worker busy; it stays small at first, for others who know the task wait as long.
+        How long they are put off grows with the time since we first met their task, as long as
+        nobody else is known to have a handler either. It does not grow with the number of batches
+        in which they come: a few jobs do not wait for long because they came one by one. Of many
+        jobs the later ones are put off for longer, so that a backlog keeps nobody busy.
         """
+        now = clock()
+        lately = now - 2 * LONGEST_UNKNOWN_DELAY
+        self._unknown = {task: met for task, met in self._unknown.items() if met.last > lately}
+        self._refused_until = max(self._refused_until, now) + len(jobs) / REFUSALS
         for task in sorted({job.task for job in jobs}):
-            times = self._unknown.get(task, 0)
-            self._unknown[task] = times + 1
-            delay = min(LONGEST_UNKNOWN_DELAY, UNKNOWN_DELAY * 2 ** min(times, 10))
-            log.warning(
-                "no handler for this task, its jobs are handed back",
-                extra={"fields": {"task": task, "seconds": delay}},
-            )
+            met = self._unknown.setdefault(task, Unknown(now))
+            met.last = now
+            busy = self._refused_until - now
+            delay = min(LONGEST_UNKNOWN_DELAY, max(UNKNOWN_DELAY, now - met.first, busy))
+            if_known = min(LONGEST_UNKNOWN_DELAY, max(KNOWN_DELAY, busy))
+            put_off = timedelta(seconds=delay), timedelta(seconds=if_known)
+            if now >= met.said + UNKNOWN_LINES_PERIOD:
+                met.said = now
+                log.warning(
+                    "no handler for this task, its jobs are handed back",
+                    extra={"fields": {"task": task, "seconds": delay}},
+                )
             reason = f"worker {self._worker} has no handler for task {task!r}"
             for job in jobs:
                 if job.task == task:
-                    self._desk.hand_back(job, reason, timedelta(seconds=delay))
+                    self._desk.hand_back(job, reason, *put_off)
 
     def _wait_for_room(self) -> None:
         """Wait until handlers have returned, and hand back what waited here for too long."""
@@ -344,14 +441,18 @@ class Claimer:
         desk = self._desk
         in_hand = len(desk.in_hand)
         desk.low_water = self._most_for_a_claim()
+        if self._is_heavy():
+            desk.low_water = min(desk.low_water, self._concurrency - 1)
+            desk.low_bytes = HEAVY
         if in_hand <= desk.low_water:
             full = any(
-                len(jobs) >= self._queues[queue] for queue, jobs in desk.of_limited_queue.items()
+                len(jobs) >= self._limits[queue] for queue, jobs in desk.of_limited_queue.items()
             )
             desk.low_water = in_hand - 1 if full else -1
-        if len(desk.in_hand) > desk.low_water and not self._ear.listen():
+        room = len(desk.in_hand) <= desk.low_water or desk.bytes_held <= desk.low_bytes
+        if not room and not self._ear.listen():
             desk.room.wait(seconds, self._ear.fileno())
-        desk.low_water = -1
+        desk.low_water = desk.low_bytes = -1
 
 
 def _array(names: list[str]) -> str:

@@ -4,13 +4,16 @@ Whatever a handler does, its attempt ends, and the worker goes on.
 """
 
 import asyncio
-import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import NoReturn
 
 from worker.desk import Desk
 from worker.job import (
@@ -23,12 +26,18 @@ from worker.job import (
     encode,
     registry,
     storable,
+    text_of,
 )
-
-log = logging.getLogger("rota.worker")
+from worker.log import log
+from worker.surroundings import restore
 
 NOT_STARTED = "it was cancelled, or its lease ran out, before it was started"
 STOPPED = "its worker stopped before it was started"
+BROKEN_LOOP = "the event loop broke while it ran"
+
+BREATH = 0.1  # seconds
+TICK = 1.0  # seconds
+COMPLAINT_PERIOD = 30.0  # seconds between two lines about threads that cannot be had
 
 StartThread = Callable[[str, Callable[[], None]], threading.Thread]
 
@@ -55,12 +64,17 @@ class Crew:
         self._threads: list[threading.Thread] = []
         self._spare: set[int] = set()  # threads that run no handler
         self._hiring = threading.Lock()
+        self._complains_at = 0.0
         self._pid = os.getpid()
 
     def start(self) -> None:
-        """Be ready for jobs."""
+        """Be ready for jobs.
+
+        Raises:
+            RuntimeError: there is no thread to be had.
+        """
         self._loop_thread = self._start_thread("coroutines", self._coroutines.run)
-        self._hire()
+        self._threads.append(self._start_thread("handler-1", self._work))
 
     def stop(self, grace: float) -> None:
         """Start no more jobs, and give running handlers so many seconds to end."""
@@ -80,28 +94,42 @@ class Crew:
             self._loop_thread.join(seconds)
 
     def _hire(self) -> None:
+        """Start one more thread, if there may be more; without it, those there are go on."""
         with self._hiring:
-            if len(self._threads) < self._concurrency:
-                name = f"handler-{len(self._threads) + 1}"
+            if len(self._threads) == self._concurrency:
+                return
+            name = f"handler-{len(self._threads) + 1}"
+            try:
                 self._threads.append(self._start_thread(name, self._work))
+            except RuntimeError as error:  # the system, or a handler, has none left
+                if clock() >= self._complains_at:
+                    self._complains_at = clock() + COMPLAINT_PERIOD
+                    log.warning(
+                        "no more threads for handlers, going on with those there are",
+                        extra={"fields": {"threads": len(self._threads), "error": str(error)}},
+                    )
 
     def _work(self) -> None:
         """Run jobs until a None comes: what each thread does."""
         desk, me = self._desk, threading.get_ident()
         self._spare.add(me)
         self._places.acquire()
-        while (job := desk.ready.get()) is not None:
-            if job.task in coroutines:
-                self._coroutines.begin(job)
-                self._places.acquire()
-                continue
+        try:
+            while (job := desk.ready.get()) is not None:
+                desk.wait_for_results()
+                if job.task in coroutines:
+                    self._coroutines.begin(job)
+                    self._places.acquire()
+                    continue
+                self._spare.discard(me)
+                if not self._spare:
+                    self._hire()
+                self._handle(job)
+                self._spare.add(me)
+                desk.give_up(job)
+        finally:
             self._spare.discard(me)
-            if not self._spare:
-                self._hire()
-            self._handle(job)
-            self._spare.add(me)
-            desk.give_up(job)
-        self._places.release()
+            self._places.release()
         desk.ready.put(None)  # for the next thread
 
     def _handle(self, job: Job) -> None:
@@ -113,11 +141,13 @@ class Crew:
         try:
             value = registry[job.task](job)
         except BaseException as error:
+            if os.getpid() != self._pid:
+                _end_child(error)
             _fail(desk, job, error)
         else:
+            if os.getpid() != self._pid:
+                _end_child(None)
             _succeed(desk, job, value)
-        if os.getpid() != self._pid:
-            os._exit(0)  # the handler forked and let its child return: this is the child
 
 
 class Coroutines:
@@ -130,37 +160,69 @@ class Coroutines:
         self._desk = desk
         self._places = places
         self._waiting: SimpleQueue[Job] = SimpleQueue()  # for the loop to be free
-        self._loop = asyncio.new_event_loop()
-        self._running: set[asyncio.Task[None]] = set()
+        self._loop = _new_loop()
+        self._broken: list[asyncio.AbstractEventLoop] = []
+        self._running: dict[asyncio.Task[None], _Watch] = {}
+        self._closing = False
         self._closed = False
         self._pid = os.getpid()
 
     def run(self) -> None:
         """Run coroutines until closed and the last one has ended."""
+        self._tick()
         while not self._closed or self._running:
             try:
                 self._loop.run_forever()
             except (SystemExit, KeyboardInterrupt):  # asyncio passes these on from a task
                 log.exception("a handler's own task tried to end the process")
-        if left := asyncio.all_tasks(self._loop):  # which handlers started and did not wait for
-            for task in left:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.wait(left))
+            except Exception:  # such as a selector whose descriptor was closed
+                log.exception("the event loop is broken, coroutines go on with another")
+                threading.Event().wait(BREATH)  # for one that cannot be used at all
+                self._replace_loop()
+        with suppress(Exception):
+            if left := asyncio.all_tasks(self._loop):  # which handlers started, not waited for
+                for task in left:
+                    task.cancel()
+                self._loop.run_until_complete(asyncio.wait(left))
+
+    def _replace_loop(self) -> None:
+        """Fail what the old event loop was running, and start what waits on a new one."""
+        self._broken.append(self._loop)  # kept: what it would close may be somebody else's by now
+        self._loop = _new_loop()
+        for task, watch in list(self._running.items()):
+            self._desk.settle(watch.job, error=BROKEN_LOOP)
+            with suppress(Exception):
+                self._end(watch, task)
+        for _ in range(self._waiting.qsize()):
+            self._loop.call_soon(self._begin_next)
+        if self._closing:
+            self._loop.call_soon(self._close)
+        self._tick()
+
+    def _tick(self) -> None:
+        """Have the loop wake now and then: one whose descriptors were closed notices it then."""
+        self._loop.call_later(TICK, self._tick)
 
     def close(self) -> None:
         """End when nothing runs any more; called from another thread."""
-        self._loop.call_soon_threadsafe(self._close)
+        self._closing = True
+        self._call(self._close)
 
     def begin(self, job: Job) -> None:
         """Start a job's handler in the place that the caller had; called from another thread."""
         self._waiting.put(job)
-        self._loop.call_soon_threadsafe(self._begin_next)
+        self._call(self._begin_next)
 
     def hand_back_waiting(self, reason: str) -> None:
         """Release the jobs that the loop has not come to; called from another thread."""
         with suppress(Empty):
             while True:
                 self._desk.hand_back(self._waiting.get_nowait(), reason)
+
+    def _call(self, what: Callable[[], None]) -> None:
+        """Have the loop call something; one that is replaced, or has ended, does so by itself."""
+        with suppress(RuntimeError, OSError):
+            self._loop.call_soon_threadsafe(what)
 
     def _close(self) -> None:
         self._closed = True
@@ -178,36 +240,53 @@ class Coroutines:
             self._places.release()
             return
         self._desk.start(job)
-        task = self._loop.create_task(self._handle(job), name=f"job {job.id}")
+        handler = self._handle(job)
+        try:
+            task = self._loop.create_task(handler, name=f"job {job.id}")
+        except BaseException as error:  # a handler has put something odd into the loop
+            handler.close()
+            self._desk.settle(job, error=describe(error))
+            self._places.release()
+            self._desk.give_up(job)
+            return
         watch = _Watch(self._desk, self._loop, job, task)
-        self._running.add(task)
+        self._running[task] = watch
         task.add_done_callback(partial(self._end, watch))
-        job.look = partial(self._loop.call_soon_threadsafe, watch.look)
+        job.look = partial(self._call, watch.look)
         watch.look()
 
     async def _handle(self, job: Job) -> None:
         desk = self._desk
         try:
             value = await registry[job.task](job)
-        except asyncio.CancelledError as error:
-            if reason := job.stop_reason:
+        except BaseException as error:
+            if os.getpid() != self._pid:
+                _end_child(error)
+            reason = job.stop_reason
+            if issubclass(type(error), asyncio.CancelledError) and reason:
                 desk.settle(job, error=reason)
             else:
                 _fail(desk, job, error)
-        except BaseException as error:
-            _fail(desk, job, error)
         else:
+            if os.getpid() != self._pid:
+                _end_child(None)
             _succeed(desk, job, value)
-        if os.getpid() != self._pid:
-            os._exit(0)
 
     def _end(self, watch: "_Watch", task: asyncio.Task[None]) -> None:
+        if self._running.pop(task, None) is None:
+            return
         watch.end()
-        self._running.discard(task)
         self._places.release()
         self._desk.give_up(watch.job)
         if self._closed and not self._running:
             self._loop.stop()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop whose time goes on, whatever a module makes of Python's clocks."""
+    loop = asyncio.new_event_loop()
+    loop.time = monotonic  # type: ignore[method-assign]
+    return loop
 
 
 class _Watch:
@@ -248,21 +327,55 @@ class _Watch:
 
 
 def _fail(desk: Desk, job: Job, error: BaseException) -> None:
+    """End an attempt as the exception says that its handler raised.
+
+    A handler's class of exceptions may do anything when it is read, also what would end a thread:
+    the attempt fails all the same, and that is all that happens.
+    """
+    restore()  # a recursion limit that is too low for us, say
+    retry_in = None
+    retry = True
     try:
-        if isinstance(error, Retry):
-            desk.settle(job, error=storable(str(error)), retry_in=error.delay)
-        elif isinstance(error, Fail):
-            desk.settle(job, error=storable(str(error)) or "failed", retry=False)
+        if issubclass(type(error), Retry):
+            retry_in = _delay(error)
+            text = storable(str(error))
+        elif issubclass(type(error), Fail):
+            retry = False
+            text = storable(str(error)) or "failed"
         else:
-            desk.settle(job, error=describe(error))
-    except Exception as broken:  # a handler's exception class may do anything when it is read
-        desk.settle(job, error=describe(broken))
+            text = describe(error)
+    except BaseException as broken:
+        text = describe(broken)
+    desk.settle(job, error=text, retry_in=retry_in, retry=retry)
+
+
+def _delay(error: BaseException) -> timedelta:
+    """Return after how long a handler wants its job to be tried again."""
+    delay = error.delay
+    if type(delay) is not timedelta:
+        raise TypeError(f"a retry takes a timedelta, not {type(delay)}")
+    return delay
 
 
 def _succeed(desk: Desk, job: Job, value: object) -> None:
+    """End an attempt with what its handler returned, which may do anything when it is read."""
     try:
         result = None if value is None else encode(value)
-    except Exception as error:
-        desk.settle(job, error=storable(f"the result cannot be stored: {error}"))
+    except BaseException as error:
+        desk.settle(job, error=f"the result cannot be stored: {text_of(error)}")
     else:
         desk.settle(job, result=result)
+
+
+def _end_child(error: BaseException | None) -> NoReturn:
+    """End a process that a handler forked and that has returned from it: this is no worker.
+
+    It ends at once, so that nothing of ours is tidied up, closed or said good-bye to in it.
+    """
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit) and (error.code is None or type(error.code) is int):
+        code = error.code or 0
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)

@@ -11,7 +11,8 @@ from psycopg.types.json import Jsonb
 
 from db.gateway import call
 
-URL_FILE = Path(".rota/url")  # where `make run` says how to reach its database
+# Where `make run` says how to reach its database.
+URL_FILE = Path(os.environ.get("ROTA_STATE", Path(__file__).parents[1] / ".rota")) / "url"
 PATIENCE = 180.0  # seconds
 REFRESH = 0.25  # seconds
 STATES = ("SCHEDULED", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")
@@ -92,11 +93,14 @@ def demonstrate(conn: Connection) -> int:
         select count(*)
         from rota.worker_status as w
         where w.stopped_at is null and w.last_seen_at > now() - interval '90 seconds'
-            and 'default' = any(w.queues)
+            and 'default' = any(w.queues) and 'echo' = any(w.tasks)
         """
     ).fetchone()
     if not workers or not workers[0]:
-        print("No worker serves the queue default: start one with make run, or python -m worker.")
+        print(
+            "No worker of the queue default knows the demo's tasks: start one with make run,"
+            " or python -m worker --tasks worker.tasks"
+        )
         return 1
     jobs = Jsonb(mixed_jobs())
     ids = [row["job_id"] for row in call(conn, "enqueue_jobs", jobs=jobs)]

@@ -1,49 +1,69 @@
 """The jobs that this process holds, from their claim to the answer to their finish.
 
 Threads share these collections without a lock of our own: each step (put, get, add, discard,
-remove, update) is atomic in the interpreter, and no decision needs two of them at once.
+remove, update) is atomic in the interpreter, and no decision needs two of them at once. A count
+that several threads change has a lock.
 
     claimer ──► ready ──► crew of handlers ──► done ──► finisher
                  └──────── held, extended by the heartbeat ─┘
 """
 
-import logging
 import os
 import select
+import sys
 import threading
-from collections.abc import Iterable
 from datetime import timedelta
 from queue import Empty, SimpleQueue
+from time import sleep  # as it is now, whatever a module makes of it
 
+from worker.descriptor import Descriptor
 from worker.job import Job, clock
+from worker.log import log
 
-log = logging.getLogger("rota.worker")
+MOST_RESULTS = 32 * 2**20  # bytes that the database was not told; then no more jobs are started
 
 
 class Bell:
     """Wakes a thread that waits for it, or for one of some file descriptors."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
+        self._open()
+
+    def _open(self) -> None:
+        self._reader, self._writer = (Descriptor(number) for number in os.pipe())
+        os.set_blocking(self._reader.number, False)
+        os.set_blocking(self._writer.number, False)
 
     def ring(self) -> None:
         """Wake the waiting thread, or the next one to wait."""
+        writer = self._writer
+        if not writer.intact:  # a handler has closed it; who waits looks again within a second
+            return
         try:
-            os.write(self._writer, b"!")
+            os.write(writer.number, b"!")
         except BlockingIOError:
             return  # it has been rung 65,536 times and nobody came yet
 
     def wait(self, seconds: float, also: int | None = None) -> bool:
-        """Wait until it rings or ``also`` is readable; return whether ``also`` is."""
+        """Wait until it rings or ``also`` is readable; return whether ``also`` is.
+
+        Polling knows whole milliseconds only; what is left of one is slept.
+        """
+        ends_at = clock() + seconds
+        if not (self._reader.intact and self._writer.intact):
+            self._reader.close()
+            self._writer.close()
+            self._open()
+        reader = self._reader.number
         poll = select.poll()
-        poll.register(self._reader, select.POLLIN)
+        poll.register(reader, select.POLLIN)
         if also is not None:
             poll.register(also, select.POLLIN)
-        events = dict(poll.poll(max(0.0, seconds) * 1000))
-        if self._reader in events:
-            os.read(self._reader, 65536)
+        events = dict(poll.poll(int(max(0.0, seconds) * 1000)))
+        if not events:
+            sleep(min(0.001, max(0.0, ends_at - clock())))
+        if events.get(reader) == select.POLLIN:
+            os.read(reader, 65536)
         return also in events
 
 
@@ -59,16 +79,39 @@ class Desk:
         self.held: set[Job] = set()  # all whose lease must be extended
         self.timed: set[Job] = set()  # running ones with a deadline
         self.with_news: set[Job] = set()  # those whose progress was not sent yet
+        self.overrun: set[Job] = set()  # decided, and their handlers hold their places still
         self.of_limited_queue: dict[str, set[Job]] = {queue: set() for queue in limits}
 
         self.stopping = threading.Event()  # no new claims
         self.closing = threading.Event()  # no more patience with the database
         self.room = Bell()  # for the claimer
         self.low_water = -1  # ring for room when no more jobs than this are in hand
-        self.attention = threading.Event()  # for the heartbeat
+        self.low_bytes = -1  # or when no more bytes than this are held
+        self._payloads_taken = 0  # bytes; changed by the claimer
+        self._payloads_forgotten = 0  # by the finisher
+        self._results_returned = 0  # bytes; changed by handlers' threads
+        self._results_told = 0  # by the finisher
+        self._results = threading.Condition()  # for handlers to go on
+        self.attention = threading.Event()  # for the heartbeat: there is news
+        self.time_limits = threading.Event()  # for the watch: there is one more
+
+    @property
+    def bytes_held(self) -> int:
+        """What payloads, and results that the database was not told yet, take in memory."""
+        return self._payloads_taken - self._payloads_forgotten + self._untold_results
+
+    @property
+    def bytes_untold(self) -> int:
+        """What of that belongs to jobs that have ended."""
+        return self.bytes_held - sum([job.size for job in list(self.in_hand)])
+
+    @property
+    def _untold_results(self) -> int:
+        return self._results_returned - self._results_told
 
     def take(self, jobs: list[Job]) -> None:
         """Take charge of jobs just claimed."""
+        self._payloads_taken += sum([job.size for job in jobs])
         self.held.update(jobs)
         self.in_hand.update(jobs)
         if self.of_limited_queue:
@@ -78,10 +121,22 @@ class Desk:
     def give_up(self, job: Job) -> None:
         """Note that nothing runs for this job here any more."""
         self.in_hand.discard(job)
+        if self.overrun:
+            self.overrun.discard(job)
         if self.of_limited_queue:
             self.of_limited_queue.get(job.queue, set()).discard(job)
         if len(self.in_hand) <= self.low_water:
             self.room.ring()
+
+    def wait_for_results(self) -> None:
+        """Wait, before a job is started, while too many results were not told to the database.
+
+        Its lease is extended meanwhile. Who stops does not wait for this.
+        """
+        if self._untold_results > MOST_RESULTS:
+            with self._results:
+                while self._untold_results > MOST_RESULTS and not self.stopping.is_set():
+                    self._results.wait(1.0)
 
     def start(self, job: Job) -> None:
         """Note that the handler starts."""
@@ -90,7 +145,7 @@ class Desk:
         if job.timeout is not None:
             job.deadline = job.started_at + job.timeout
             self.timed.add(job)
-            self.attention.set()
+            self.time_limits.set()
 
     def settle(
         self,
@@ -113,6 +168,10 @@ class Desk:
         job.seconds = clock() - job.started_at
         job.error = error
         job.result = result
+        if result is not None:
+            job.result_size = sys.getsizeof(result)
+            with self._results:
+                self._results_returned += job.result_size
         job.retry_in = retry_in
         job.retry = retry
         job.handed_back = handed_back
@@ -126,16 +185,47 @@ class Desk:
 
         Its handler is told, what it returns is discarded, and until then it occupies its place.
         """
-        if self.settle(job, error=f"timed out after {job.timeout:g} seconds"):
-            log.warning(
-                "timed out; its place stays occupied until the handler returns",
-                extra={"fields": {"job_id": job.id, "task": job.task}},
-            )
+        self.overrun.add(job)  # first, so that give_up comes after it
+        if not self.settle(job, error=f"timed out after {job.timeout:g} seconds"):
+            self.overrun.discard(job)
+            return
+        log.warning(
+            "timed out; its place stays occupied until the handler returns",
+            extra={"fields": {"job_id": job.id, "task": job.task}},
+        )
 
-    def hand_back(self, job: Job, reason: str, delay: timedelta = timedelta()) -> None:
-        """Release a job that was not started; its attempt will not be charged."""
+    def lose(self, job: Job) -> None:
+        """Note that the lease is lost; its handler holds its place until it returns."""
+        job.lost = True
+        if job not in self.running:
+            return
+        self.overrun.add(job)
+        if job not in self.in_hand:  # it returned meanwhile
+            self.overrun.discard(job)
+        log.warning(
+            "the lease was lost, what its handler returns will be discarded",
+            extra={"fields": {"job_id": job.id, "task": job.task}},
+        )
+
+    def hand_back(
+        self,
+        job: Job,
+        reason: str,
+        delay: timedelta = timedelta(),
+        if_known: timedelta | None = None,
+    ) -> None:
+        """Release a job that was not started; its attempt will not be charged.
+
+        Args:
+            job: one in hand.
+            reason: what people will read.
+            delay: after which it will be due again.
+            if_known: the same, where the reason is that we have no handler for its task, and some
+                other worker has one.
+        """
         job.error = reason
         job.handed_back = delay
+        job.if_known = if_known
         self.done.put(job)
         self.give_up(job)
 
@@ -151,9 +241,22 @@ class Desk:
                 self.hand_back(job, reason)
                 count += 1
 
-    def forget(self, jobs: Iterable[Job]) -> None:
+    def forget(self, jobs: list[Job]) -> None:
         """Drop jobs that the database has been told about."""
         self.held.difference_update(jobs)
+        self._payloads_forgotten += sum([job.size for job in jobs])
+        if told := sum([job.result_size for job in jobs]):
+            with self._results:
+                self._results_told += told
+                self._results.notify_all()
+        if self.bytes_held <= self.low_bytes:
+            self.room.ring()
+
+    def drop(self, job: Job) -> None:
+        """Let go of a job whose end cannot be told; its lease runs out, and its attempt is lost."""
+        self.running.discard(job)
+        self.timed.discard(job)
+        self.forget([job])
 
     def report_progress(self, job: Job) -> None:
         """Have the heartbeat send this job's news."""

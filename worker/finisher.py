@@ -1,24 +1,39 @@
 """Tells the database how attempts ended: in batches that grow with the load, one when idle."""
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from queue import Empty
 from typing import Any
 
 import psycopg
 
-from db.gateway import call
 from worker.desk import Desk
-from worker.job import Job, storable
-from worker.link import LOCKED, Connection, Link
-
-log = logging.getLogger("rota.worker")
+from worker.job import Job, clock, storable, text_of
+from worker.link import (
+    LOCKED,
+    OUT_OF_TIME,
+    SHIFTS,
+    Connection,
+    Link,
+    Pause,
+    Portion,
+    is_hopeless,
+    passes,
+    shifts,
+)
+from worker.log import log
 
 LARGEST_BATCH = 1000  # jobs
 LARGEST_BATCH_BYTES = 4_000_000
+LONG_CALL = 5.0  # seconds; after one that took longer, the next batches are smaller
+SHARE = 4  # times what a try took before the same jobs are tried again, at least
 LINES = 20  # so many jobs a second get a line each in the log, the others a line in sum
+
+NOT_FINISHED = "NOT FINISHED"
+PAST = {"RTC02": "LEASE_LOST", "RTC03": "CONFLICT"}  # what became of one that was told too late
 
 FINISH = """
     select f.job_id, f.outcome
@@ -30,6 +45,21 @@ FINISH = """
     ) as f
 """
 
+# In the order of ids, as every batch takes its locks.
+FINISH_EACH = """
+    select f.job_id, f.state
+    from unnest(%(ids)s::text::bigint[], %(tokens)s::text::uuid[], %(errors)s::text[],
+        %(retries_in)s::interval[], %(retries)s::boolean[])
+        as u(job_id, token, error, retry_in, retry)
+    cross join lateral rota.finish_job(
+        job_id => u.job_id,
+        token => u.token,
+        error => u.error,
+        retry_in => u.retry_in,
+        retry => u.retry
+    ) as f
+"""
+
 RELEASE = """
     select r.job_id, 'RELEASED'
     from unnest(%(ids)s::text::bigint[], %(tokens)s::text::uuid[], %(delays)s::interval[],
@@ -37,110 +67,224 @@ RELEASE = """
     cross join lateral rota.release_job(u.job_id, u.token, u.delay, u.reason) as r
 """
 
+RELEASE_UNHANDLED = """
+    select r.job_id, r.outcome
+    from rota.release_unhandled_jobs(
+        %(ids)s::text::bigint[],
+        %(tokens)s::text::uuid[],
+        %(delay)s,
+        %(if_known)s,
+        %(reason)s
+    ) as r
+"""
+
+# Which rows are locked by others: heartbeat_jobs passes by those and answers with the leases that
+# they have, while it extends all others to this long from now at least.
+LOOK_FOR_LOCKS = """
+    select
+        h.job_id,
+        extract(epoch from h.lease_until - clock_timestamp())::float8,
+        h.cancel_requested,
+        h.lease_until < statement_timestamp() + %(lease)s::interval
+    from rota.heartbeat_jobs(
+        %(ids)s::text::bigint[], %(tokens)s::text::uuid[], %(lease)s::interval
+    ) as h
+"""
+
+CAN_FINISH = "select from rota.finish_jobs('{}'::bigint[], '{}'::uuid[])"
+
 Outcomes = list[tuple[int, str]]
+Tell = Callable[[Connection, list[Job]], Outcomes]
+
+
+class Parcel:
+    """Jobs that the database is told about in one call, in one transaction."""
+
+    def __init__(self, tell: Tell, jobs: list[Job]) -> None:
+        self.tell = tell
+        self.jobs = jobs
+        self.pause = Pause()
+        self.due = 0.0
+        self.refused = False  # whether the one job in it fails since it was refused before
+        self.locked = False  # whether each of its rows was locked by others at the last look
+
+    def part(self, jobs: list[Job]) -> "Parcel":
+        """Return a parcel with some of these jobs, that has waited as this one has."""
+        part = Parcel(self.tell, jobs)
+        part.pause.failures = self.pause.failures
+        return part
+
+    def halves(self) -> list["Parcel"]:
+        """Return two parcels with these jobs."""
+        middle = len(self.jobs) // 2
+        return [self.part(self.jobs[:middle]), self.part(self.jobs[middle:])]
 
 
 class Finisher:
     """The thread that finishes, on a connection whose commits are durable.
 
     A call may be repeated with the same tokens until it is answered, for the database gives the
-    same answer again. A value that it refuses fails that one attempt and holds up no other.
+    same answer again. What the database refuses is divided until the job that it is about stands
+    alone, fails with that, and holds up no other. Rows that others have locked are set apart, and
+    looked at again without waiting for their locks. What waits so takes turns with what is new, so
+    that no job waits for another's row for longer than one call's wait for a lock.
     """
 
-    def __init__(self, desk: Desk, link: Link) -> None:
+    def __init__(self, desk: Desk, link: Link, lease: float) -> None:
         self._desk = desk
         self._link = link
-        self._blocked: list[Job] = []  # rows that somebody else has locked
+        self._lease = timedelta(seconds=lease)
+        self._apart: list[Parcel] = []  # what could not be told at once
+        self._portion = Portion(LARGEST_BATCH, LONG_CALL)
+        self._pause = Pause()  # while the database is away
+        self._took = 0.0  # by the last call, in seconds
+        self._going = True
         self._summary: Counter[str] = Counter()
         self._lines = LINES
-        self._summed_up_at = time.monotonic()
+        self._summed_up_at = clock()
 
     def run(self) -> None:
         """Finish what is done, until a None comes."""
         self._link.run(lambda conn: None)  # be connected before connections become scarce
-        going = True
-        while going or self._blocked:
-            batch, going = self._next_batch() if going else ([], False)
-            batch += self._blocked
-            self._blocked = []
-            if batch:
-                self._finish(batch)
+        while self._going or self._apart:
+            for parcel in self._next_batch():
+                self._deliver(parcel)
+            self._deliver_one_apart()
             self._sum_up()
 
-    def _next_batch(self) -> tuple[list[Job], bool]:
-        """Return what is done by now, after waiting for one, and whether more may follow."""
+    def _next_batch(self) -> list[Parcel]:
+        """Return what is done by now, after waiting for it, or for something apart to be due."""
         batch: list[Job] = []
         size = 0
-        get = self._desk.done.get
-        try:
-            job = get(timeout=1.0)
+        patience = min([1.0, *(parcel.due - clock() for parcel in self._apart)])
+        if not self._going:
+            self._desk.closing.wait(max(0.0, patience))
+            return []
+        with suppress(Empty):
+            job = self._desk.done.get(timeout=max(0.0, patience))
             while job is not None:
                 batch.append(job)
-                if job.result is not None:
-                    size += len(job.result)
-                if len(batch) == LARGEST_BATCH or size > LARGEST_BATCH_BYTES:
-                    return batch, True
-                job = get(block=False)
-        except Empty:
-            return batch, True
-        return batch, False
+                size += len(job.result or "") + len(job.error or "")
+                if len(batch) >= self._portion.size or size > LARGEST_BATCH_BYTES:
+                    return _parcels(batch)
+                job = self._desk.done.get(block=False)
+            self._going = False
+        return _parcels(batch)
 
-    def _finish(self, batch: list[Job]) -> None:
-        released = [job for job in batch if job.handed_back is not None]
-        special = [
-            job
-            for job in batch
-            if job.handed_back is None and (job.retry_in is not None or not job.retry)
-        ]
-        plain = batch
-        if released or special:
-            apart = {*released, *special}
-            plain = [job for job in batch if job not in apart]
-        if plain:
-            self._tell(plain, _finish_together, _finish_alone)
-        for job in special:
-            self._tell([job], _finish_alone_all, _finish_alone)
-        if released:
-            self._tell(released, _release_together, _release_alone)
+    def _deliver_one_apart(self) -> None:
+        """Try again what could not be told before: the parcel that is due for the longest time."""
+        if not self._apart:
+            return
+        parcel = min(self._apart, key=lambda parcel: parcel.due)
+        if parcel.due > clock() and not self._desk.closing.is_set():
+            return
+        self._apart.remove(parcel)
+        if parcel.locked:
+            self._part_locked(parcel)
+        else:
+            self._deliver(parcel)
 
-    def _tell(
-        self,
-        jobs: list[Job],
-        together: Callable[[Connection, list[Job]], Outcomes],
-        alone: Callable[[Connection, Job], Outcomes],
-    ) -> None:
-        """Tell the database about these jobs in one call, or if it refuses that, one by one.
-
-        A job whose row is locked by somebody else comes back with the next batch.
-        """
+    def _deliver(self, parcel: Parcel) -> None:
+        """Tell the database about these jobs, or find out why that cannot be done."""
+        began = clock()
         try:
-            outcomes = self._link.run(lambda conn: together(conn, jobs), unless=LOCKED)
-        except psycopg.Error:
-            outcomes = [outcome for job in jobs for outcome in self._tell_alone(job, alone)]
-        if self._blocked:
-            jobs = [job for job in jobs if job not in self._blocked]
+            with self._portion.tried():
+                outcomes = self._link.once(lambda conn: parcel.tell(conn, parcel.jobs))
+        except psycopg.Error as error:
+            self._took = clock() - began
+            self._deliver_later(parcel, error)
+        except Exception as error:  # a value that the driver cannot send
+            self._divide(parcel, error)
+        else:
+            self._pause = Pause()
+            self._settle(parcel.jobs, outcomes)
+
+    def _deliver_later(self, parcel: Parcel, error: psycopg.Error) -> None:
+        if error.sqlstate == LOCKED:
+            self._part_locked(parcel)
+        elif error.sqlstate == OUT_OF_TIME:
+            self._put_apart(*(parcel.halves() if len(parcel.jobs) > 1 else [parcel]))
+        elif passes(error):
+            self._apart.append(parcel)
+            self._link.wait_after(error, self._pause)
+        elif shifts(error) and parcel.pause.failures < SHIFTS:
+            self._put_apart(parcel)
+        else:
+            self._divide(parcel, error)
+
+    def _part_locked(self, parcel: Parcel) -> None:
+        """Set apart the jobs whose rows others have locked, and deliver the rest."""
+        began = clock()
+        try:
+            locked = self._link.once(lambda conn: self._locked_rows(conn, parcel.jobs))
+        except psycopg.Error:  # the whole table may be locked
+            self._put_apart(parcel)
+            return
+        self._took = clock() - began
+        free = [job for job in parcel.jobs if job.id not in locked]
+        if len(free) == len(parcel.jobs) and not parcel.locked:  # it is about something else
+            self._put_apart(*(parcel.halves() if len(free) > 1 else [parcel]))
+            return
+        if len(free) < len(parcel.jobs):
+            rest = parcel.part([job for job in parcel.jobs if job.id in locked])
+            rest.locked = True
+            self._put_apart(rest)
+        if free:
+            self._deliver(Parcel(parcel.tell, free))
+
+    def _put_apart(self, *parcels: Parcel) -> None:
+        """Have these tried again, after a pause; not when there is no more time for it.
+
+        The pause is longer than what the last try took, so that most time is left for others.
+        """
+        for parcel in parcels:
+            if self._desk.closing.is_set():
+                self._note(parcel.jobs, [(job.id, NOT_FINISHED) for job in parcel.jobs])
+                continue
+            parcel.due = clock() + parcel.pause.next() + SHARE * self._took
+            self._apart.append(parcel)
+
+    def _divide(self, parcel: Parcel, error: Exception) -> None:
+        """Find the job that the database refuses, and fail it with that.
+
+        Raises:
+            psycopg.Error: it is not about a job; nothing can be finished here any more.
+        """
+        if len(parcel.jobs) > 1:
+            if is_hopeless(error):
+                self._link.run(lambda conn: conn.execute(CAN_FINISH))
+            for part in parcel.halves():
+                self._deliver(part)
+            return
+        [job] = parcel.jobs
+        code = error.sqlstate if isinstance(error, psycopg.Error) else None
+        if code in PAST:
+            self._settle([job], [(job.id, PAST[code])])
+            return
+        if is_hopeless(error):
+            self._link.run(lambda conn: conn.execute(CAN_FINISH))
+        log.error(
+            "the database refused how an attempt ended",
+            extra={"fields": {"job_id": job.id, "sqlstate": code, "error": text_of(error)}},
+        )
+        if parcel.refused:
+            self._settle([job], [(job.id, NOT_FINISHED)])  # its lease will run out
+            return
+        refusal = storable(f"the database refused how this attempt ended: {text_of(error)}")
+        job.error = refusal.encode("ascii", "replace").decode()
+        job.result = job.retry_in = None
+        [again] = _parcels([job])
+        again.refused = True
+        self._deliver(again)
+
+    def _locked_rows(self, conn: Connection, jobs: list[Job]) -> set[int]:
+        arguments = {**_pairs(jobs), "lease": self._lease}
+        rows = conn.execute(LOOK_FOR_LOCKS, arguments).fetchall()
+        return {job_id for job_id, _, _, is_locked in rows if is_locked}
+
+    def _settle(self, jobs: list[Job], outcomes: Outcomes) -> None:
         self._desk.forget(jobs)
         self._note(jobs, outcomes)
-
-    def _tell_alone(self, job: Job, alone: Callable[[Connection, Job], Outcomes]) -> Outcomes:
-        """Tell the database about one job; if it refuses the values, that the attempt failed."""
-        for _ in range(2):
-            try:
-                return self._link.run(lambda conn: alone(conn, job), unless=LOCKED)
-            except psycopg.Error as error:
-                if error.sqlstate == LOCKED and not self._desk.closing.is_set():
-                    self._blocked.append(job)
-                    return []
-                if error.sqlstate in ("RTC02", "RTC03"):
-                    return [(job.id, "LEASE_LOST" if error.sqlstate == "RTC02" else "CONFLICT")]
-                refusal = storable(f"the database refused how this attempt ended: {error}")
-                job.error = refusal.encode("ascii", "replace").decode()
-                job.result = job.retry_in = None
-                log.error(
-                    "the database refused how an attempt ended",
-                    extra={"fields": {"job_id": job.id, "sqlstate": error.sqlstate}},
-                )
-        return [(job.id, "NOT FINISHED")]  # its lease will run out
 
     def _note(self, jobs: list[Job], outcomes: Outcomes) -> None:
         """Log what became of the jobs: one by one when they are few, else in sum."""
@@ -170,7 +314,7 @@ class Finisher:
             )
 
     def _sum_up(self) -> None:
-        now = time.monotonic()
+        now = clock()
         if now - self._summed_up_at < 1:
             return
         if self._summary:
@@ -180,56 +324,79 @@ class Finisher:
         self._summed_up_at = now
 
 
+def _parcels(jobs: list[Job]) -> list[Parcel]:
+    """Return these jobs by the call that tells of them."""
+    released = [job for job in jobs if job.handed_back is not None and job.if_known is None]
+    unhandled = [job for job in jobs if job.if_known is not None]
+    special = [
+        job
+        for job in jobs
+        if job.handed_back is None and (job.retry_in is not None or not job.retry)
+    ]
+    if released or unhandled or special:
+        apart = {*released, *unhandled, *special}
+        jobs = [job for job in jobs if job not in apart]
+    kinds: list[tuple[Tell, list[Job]]] = [
+        (_finish, jobs),
+        (_finish_each, special),
+        (_release, released),
+    ]
+    alike: dict[tuple[Any, ...], list[Job]] = {}  # one call has one delay and one reason for all
+    for job in unhandled:
+        alike.setdefault((job.handed_back, job.if_known, job.error), []).append(job)
+    kinds += [(_release_unhandled, some) for some in alike.values()]
+    return [Parcel(tell, kind) for tell, kind in kinds if kind]
+
+
 def _array(items: list[str]) -> str:
     """Return an array literal of texts that need no quotes: ids and tokens."""
     return "{" + ",".join(items) + "}"
 
 
-def _finish_together(conn: Connection, jobs: list[Job]) -> Outcomes:
+def _pairs(jobs: list[Job]) -> dict[str, Any]:
+    return {
+        "ids": _array([str(job.id) for job in jobs]),
+        "tokens": _array([job.token for job in jobs]),
+    }
+
+
+def _finish(conn: Connection, jobs: list[Job]) -> Outcomes:
     errors = [job.error for job in jobs]
     results = [job.result for job in jobs]
     arguments = {
-        "ids": _array([str(job.id) for job in jobs]),
-        "tokens": _array([job.token for job in jobs]),
+        **_pairs(jobs),
         "errors": errors if any(error is not None for error in errors) else None,
         "results": results if any(result is not None for result in results) else None,
     }
     return conn.execute(FINISH, arguments, prepare=True, binary=True).fetchall()
 
 
-def _finish_alone(conn: Connection, job: Job) -> Outcomes:
-    arguments: dict[str, Any] = {"error": job.error}
-    if job.result is not None:
-        arguments["result"] = job.result
-    if job.retry_in is not None:
-        arguments["retry_in"] = job.retry_in
-    if not job.retry:
-        arguments["retry"] = False
-    rows = call(conn, "finish_job", job_id=job.id, token=job.token, **arguments)
-    return [(row["job_id"], row["state"]) for row in rows]
-
-
-def _finish_alone_all(conn: Connection, jobs: list[Job]) -> Outcomes:
-    return [outcome for job in jobs for outcome in _finish_alone(conn, job)]
-
-
-def _release_together(conn: Connection, jobs: list[Job]) -> Outcomes:
+def _finish_each(conn: Connection, jobs: list[Job]) -> Outcomes:
+    jobs = sorted(jobs, key=lambda job: job.id)
     arguments = {
-        "ids": _array([str(job.id) for job in jobs]),
-        "tokens": _array([job.token for job in jobs]),
+        **_pairs(jobs),
+        "errors": [job.error for job in jobs],
+        "retries_in": [job.retry_in for job in jobs],
+        "retries": [job.retry for job in jobs],
+    }
+    return conn.execute(FINISH_EACH, arguments).fetchall()
+
+
+def _release(conn: Connection, jobs: list[Job]) -> Outcomes:
+    jobs = sorted(jobs, key=lambda job: job.id)
+    arguments = {
+        **_pairs(jobs),
         "delays": [job.handed_back for job in jobs],
         "reasons": [job.error for job in jobs],
     }
     return conn.execute(RELEASE, arguments).fetchall()
 
 
-def _release_alone(conn: Connection, job: Job) -> Outcomes:
-    rows = call(
-        conn,
-        "release_job",
-        job_id=job.id,
-        token=job.token,
-        delay=job.handed_back,
-        reason=job.error,
-    )
-    return [(row["job_id"], "RELEASED") for row in rows]
+def _release_unhandled(conn: Connection, jobs: list[Job]) -> Outcomes:
+    arguments = {
+        **_pairs(jobs),
+        "delay": jobs[0].handed_back,
+        "if_known": jobs[0].if_known,
+        "reason": jobs[0].error,
+    }
+    return conn.execute(RELEASE_UNHANDLED, arguments).fetchall()

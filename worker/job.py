@@ -4,10 +4,12 @@ import inspect
 import json
 import logging
 import re
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from time import clock_gettime  # as it is now, whatever a module makes of it
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 def clock() -> float:
     """Return seconds on a clock that nobody can set; only differences mean something."""
-    return time.clock_gettime(_CLOCK)
+    return clock_gettime(_CLOCK)
 
 
 def task(name: str) -> Callable[[Handler], Handler]:
@@ -99,17 +101,21 @@ class Job:
         "error",
         "handed_back",
         "id",
+        "if_known",
         "leased_at",
         "look",
         "lost",
         "max_retries",
         "news",
-        "news_sent_at",
+        "news_delay",
+        "news_due",
         "queue",
         "result",
+        "result_size",
         "retry",
         "retry_in",
         "seconds",
+        "size",
         "started_at",
         "task",
         "timeout",
@@ -124,7 +130,7 @@ class Job:
         trusted_until: float,
         row: tuple[int, str, str, str, str, int, int, float | None, float],
     ) -> None:
-        """Take a row of the claim; see ``worker.claimer``."""
+        """Take a row of the claim, which may say more; see ``worker.claimer``."""
         (
             self.id,
             self.token,
@@ -135,8 +141,10 @@ class Job:
             self.max_retries,
             self.timeout,
             self._slot,
+            *_,
         ) = row
         self._desk = desk
+        self.size = sys.getsizeof(self._payload)  # bytes of memory
 
         self.leased_at = leased_at  # when the lease was last asked for, by clock()
         self.trusted_until = trusted_until
@@ -146,14 +154,17 @@ class Job:
         self.started_at = 0.0
         self.deadline: float | None = None
         self.news: str | None = None  # progress that was not sent yet
-        self.news_sent_at = 0.0
+        self.news_due = 0.0  # not to be sent before
+        self.news_delay = 1.0  # seconds until it is tried again
 
         self.seconds = 0.0
         self.error: str | None = None
         self.result: str | None = None
+        self.result_size = 0  # bytes of memory
         self.retry_in: timedelta | None = None
         self.retry = True
-        self.handed_back: timedelta | None = None  # released, to be due after this delay
+        self.handed_back: timedelta | None = None  # released, to be due after this delay,
+        self.if_known: timedelta | None = None  # or after this one if some worker has a handler
 
     def __repr__(self) -> str:
         """Name the job without its payload."""
@@ -250,6 +261,7 @@ def encode(value: Any) -> str:
 
 def storable(text: str) -> str:
     """Return text that PostgreSQL can store: cut in its middle, NUL and surrogates escaped."""
+    text = str.__str__(text)  # a plain one, also of a subclass with methods of its own
     if len(text) > LONGEST_ERROR:
         half = LONGEST_ERROR // 2
         text = f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
@@ -257,10 +269,26 @@ def storable(text: str) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return the traceback, from the handler on and shortened, as an attempt's error."""
-    handlers_own = error.__traceback__ and error.__traceback__.tb_next
+    """Return the traceback, from the handler on and shortened, as an attempt's error.
+
+    A handler's exception class may do anything when it is read, which is code of the handler's
+    still: raise again, also what ends a thread or a process. Then its name is all there is.
+    """
     try:
+        handlers_own = error.__traceback__ and error.__traceback__.tb_next
         lines = traceback.format_exception(type(error), error, handlers_own, limit=-FRAMES)
         return storable("".join(lines).rstrip())
-    except Exception:  # a handler's exception class may do anything when it is asked for its text
-        return f"{type(error).__name__}, whose text cannot be read"
+    except BaseException:
+        return f"{_name(error)}, whose text cannot be read"
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception, without its traceback, as far as it can be read."""
+    try:
+        return storable(str(error) if type(error) is ValueError else f"{_name(error)}: {error}")
+    except BaseException:
+        return f"{_name(error)}, whose text cannot be read"
+
+
+def _name(error: BaseException) -> str:
+    return type.__dict__["__name__"].__get__(type(error))  # whatever its metaclass says

@@ -1,6 +1,5 @@
 """The worker process: its threads, and how they end."""
 
-import logging
 import os
 import threading
 import uuid
@@ -14,15 +13,16 @@ from worker.crew import Crew
 from worker.desk import Desk
 from worker.finisher import Finisher
 from worker.job import clock, registry
-from worker.keeper import Heartbeat, Upkeep
-from worker.link import GaveUp, Link
-
-log = logging.getLogger("rota.worker")
+from worker.keeper import Heartbeat, Upkeep, Watch
+from worker.link import LONGEST_PAUSE, SILENCE, GaveUp, Link, Pause, advice, is_hopeless
+from worker.log import log
+from worker.surroundings import restore
 
 MARGIN = 0.1  # of the lease: this much before its end it is not trusted any more
 LOCK_PATIENCE = 0.5  # seconds that a call waits for a lock; our own calls hold theirs for less
-WATCH_PERIOD = 1.0  # seconds between two looks for connections that have gone silent
-LONG_PATIENCE = 60.0  # seconds for a call that no lease depends on
+SHORT_PAUSE = 0.2  # seconds between two tries of a heartbeat, be the lease ever so short
+PATIENCE = 10.0  # seconds for a statement
+LONG_PATIENCE = 60.0  # seconds for one that needs more and that no lease depends on
 LAST_CLAIM = 1.0  # seconds for a claim that is under way at a stop; then it is cancelled
 LAST_WORD = 5.0  # seconds, at least, for the last results to reach the database at a stop
 FAREWELL = 0.5  # seconds that a coroutine gets to end after the grace time
@@ -59,21 +59,23 @@ class Worker:
         self._desk = desk = Desk(limits)
         self._links: list[Link] = []
 
-        def link(
-            purpose: str,
-            give_up: threading.Event,
-            patience: float | None = None,
-            **more: Any,
-        ) -> Link:
-            patience = patience or max(1.0, lease / 3)
-            self._links.append(Link(options.url, purpose, give_up, patience, LOCK_PATIENCE, **more))
+        def link(purpose: str, give_up: threading.Event, **more: Any) -> Link:
+            options_of_link = {"patience": PATIENCE, "lock_patience": LOCK_PATIENCE, **more}
+            self._links.append(Link(options.url, purpose, give_up, **options_of_link))
             return self._links[-1]
 
-        self._claims = link("claim", desk.stopping, most_patience=LONG_PATIENCE, durable=False)
+        within_lease = min(PATIENCE, max(1.0, lease / 3))
+        self._claims = link(
+            "claim",
+            desk.stopping,
+            patience=within_lease,
+            most_patience=LONG_PATIENCE,
+            durable=False,
+        )
         self._claimer = Claimer(
             desk,
             self._claims,
-            Ear(self._claims, list(options.queues)),
+            Ear(self._claims, list(options.queues), options.poll),
             self.id,
             options.queues,
             options.concurrency,
@@ -81,31 +83,43 @@ class Worker:
             margin,
             options.poll,
         )
-        self._finisher = Finisher(desk, link("finish", desk.closing, LONG_PATIENCE))
+        self._finishes = link("finish", desk.closing)
+        self._finisher = Finisher(desk, self._finishes, lease)
         self._crew = Crew(desk, options.concurrency, self._thread)
-        self._heartbeat = Heartbeat(desk, link("heartbeat", desk.closing), lease, margin)
+        beats = link(
+            "heartbeat",
+            desk.closing,
+            patience=within_lease,
+            lock_patience=min(LOCK_PATIENCE, lease / 10),
+            longest_pause=min(LONGEST_PAUSE, max(SHORT_PAUSE, lease / 10)),
+        )
+        self._heartbeat = Heartbeat(desk, beats, lease, margin)
         about = {
             "pid": os.getpid(),
             "queues": list(options.queues),
             "concurrency": options.concurrency,
             "version": version,
         }
-        self._upkeep = Upkeep(
-            link("upkeep", desk.stopping, LONG_PATIENCE), desk.stopping, self.id, about
-        )
+        chores = link("upkeep", desk.stopping, most_patience=LONG_PATIENCE)
+        self._upkeep = Upkeep(desk, chores, self.id, about)
+        self._watch = Watch(desk, self._links)
 
     def run(self) -> int:
         """Work until told to stop, then stop as gently as the grace time allows.
 
+        Raises:
+            RuntimeError: the system has no thread for it.
+
         Returns:
             The exit code: 0 if the database was told about everything we held.
         """
-        claimer = self._thread("claim", self._claimer.run)
-        finisher = self._thread("finish", self._finisher.run)
-        heartbeat = self._thread("heartbeat", self._heartbeat.run)
-        upkeep = self._thread("upkeep", self._upkeep.run)
-        self._thread("watch", self._watch)
+        os.register_at_fork(after_in_child=self._leave_to_parent)
         self._crew.start()
+        self._thread("watch", self._watch.run)
+        heartbeat = self._thread("heartbeat", self._heartbeat.run)
+        finisher = self._thread("finish", self._finisher.run)
+        upkeep = self._thread("upkeep", self._upkeep.run)
+        claimer = self._thread("claim", self._claimer.run)  # last: now there is all it takes
         log.info(
             "started",
             extra={
@@ -126,7 +140,10 @@ class Worker:
         claimer.join(LAST_CLAIM)
         if claimer.is_alive():
             self._claims.cancel()
-            claimer.join(self._options.lease)
+            claimer.join(SILENCE)
+        if claimer.is_alive():
+            self._claims.cut("a claim did not end in time, its connection is cut")
+            claimer.join(SILENCE)
         log.info("stopping", extra={"fields": {"running": len(self._desk.running)}})
         self._crew.stop(grace_ends_at - clock())
         self._abandon_running()
@@ -136,11 +153,13 @@ class Worker:
         finisher.join(max(LAST_WORD, grace_ends_at - clock()))
         self._desk.closing.set()
         self._heartbeat.close()
-        upkeep.join(LAST_WORD)
-        heartbeat.join(LAST_WORD)
+        if upkeep.is_alive():
+            self._upkeep.cancel()
+        for thread in (finisher, upkeep, heartbeat):
+            thread.join(SILENCE)
         told = not (claimer.is_alive() or finisher.is_alive() or self._desk.held)
         if told and not upkeep.is_alive():
-            self._guard(self._upkeep.dismiss)
+            self._upkeep.dismiss()
         log.info("stopped", extra={"fields": {"not_finished": len(self._desk.held)}})
         return 0 if told and not self._failure else 1
 
@@ -153,22 +172,42 @@ class Worker:
         thread.start()
         return thread
 
-    def _watch(self) -> None:
-        """Cut connections that have gone silent; their threads then connect anew."""
-        while not self._desk.closing.wait(WATCH_PERIOD):
-            for link in self._links:
-                link.cut_if_silent()
-
     def _guard(self, work: Callable[[], None]) -> None:
-        """Do the work; a worker that has lost one of its threads must not go on without it."""
-        try:
-            work()
-        except GaveUp as error:
-            log.warning("the database did not answer", extra={"fields": {"purpose": str(error)}})
-        except BaseException:
-            log.critical("the worker cannot go on", exc_info=True)
-            self._failure = True
-            self._stop.set()
+        """Do the work, and go on with it whatever unexpected happens in it.
+
+        What ends a worker is that it may not call what it needs, or that this is not there: it
+        could neither claim nor finish, and that will not pass by itself.
+        """
+        pause = Pause()
+        while True:
+            try:
+                work()
+                return
+            except GaveUp as error:
+                log.warning(
+                    "the database did not answer", extra={"fields": {"purpose": str(error)}}
+                )
+                return
+            except BaseException as error:
+                restore()
+                if is_hopeless(error):
+                    self._end(error)
+                    return
+                log.exception("unexpected error, going on")
+                if self._desk.closing.wait(pause.next()):
+                    return
+
+    def _end(self, error: BaseException) -> None:
+        """Stop, since the database refuses what we cannot do without."""
+        words = advice(error, self._claims.user or self._finishes.user)
+        log.critical("the worker cannot go on", extra={"fields": {"error": words}})
+        self._failure = True
+        self._stop.set()
+
+    def _leave_to_parent(self) -> None:
+        """Let go of the connections in a child that a handler has forked."""
+        for link in self._links:
+            link.leave_to_parent()
 
     def _abandon_running(self) -> None:
         """Release what outlived the grace time; it is due again when this process is gone."""

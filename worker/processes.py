@@ -1,6 +1,5 @@
 """Several worker processes on one machine, for handlers that burn CPU: ``--processes``."""
 
-import logging
 import os
 import signal
 import subprocess
@@ -8,8 +7,7 @@ import threading
 
 from worker.job import clock
 from worker.link import Pause
-
-log = logging.getLogger("rota.worker")
+from worker.log import log
 
 CANNOT_START = 2  # the exit code of a worker that would meet the same obstacle again
 STEADY = 30.0  # seconds; a process that ran for so long is replaced as if it were the first

@@ -1,4 +1,4 @@
-"""Handlers to try Rota with. Every worker knows them."""
+"""Handlers to try Rota with: ``python -m worker --tasks worker.tasks``."""
 
 import os
 import random
@@ -47,12 +47,13 @@ def flaky(job: Job) -> dict[str, int]:
 def count_words(job: Job) -> dict[str, Any]:
     """Count the words of ``text``, or of the ``file`` of that name under ROTA_FILES.
 
-    Without ROTA_FILES the folder is the one that the worker was started in. Nothing outside of it
-    can be read.
+    Nothing outside of that folder can be read, and without ROTA_FILES no file at all.
     """
     text = job.payload.get("text")
     if text is None:
-        folder = Path(os.environ.get("ROTA_FILES", ".")).resolve()
+        if not os.environ.get("ROTA_FILES"):
+            raise Fail("this worker reads no files: its ROTA_FILES names no folder")
+        folder = Path(os.environ["ROTA_FILES"]).resolve()
         path = (folder / job.payload["file"]).resolve()
         if not path.is_relative_to(folder) or not path.is_file():
             raise Fail(f"there is no file {job.payload['file']!r} to read")

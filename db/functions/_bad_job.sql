@@ -23,12 +23,12 @@ as $$
             then 'task must not contain control characters'
         when payload is null
             then 'payload must not be null'
-        when queue is null or length(queue) not between 1 and 100
-            then format('queue must have 1 to 100 characters, not %s', coalesce(length(queue), 0))
-        when queue ~ '[[:cntrl:]]'
-            then 'queue must not contain control characters'
+        when rota._bad_queue(queue) is not null
+            then rota._bad_queue(queue)
         when run_at not between '0001-01-02 00:00:00+00' and '9998-12-31 00:00:00+00'
-            then format('run_at must lie between the years 1 and 9998, not at %s', run_at)
+            then format(
+                'run_at must lie between the years 1 and 9998, not at %s', rota._utc_text(run_at)
+            )
         when priority is null or priority not between -100 and 100
             then format(
                 'priority must be from -100 to 100, not %s', coalesce(priority::text, 'null')
@@ -36,7 +36,10 @@ as $$
         when max_retries not between 0 and 1000
             then format('max_retries must be from 0 to 1000, not %s', max_retries)
         when timeout > interval '366 days' or not rota._leads_on(timeout)
-            then format('timeout must be more than 0 and at most 366 days, not %s', timeout)
+            then format(
+                'timeout must be more than 0 and at most 366 days, not %s',
+                rota._span_text(timeout)
+            )
         when unique_key is not null and length(unique_key) not between 1 and 500
             then format('unique_key must have 1 to 500 characters, not %s', length(unique_key))
     end

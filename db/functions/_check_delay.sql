@@ -8,7 +8,8 @@ begin
     if delay not between interval '0' and interval '366 days'
         or timestamp '2001-02-01' + delay < timestamp '2001-02-01'  -- see _leads_on
     then
-        raise exception '% must be from 0 to 366 days, not %', parameter, delay
+        raise exception '% must be from 0 to 366 days, not %', parameter,
+            rota._span_text(delay)
             using errcode = 'RTV01';
     end if;
 end;

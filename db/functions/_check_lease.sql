@@ -7,7 +7,7 @@ as $$
 begin
     if not rota._is_lease(lease) then
         raise exception 'lease must be more than 0 and at most 30 days, not %',
-            coalesce(lease::text, 'null')
+            coalesce(rota._span_text(lease), 'null')
             using errcode = 'RTV01';
     end if;
 end;

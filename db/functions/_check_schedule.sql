@@ -28,9 +28,11 @@ declare
             when not isfinite(every) or every <= interval '0'
                 or extract(month from every) < 0 or extract(year from every) < 0
                 or extract(day from every) < 0 or every - date_trunc('day', every) < interval '0'
-                then format('every must be a positive interval, not %s', every)
+                then format('every must be a positive interval, not %s', rota._span_text(every))
             when every < interval '1 millisecond' or every > interval '100 years'
-                then format('every must be from 1 millisecond to 100 years, not %s', every)
+                then format(
+                    'every must be from 1 millisecond to 100 years, not %s', rota._span_text(every)
+                )
         end
     );
 begin

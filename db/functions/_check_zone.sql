@@ -16,7 +16,7 @@ begin
 
     if time_zone ~ '^[A-Za-z_]+(/[A-Za-z_-]+)+$'
         or time_zone ~ '^(Etc/)?GMT[+-]?0$'
-        or time_zone ~ '^Etc/GMT(-[1-9]|-1[0-4]|\+[1-9]|\+1[0-2])$'
+        or time_zone ~ '^Etc/GMT(-[1-9]|-1[0-4]|[+][1-9]|[+]1[0-2])$'
         or time_zone in (
             'CST6CDT', 'Cuba', 'EST5EDT', 'Egypt', 'Eire', 'GB', 'GB-Eire', 'GMT', 'Greenwich',
             'Hongkong', 'Iceland', 'Iran', 'Israel', 'Jamaica', 'Japan', 'Kwajalein', 'Libya',

@@ -13,7 +13,7 @@ declare
     v_list constant text := (
         select string_agg(to_char(u.local_time, 'YYYY-MM-DD HH24:MI:SS'), ', ' order by u.place)
         from unnest(locals[:3]) with ordinality as u(local_time, place)
-    ) || case when cardinality(locals) > 3 then ', …' else '' end;
+    ) || case when cardinality(locals) > 3 then ', ...' else '' end;
 begin
     return case
         when cardinality(locals) > 1

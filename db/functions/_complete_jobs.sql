@@ -5,7 +5,8 @@
 --
 -- The locks are those of _end_attempts, in its order, and it takes them again when it is called
 -- next, so the two never deadlock. A row once locked keeps its state until we have deleted it.
--- As many rows as pairs are locked, so no pair comes twice.
+-- As many rows as pairs are locked, so no pair comes twice. Both inserts stand in the WITH: a plan
+-- opens the table of its main statement first, and all open finished_jobs before attempts.
 -- If this process dies on any line, nothing has happened and the leases still run.
 -- For the planner settings see _end_attempts.
 create or replace function rota._complete_jobs(
@@ -62,16 +63,18 @@ begin
             g.worker, g.progress, g.last_error, r.result, g.created_at, g.started_at, v_now
         from gone as g
         left join unnest(job_ids, results) as r(job_id, result) on r.job_id = g.id
+    ), recorded as (
+        insert into rota.attempts (
+            job_id, run, attempt, outcome, worker, token, scheduled_for, started_at, finished_at,
+            result, job_state
+        )
+        select
+            g.id, g.run, g.attempt, 'SUCCEEDED', g.worker, g.token, g.scheduled_for, g.started_at,
+            v_now, r.result, 'COMPLETED'
+        from gone as g
+        left join unnest(job_ids, results) as r(job_id, result) on r.job_id = g.id
     )
-    insert into rota.job_executions (
-        job_id, run, attempt, outcome, worker, token, scheduled_for, started_at, finished_at,
-        result, job_state
-    )
-    select
-        g.id, g.run, g.attempt, 'SUCCEEDED', g.worker, g.token, g.scheduled_for, g.started_at,
-        v_now, r.result, 'COMPLETED'
-    from gone as g
-    left join unnest(job_ids, results) as r(job_id, result) on r.job_id = g.id;
+    select true into v_plain;
 
     return true;
 end;

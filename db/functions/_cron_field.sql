@@ -29,7 +29,7 @@ begin
     foreach v_item in array string_to_array(entry, ',') loop
         -- matching whole items and splitting them is ten times as fast as capturing their parts
         v_parsed := v_item
-            ~ '^(?:\*|(?:[0-9]{1,2}|[A-Z]{3})(?:-(?:[0-9]{1,2}|[A-Z]{3}))?)(?:/[0-9]{1,2})?$';
+            ~ '^(?:[*]|(?:[0-9]{1,2}|[A-Z]{3})(?:-(?:[0-9]{1,2}|[A-Z]{3}))?)(?:/[0-9]{1,2})?$';
         if v_parsed then
             v_range := split_part(v_item, '/', 1);
             v_step := coalesce(nullif(split_part(v_item, '/', 2), ''), '1')::integer;

@@ -24,10 +24,12 @@ create or replace function rota._cron_parse(
     set search_path = pg_catalog, pg_temp
 as $$
 declare
+    -- space, tab, line feed and so on, as "C" has them: other collations have other blanks
+    v_blanks constant text := ' ' || chr(9) || chr(10) || chr(11) || chr(12) || chr(13);
     v_entries text[];
     v_words text;
 begin
-    v_words := upper(btrim(left(cron, 1001), E' \t\r\n'));
+    v_words := upper(btrim(left(cron, 1001), v_blanks) collate "C");
     if v_words like '@%' then
         v_words := case v_words
             when '@HOURLY' then '0 * * * *'
@@ -40,7 +42,7 @@ begin
         end;
     end if;
 
-    v_entries := regexp_split_to_array(v_words, '\s+');
+    v_entries := regexp_split_to_array(v_words, '[' || v_blanks || ']+');
     if length(cron) > 1000 or coalesce(cardinality(v_entries), 0) not in (5, 6) then
         raise exception 'cron "%" is not an expression of five or six fields', left(cron, 100)
             using errcode = 'RTV02',

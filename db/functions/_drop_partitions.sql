@@ -1,5 +1,7 @@
--- Dropping locks the parent for an instant. Whoever calls this does so under a lock timeout and
--- catches lock_not_available, rather than let finishes queue behind it.
+-- For _keep_weeks, which has locked the parent against everybody. So only who uses a partition
+-- directly can hold it (autovacuum, for one), and is not waited for. Each week stands for itself:
+-- what keeps one from being dropped (somebody's view on it) stops no other. From when on all is
+-- kept is noted in a row that maintain has locked.
 create or replace function rota._drop_partitions(parent text, older_than timestamptz)
     returns void
     language plpgsql
@@ -8,24 +10,28 @@ create or replace function rota._drop_partitions(parent text, older_than timesta
 as $$
 declare
     v_name text;
+    v_end timestamptz;
+    v_detail text;
 begin
-    for v_name in
-        select c.relname
-        from pg_catalog.pg_inherits as i
-        join pg_catalog.pg_class as c on c.oid = i.inhrelid
-        where i.inhparent = ('rota.' || quote_ident(parent))::regclass
-            and c.relname ~ '_[0-9]{8}$'
-            and to_date(right(c.relname, 8), 'YYYYMMDD') + 7
-                <= (older_than at time zone 'UTC')::date
-    loop
-        execute format('drop table rota.%I', v_name);
-    end loop;
+    foreach v_name in array rota._expired_weeks(parent, older_than) loop
+        begin
+            execute format('lock table rota.%I in access exclusive mode nowait', v_name);
+            execute format('drop table rota.%I', v_name);
 
-    execute format(
-        'delete from only rota.%I where finished_at < %L', parent || '_default', older_than
-    );
+            v_end := (to_date(right(v_name, 8), 'YYYYMMDD') + 7)::timestamp at time zone 'UTC';
+
+            update rota.settings as s
+            set kept_since = v_end
+            where s.kept_since < v_end;
+        exception
+            when others then
+                get stacked diagnostics v_detail = pg_exception_detail;
+                raise warning 'rota.% could not be dropped: %',
+                    v_name, concat_ws('; ', sqlerrm, nullif(v_detail, ''));
+        end;
+    end loop;
 end;
 $$;
 
 comment on function rota._drop_partitions is
-    'Drop the weeks of a partitioned table that ended before this time.';
+    'Drop the weeks of a history table that ended before this time.';

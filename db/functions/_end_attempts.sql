@@ -7,16 +7,16 @@
 -- If this process dies on any line, nothing has happened and the lease still runs.
 --
 -- What becomes of the job, first match:
---   a cancel was asked for        → CANCELLED
---   RELEASED                      → SCHEDULED again, the attempt given back
---   succeeded, ONE_TIME           → COMPLETED
---   failed with retries left      → SCHEDULED after its backoff; for a schedule, only if that is
+--   a cancel was asked for       -> CANCELLED
+--   RELEASED                     -> SCHEDULED again, the attempt given back
+--   succeeded, ONE_TIME          -> COMPLETED
+--   failed with retries left     -> SCHEDULED after its backoff; for a schedule, only if that is
 --                                   before its next slot
---   failed otherwise, ONE_TIME    → FAILED
---   a schedule with a next slot   → SCHEDULED for it, as a new run
---   one whose next slot cannot be → SCHEDULED as a new run whose slot is not known yet, which the
---   computed                        next claim looks for (_settle_missed)
---   a schedule without one        → COMPLETED
+--   failed otherwise, ONE_TIME   -> FAILED
+--   a schedule with a next slot  -> SCHEDULED for it, as a new run
+--   one whose next slot cannot   -> SCHEDULED as a new run whose slot is not known yet, which the
+--   be computed                     next claim looks for (_settle_missed)
+--   a schedule without one       -> COMPLETED
 --
 -- ending is 'RELEASED', 'LOST', or null for an attempt that its worker finished. Rows come back
 -- for the pairs that held a lease, and only for those.
@@ -71,15 +71,15 @@ begin
                     when j.cancel_requested_at is not null then 'CANCELLED'
                     when ending = 'RELEASED' then 'RELEASED'
                     when i.error is null then 'SUCCEEDED'
-                    when v_now >= j.started_at + j.timeout then 'TIMED_OUT'
+                    when v_now >= rota._later(j.started_at, j.timeout) then 'TIMED_OUT'
                     else 'FAILED'
                 end as outcome,
                 case
                     when ending is null and i.error is null then null  -- it succeeded
                     when ending = 'RELEASED' and retry_in = interval '0' then j.run_at
-                    else v_now + coalesce(
+                    else rota._later(v_now, coalesce(
                         retry_in, rota._backoff(j.attempt, q.backoff_base, q.backoff_cap)
-                    )
+                    ))
                 end as retry_at,
                 case when j.schedule_type <> 'ONE_TIME'
                     then rota._next_slot(j, v_now)
@@ -87,7 +87,9 @@ begin
             from rota.live_jobs as j
             join (
                 select distinct on (u.job_id, u.token) u.*
-                from unnest(job_ids, tokens, errors, results) as u(job_id, token, error, result)
+                from unnest(job_ids, tokens, errors, results)
+                    with ordinality as u(job_id, token, error, result, place)
+                order by u.job_id, u.token, u.place
             ) as i on i.job_id = j.id and i.token = j.token
             left join rota.queues as q on q.name = j.queue
             where j.ctid = any(v_held)
@@ -169,7 +171,7 @@ begin
             from decided as d
             where d.new_state <> 'SCHEDULED'
         ), recorded as (
-            insert into rota.job_executions (
+            insert into rota.attempts (
                 job_id, run, attempt, outcome, worker, token, scheduled_for, started_at,
                 finished_at, error, result, job_state, next_run_at
             )
@@ -179,7 +181,7 @@ begin
                 nullif(d.new_run_at, 'infinity')
             from decided as d
         ), passed as (
-            insert into rota.job_executions (
+            insert into rota.attempts (
                 job_id, run, attempt, outcome, scheduled_for, finished_at, error, result,
                 job_state, next_run_at
             )
@@ -193,9 +195,15 @@ begin
                     and d.attempt <= d.max_retries
             ) as p
             where d.verdict = 'NEXT RUN' and p.reason is not null
+        ), told as materialized (  -- those who sleep, of what comes back; not run unless it is read
+            select rota._wake(d.queue, min(d.new_run_at), v_now)
+            from decided as d
+            where d.new_run_at < 'infinity'
+            group by d.queue
         )
         select d.id, d.token, d.new_state, nullif(d.new_run_at, 'infinity')
-        from decided as d;
+        from decided as d
+        cross join (select count(*) from told) as t;
 end;
 $$;
 

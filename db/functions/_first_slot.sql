@@ -12,7 +12,8 @@ declare
     end;
 begin
     if v_slot is null or v_slot >= schedule.ends_at then
-        raise exception 'ends_at %: the schedule would never run', schedule.ends_at
+        raise exception 'ends_at %: the schedule would never run',
+            rota._utc_text(schedule.ends_at)
             using errcode = 'RTV01';
     end if;
 

@@ -1,39 +1,55 @@
--- The week's table is filled from the default partition before it is attached, since attaching
--- fails while the default holds rows of that week. The parent is locked first, against writers
--- only: a finish that comes meanwhile waits there, before it has chosen a partition. Were it to
--- wait for the default partition, it would have chosen that one and would fail when the week is
--- attached. Whoever calls this does so under a lock timeout and catches lock_not_available.
+-- For _keep_weeks, which has locked the parent and its default partition against everybody. The
+-- week's table is filled from the default partition before it is attached, since attaching fails
+-- while the default holds rows of that week.
+-- Of the week only what no other partition holds: bounds were once read in the session's time zone,
+-- and a week that so begins or ends some hours late is kept as it is. The table lies where the
+-- default partition does, whatever the session's default_tablespace is.
 create or replace function rota._make_partition(parent text, at timestamptz)
     returns void
     language plpgsql
     volatile
     set search_path = pg_catalog, pg_temp
+    set default_tablespace = ''
+    set default_table_access_method = 'heap'
 as $$
 declare
     v_from timestamptz := date_trunc('week', at, 'UTC');
-    v_to timestamptz := date_trunc('week', at, 'UTC') + interval '7 days';
-    v_name text := format('%s_%s', parent, to_char(v_from at time zone 'UTC', 'YYYYMMDD'));
+    v_to timestamptz := rota._later(v_from, interval '7 days');
+    v_name text := rota._partition_name(parent, v_from);
 begin
-    if to_regclass('rota.' || quote_ident(v_name)) is not null then
+    select o.starts_at, o.ends_at into v_from, v_to
+    from rota._open_range(parent, v_from, v_to) as o;
+
+    if v_from >= v_to or to_regclass(format('rota.%I', v_name)) is not null then
         return;
     end if;
 
-    execute format('lock table only rota.%I in share row exclusive mode', parent);
+    perform
+        set_config('default_tablespace', coalesce(t.spcname, ''), true),
+        set_config('default_table_access_method', m.amname, true)
+    from pg_catalog.pg_class as c
+    join pg_catalog.pg_am as m on m.oid = c.relam
+    left join pg_catalog.pg_tablespace as t on t.oid = c.reltablespace
+    where c.oid = ('rota.' || quote_ident(parent || '_default'))::regclass;
+
     execute format(
         'create table rota.%I (like rota.%I including defaults including constraints)',
         v_name, parent
     );
-    execute format('lock table rota.%I in access exclusive mode', parent || '_default');
     execute format(
         'with moved as (
             delete from rota.%I where finished_at >= %L and finished_at < %L returning *
         )
         insert into rota.%I select * from moved',
-        parent || '_default', v_from, v_to, v_name
+        parent || '_default', rota._utc_text(v_from), rota._utc_text(v_to), v_name
     );
+    if parent = 'attempts' then
+        execute format('alter table rota.%I replica identity full', v_name);  -- it has no key
+    end if;
+
     execute format(
         'alter table rota.%I attach partition rota.%I for values from (%L) to (%L)',
-        parent, v_name, v_from, v_to
+        parent, v_name, rota._utc_text(v_from), rota._utc_text(v_to)
     );
 end;
 $$;

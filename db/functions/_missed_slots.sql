@@ -26,10 +26,11 @@ declare
         when 'all' then schedule.misfire_cap
         else 1
     end;
-    v_oldest constant timestamptz := at - case schedule.misfire
+    v_oldest constant timestamptz := rota._later(at, -case schedule.misfire
         when 'skip' then coalesce(schedule.max_lateness, interval '1 minute')
         else schedule.max_lateness
-    end;
+    end);
+    v_latest_start constant timestamptz := rota._later(job.scheduled_for, schedule.jitter);
     v_is_late boolean := false;
     v_later bigint := 0;  -- slots that are due, too
     v_kept bigint;
@@ -46,12 +47,10 @@ begin
         end if;
 
         v_is_late := coalesce(slot < v_oldest, false);
-    elsif job.attempt = 0 and job.run_at > slot + schedule.jitter
-        and slot + schedule.jitter < v_oldest
-    then
+    elsif job.attempt = 0 and job.run_at > v_latest_start and v_latest_start < v_oldest then
         v_is_late := job.run_at < v_oldest or 'RELEASED' is distinct from (
             select e.outcome
-            from rota.job_executions as e
+            from rota.attempts as e
             where e.job_id = job.id
             order by e.finished_at desc
             limit 1

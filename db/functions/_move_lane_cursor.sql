@@ -4,6 +4,7 @@
 -- taken after the scan's snapshot (own_id). Else the id of our next transaction is waited for.
 -- Where nobody looked (looked), for lack of room, nothing was found out. A lane whose scan took no
 -- time (not slow) gets no cursor, and one that was given up is forgotten.
+-- The text that is kept must be readable whatever the session's styles are by then: ISO always is.
 drop function if exists rota._move_lane_cursor(rota.lane_cursor, tid, timestamptz, interval);
 drop function if exists rota._move_lane_cursor(
     rota.lane_place, tid, timestamptz, interval, boolean
@@ -21,6 +22,8 @@ create or replace function rota._move_lane_cursor(
     language plpgsql
     volatile
     set search_path = pg_catalog, pg_temp
+    set datestyle = 'ISO, YMD'
+    set intervalstyle = 'postgres'
 as $$
 declare
     v_setting text := rota._lane_setting(cursor.queue, cursor.priority);

@@ -29,7 +29,7 @@ begin
     if job.run >= v_schedule.max_runs then
         v_is_over := true;
     elsif v_schedule.fixed_delay then
-        v_slot := greatest(at, job.scheduled_for) + v_schedule.every;
+        v_slot := rota._later(greatest(at, job.scheduled_for), v_schedule.every);
         v_slot := case
             when v_schedule.ends_at is null or v_slot < v_schedule.ends_at then v_slot
         end;
@@ -58,7 +58,7 @@ begin
         case
             when v_schedule.paused_at is not null then 'infinity'
             when v_error is not null then rota._next_try(at, at)
-            else greatest(v_slot + random() * v_schedule.jitter, at)
+            else greatest(rota._later(v_slot, random() * v_schedule.jitter), at)
         end,
         v_error
     )::rota.following_slot;

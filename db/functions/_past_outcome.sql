@@ -12,7 +12,7 @@ create or replace function rota._past_outcome(
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_past rota.job_executions := rota._past_ending(job_id, token);
+    v_past rota.attempts := rota._past_ending(job_id, token);
 begin
     if v_past.job_id is null or v_past.outcome in ('LOST', 'RELEASED') then
         return row(job_id, 'LEASE_LOST', null)::rota.job_outcome;

@@ -1,3 +1,4 @@
+-- Opens finished_jobs before attempts, in the order of all: the caller may end the job next.
 create or replace function rota._record_skipped(
     job rota.live_jobs,
     slots bigint,
@@ -11,7 +12,9 @@ create or replace function rota._record_skipped(
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into rota.job_executions (
+    lock table only rota.finished_jobs in row exclusive mode;
+
+    insert into rota.attempts (
         job_id, run, attempt, outcome, scheduled_for, finished_at, error, result, job_state,
         next_run_at
     )

@@ -82,7 +82,7 @@ begin
                     end,
                     v_schedule.misfire,
                     case v_schedule.misfire when 'all' then ', cap ' || v_schedule.misfire_cap end,
-                    ', max_lateness ' || v_schedule.max_lateness
+                    ', max_lateness ' || rota._span_text(v_schedule.max_lateness)
                 ),
                 coalesce(v_slot, case when v_error is not null then 'infinity' end::timestamptz),
                 at
@@ -99,7 +99,7 @@ begin
             run_at = case
                 when v_slot is null then rota._next_try(coalesce(j.unsettled_since, at), at)
                 when v_slot = j.scheduled_for then j.run_at
-                when v_slot > at then v_slot + random() * v_schedule.jitter
+                when v_slot > at then rota._later(v_slot, random() * v_schedule.jitter)
                 else v_slot
             end,
             run = j.run + case when v_slot = j.scheduled_for or j.attempt = 0 then 0 else 1 end,

@@ -1,5 +1,6 @@
 -- Called only when a bulk failed to convert, so it may take its time: one exception block for
--- each value, none of which writes.
+-- each value, none of which writes. What the server says of a value is about its own settings and
+-- types; the caller is told what the value should have been.
 create or replace function rota._unreadable_job(jobs jsonb)
     returns text
     language plpgsql
@@ -35,7 +36,13 @@ begin
             end case;
         exception
             when data_exception then
-                return format('jobs[%s]: %s: %s', v_item.place, v_item.key, sqlerrm);
+                return format('jobs[%s]: %s must be %s', v_item.place, v_item.key,
+                    case v_item.key
+                        when 'run_at' then 'a time, such as 2030-01-31T09:00:00Z'
+                        when 'timeout' then 'an interval, such as 90 seconds'
+                        else 'an integer'
+                    end
+                );
         end;
     end loop;
 

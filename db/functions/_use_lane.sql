@@ -11,6 +11,7 @@ begin
     if not exists (
         select from rota.lanes as l
         where l.queue = _use_lane.queue and l.priority = _use_lane.priority
+            and l.retired_at is null
     ) then
         insert into rota.lanes (queue, priority)
         values (_use_lane.queue, _use_lane.priority);

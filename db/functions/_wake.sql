@@ -1,18 +1,24 @@
 -- NOTIFY takes a lock that is one for the whole server and holds it until the commit is on disk,
 -- so it is sent only when somebody sleeps. A worker that falls asleep between this look and our
 -- commit finds the job by the quick looks that follow its falling asleep, or by its poll.
-create or replace function rota._wake(queue text)
+drop function if exists rota._wake(text);
+
+create or replace function rota._wake(
+    queue text,
+    run_at timestamptz,
+    at timestamptz
+)
     returns void
     language plpgsql
     volatile
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if not rota._nobody_sleeps(queue) then
+    if not rota._nobody_sleeps(queue, run_at, at) then
         perform pg_notify('rota_jobs', queue);
     end if;
 end;
 $$;
 
 comment on function rota._wake is
-    'Notify the workers of a queue, if one sleeps.';
+    'Notify those workers of a queue who would look for a job that is due at that time too late.';

@@ -1,3 +1,5 @@
+drop function if exists rota.announce_worker(text, text, integer, text[], integer, text);
+
 -- One row, locked by the upsert; nobody else writes it but dismiss_worker of the same process.
 create or replace function rota.announce_worker(
     worker text,
@@ -5,7 +7,10 @@ create or replace function rota.announce_worker(
     pid integer,
     queues text[],
     concurrency integer,
-    version text
+    version text,
+    tasks text[] default null,
+    overrun integer default null,
+    clock timestamptz default null
 )
     returns void
     language plpgsql
@@ -21,13 +26,29 @@ begin
             using errcode = 'RTV01';
     end if;
 
+    if overrun < 0 then
+        raise exception 'overrun must not be negative, as % is', overrun
+            using errcode = 'RTV01';
+    end if;
+
+    if not isfinite(clock) then
+        raise exception 'clock must be a time, not %', clock
+            using errcode = 'RTV01';
+    end if;
+
     insert into rota.workers as w (
-        worker, host, pid, queues, concurrency, version, started_at, last_seen_at
+        worker, host, pid, queues, concurrency, version, started_at, last_seen_at, tasks, overrun,
+        clock
     )
-    values (worker, host, pid, queues, concurrency, version, v_now, v_now)
+    values (
+        worker, host, pid, queues, concurrency, version, v_now, v_now, tasks, overrun, clock
+    )
     on conflict ((w.worker)) do update
     set last_seen_at = v_now,
-        stopped_at = null;
+        stopped_at = null,
+        tasks = announce_worker.tasks,
+        overrun = announce_worker.overrun,
+        clock = announce_worker.clock;
 end;
 $$;
 

@@ -54,7 +54,9 @@ begin
             priority => v_job.priority,
             max_retries => v_job.max_retries,
             timeout => v_job.timeout,
-            unique_key => format('backfill of job %s for %s', v_job.id, v_slot at time zone 'UTC')
+            unique_key => format(
+                'backfill of job %s for %s', v_job.id, replace(rota._utc_text(v_slot), '+00', '')
+            )
         );
 
         if v_made.created then

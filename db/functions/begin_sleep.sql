@@ -1,17 +1,38 @@
--- The session that calls this holds the shared advisory lock of each queue until end_sleep or its
--- own end, so a worker that dies in its sleep leaves nothing behind. Sorted, though shared locks
--- cannot deadlock among themselves and producers never wait for the exclusive form. Of no use
--- behind a pooler in transaction mode: such a worker lives by its poll alone.
-create or replace function rota.begin_sleep(queues text[])
-    returns void
+-- The session that calls this holds shared advisory locks (_sleep_names) until end_sleep or its own
+-- end, so a worker that dies in its sleep leaves nothing behind. They are tried for and never
+-- waited for: producers let theirs go at once, but any login may take the exclusive form and keep
+-- it. Then this session holds none of them, is told so, and lives by its poll: such a lock costs
+-- speed, nothing else. Of no use behind a pooler in transaction mode either.
+drop function if exists rota.begin_sleep(text[]);
+
+create or replace function rota.begin_sleep(
+    queues text[],
+    longest interval default '1 second'
+)
+    returns boolean
     language plpgsql
     volatile
     security definer
     set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_name text;
+    v_held text[] := '{}';
 begin
-    perform pg_advisory_lock_shared(rota._wake_class(), hashtext(q.name))
-    from (select distinct u.name from unnest(queues) as u(name) order by u.name) as q;
+    for v_name in
+        select n.name
+        from rota._sleep_names(queues, longest) as n(name)
+    loop
+        if not pg_try_advisory_lock_shared(rota._wake_class(), hashtext(v_name)) then
+            perform pg_advisory_unlock_shared(rota._wake_class(), hashtext(h.name))
+            from unnest(v_held) as h(name);
+            return false;
+        end if;
+
+        v_held := v_held || v_name;
+    end loop;
+
+    return true;
 end;
 $$;
 

@@ -86,7 +86,7 @@ declare
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'jobs can be claimed at READ COMMITTED only, not at %',
-            upper(current_setting('transaction_isolation'))
+            upper(current_setting('transaction_isolation') collate "C")
             using errcode = 'RTC04',
                   hint = 'At higher levels a claim that meets another one fails.';
     end if;
@@ -224,7 +224,7 @@ begin
                             claim_next_job.worker,
                             format('%s, pid %s', session_user, pg_backend_pid())
                         ),
-                        lease_until = v_claimed_at + lease,
+                        lease_until = rota._later(v_claimed_at, lease),
                         attempt = j.attempt + 1,
                         started_at = v_claimed_at
                     where j.ctid = any(v_found)

@@ -9,7 +9,7 @@ as $$
 begin
     if retention is null or retention not between interval '7 days' and interval '100 years' then
         raise exception 'retention must be from 7 days to 100 years, not %',
-            coalesce(retention::text, 'null')
+            coalesce(rota._span_text(retention), 'null')
             using errcode = 'RTV01';
     end if;
 

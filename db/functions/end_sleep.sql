@@ -1,5 +1,10 @@
--- Must name the queues that begin_sleep named; it unlocks in the same session.
-create or replace function rota.end_sleep(queues text[])
+-- Must get the arguments for which begin_sleep answered true; it unlocks in the same session.
+drop function if exists rota.end_sleep(text[]);
+
+create or replace function rota.end_sleep(
+    queues text[],
+    longest interval default '1 second'
+)
     returns void
     language plpgsql
     volatile
@@ -7,8 +12,8 @@ create or replace function rota.end_sleep(queues text[])
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform pg_advisory_unlock_shared(rota._wake_class(), hashtext(q.name))
-    from (select distinct u.name from unnest(queues) as u(name)) as q;
+    perform pg_advisory_unlock_shared(rota._wake_class(), hashtext(n.name))
+    from rota._sleep_names(queues, longest) as n(name);
 end;
 $$;
 

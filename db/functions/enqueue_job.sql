@@ -66,12 +66,13 @@ begin
     if not exists (
         select from rota.lanes as l
         where l.queue = enqueue_job.queue and l.priority = enqueue_job.priority
+            and l.retired_at is null
     ) then
         perform rota._use_lane(queue, priority);
     end if;
 
-    if v_job.created and v_run_at <= v_now and not rota._nobody_sleeps(queue) then
-        perform rota._wake(queue);
+    if v_job.created and not rota._nobody_sleeps(queue, v_run_at, v_now) then
+        perform rota._wake(queue, v_run_at, v_now);
     end if;
 
     return v_job;

@@ -3,8 +3,9 @@
 -- that have no unique_key. Those that have one go through enqueue_job in the order of their keys,
 -- so that two bulks which share keys wait for each other and never deadlock. The text is read
 -- under an exception block that writes nothing, so it costs no transaction id; only when a value
--- does not convert is the offending job looked for, one by one. For the planner settings see
--- _end_attempts.
+-- does not convert is the offending job looked for, one by one. A payload that is null in JSON
+-- comes out of the array like one that is left out; only where there is one are their places looked
+-- up. For the planner settings see _end_attempts.
 create or replace function rota.enqueue_jobs(jobs jsonb)
     returns setof rota.enqueued_job
     language plpgsql
@@ -17,6 +18,7 @@ as $$
 declare
     v_now timestamptz := rota._enqueue_time();
     v_complaint text;
+    v_null_payloads bigint[];
     v_ids bigint[];
     v_created boolean[];
     v_keyed record;
@@ -41,7 +43,7 @@ begin
         ) as o
         cross join lateral jsonb_object_keys(o.unknown) as k(key)
         where o.unknown <> '{}'
-        order by o.place, k.key
+        order by o.place, k.key collate "C"
         limit 1;
 
         if not found then
@@ -83,6 +85,14 @@ begin
             using errcode = 'RTV01';
     end if;
 
+    if jobs @? '$[*].payload ? (@ == null)' then
+        v_null_payloads := array(
+            select e.place
+            from jsonb_array_elements(jobs) with ordinality as e(job, place)
+            where e.job -> 'payload' = 'null'
+        );
+    end if;
+
     with item as materialized (
         select nextval('rota.job_ids') as id, t.*
         from rows from (
@@ -101,7 +111,10 @@ begin
         select
             i.id,
             i.task,
-            coalesce(i.payload, '{}'),
+            coalesce(
+                i.payload,
+                case when i.place = any(v_null_payloads) then jsonb 'null' else '{}' end
+            ),
             coalesce(i.queue, 'default'),
             coalesce(i.priority, 0),
             coalesce(i.run_at, v_now),
@@ -132,11 +145,14 @@ begin
                 task, payload, queue, run_at, priority, max_retries, timeout, unique_key, place
             )
             where t.unique_key is not null
-            order by t.unique_key, t.place
+            order by t.unique_key collate "C", t.place
         loop
             v_job := rota.enqueue_job(
                 task => v_keyed.task,
-                payload => coalesce(v_keyed.payload, '{}'),
+                payload => coalesce(
+                    v_keyed.payload,
+                    case when v_keyed.place = any(v_null_payloads) then jsonb 'null' else '{}' end
+                ),
                 queue => coalesce(v_keyed.queue, 'default'),
                 run_at => v_keyed.run_at,
                 priority => coalesce(v_keyed.priority, 0),
@@ -150,12 +166,12 @@ begin
     end if;
 
     -- Lanes and wake-ups of the others; enqueue_job has seen to those of the jobs with a key.
-    perform rota._use_lane(l.queue, l.priority), case when l.due then rota._wake(l.queue) end
+    perform rota._use_lane(l.queue, l.priority), rota._wake(l.queue, l.first_run_at, v_now)
     from (
         select
             coalesce(t.queue, 'default') as queue,
             coalesce(t.priority, 0) as priority,
-            bool_or(coalesce(t.run_at, v_now) <= v_now) as due
+            min(coalesce(t.run_at, v_now)) as first_run_at
         from jsonb_to_recordset(jobs) as t(
             queue text, run_at timestamptz, priority integer, unique_key text
         )

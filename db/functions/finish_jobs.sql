@@ -1,5 +1,6 @@
 -- Safe as finish_job is, for the whole batch at once. A late or repeated pair is an outcome here,
--- not an error: the other results of the batch must not be lost with it.
+-- not an error: the other results of the batch must not be lost with it. Of a pair that comes twice
+-- the first counts; the second is a repeated finish, and gets the answer of one.
 create or replace function rota.finish_jobs(
     job_ids bigint[],
     tokens uuid[],
@@ -43,9 +44,15 @@ begin
         select
             i.job_id,
             coalesce(n.state, (rota._past_outcome(i.job_id, i.token, i.error, i.result)).state)
-        from unnest(job_ids, tokens, errors, results)
-            with ordinality as i(job_id, token, error, result, place)
-        left join unnest(v_ended) as n on n.job_id = i.job_id and n.token = i.token
+        from (
+            select
+                u.*,
+                row_number() over (partition by u.job_id, u.token order by u.place) = 1 as is_first
+            from unnest(job_ids, tokens, errors, results)
+                with ordinality as u(job_id, token, error, result, place)
+        ) as i
+        left join unnest(v_ended) as n
+            on n.job_id = i.job_id and n.token = i.token and i.is_first
         order by i.place;
 end;
 $$;

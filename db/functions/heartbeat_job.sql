@@ -19,7 +19,7 @@ begin
     perform rota._check_lease(lease);
 
     update rota.live_jobs as j
-    set lease_until = greatest(j.lease_until, v_now + lease),
+    set lease_until = greatest(j.lease_until, rota._later(v_now, lease)),
         progress = coalesce(heartbeat_job.progress, j.progress)
     where j.id = heartbeat_job.job_id and j.token = heartbeat_job.token
     returning j.lease_until, j.cancel_requested_at is not null into v_lease;

@@ -50,7 +50,7 @@ begin
 
     return query
         update rota.live_jobs as j
-        set lease_until = greatest(j.lease_until, v_now + lease)
+        set lease_until = greatest(j.lease_until, rota._later(v_now, lease))
         where j.ctid = any(v_held)
             and (j.id, j.token) in (
                 select u.job_id, u.token from unnest(job_ids, tokens) as u(job_id, token)

@@ -1,8 +1,11 @@
--- One session at a time; another returns at once. Partitions are made and dropped under a short
--- lock timeout, and each of these two steps gives up as a whole and lets go of its locks when one
--- cannot be had: what somebody's long transaction prevents now is done at the next call, and no
--- finish is queued behind a waiting lock for longer than that, nor deadlocks with one. Until a week
--- exists, the default partition takes its rows. Only finished jobs and executions are ever dropped.
+-- One session at a time, which holds the chore's row; another returns at once. Nobody but our own
+-- functions can lock that row, nor any other that is locked here, and none of them is waited for.
+-- Partitions come last (docs/inside.md has the order), so that nothing is waited for while their
+-- parents are locked, but the second parent, for no longer than lock_timeout: half of
+-- deadlock_timeout at most, so that who waits for us meanwhile is not told of a deadlock.
+-- Whatever cannot be done is left for the next call, reported by a warning, and stops nothing else.
+-- Only finished jobs and attempts are ever dropped. Of a schedule that has ended, the definition
+-- goes with the call after the one that dropped its job.
 create or replace function rota.maintain()
     returns void
     language plpgsql
@@ -12,49 +15,96 @@ create or replace function rota.maintain()
     set lock_timeout = '200ms'
 as $$
 declare
+    v_began timestamptz := clock_timestamp();
     v_now timestamptz := rota._now();
-    v_retention interval;
-    v_week timestamptz;
+    v_older_than timestamptz;
+    v_parent text;
 begin
-    if not pg_try_advisory_xact_lock(hashtextextended('rota.maintain', 0)) then
+    perform set_config('lock_timeout', greatest(1, least(200, s.setting::integer / 2))::text, true)
+    from pg_catalog.pg_settings as s
+    where s.name = 'deadlock_timeout';
+
+    if not rota._take_chore('maintain') then
         return;
     end if;
 
-    select s.retention into v_retention
-    from rota.settings as s;
+    -- Nothing is dropped while somebody changes the retention.
+    select rota._later(v_now, -s.retention) into v_older_than
+    from rota.settings as s
+    for no key update skip locked;
 
     begin
-        for v_weeks_ahead in 0..4 loop
-            v_week := v_now + v_weeks_ahead * interval '7 days';
-            perform rota._make_partition('finished_jobs', v_week);
-            perform rota._make_partition('job_executions', v_week);
-        end loop;
+        perform rota._heal_job_ids();
     exception
-        when lock_not_available then
-            raise notice 'the coming weeks could not be prepared; the next maintain tries again';
+        when others then
+            raise warning 'the ids of jobs could not be put right: %', sqlerrm;
     end;
 
     begin
-        perform rota._drop_partitions('finished_jobs', v_now - v_retention);
-        perform rota._drop_partitions('job_executions', v_now - v_retention);
+        -- Copies of a lane, which concurrent first jobs left, or a deletion of its queue. The first
+        -- that is in use stays, else the first, so a producer that saw a lane is always right.
+        delete from rota.lanes as l
+        using rota.lanes as kept
+        where kept.queue = l.queue
+            and kept.priority = l.priority
+            and (kept.retired_at is not null, kept.ctid) < (l.retired_at is not null, l.ctid);
     exception
-        when lock_not_available then
-            raise notice 'old weeks could not be dropped; the next maintain tries again';
+        when others then
+            raise warning 'copies of lanes could not be removed: %', sqlerrm;
     end;
 
-    -- Copies of a lane, which concurrent first jobs left; the one that came first stays, so a
-    -- producer that saw a lane is always right.
-    delete from rota.lanes as l
-    using rota.lanes as earlier
-    where earlier.queue = l.queue
-        and earlier.priority = l.priority
-        and earlier.ctid < l.ctid;
+    begin
+        delete from rota.workers as w
+        where w.ctid = any(array(
+            select g.ctid
+            from rota.workers as g
+            where g.last_seen_at < v_now - interval '24 hours'
+            for update skip locked
+        ));
+    exception
+        when others then
+            raise warning 'workers that are gone could not be forgotten: %', sqlerrm;
+    end;
 
-    delete from rota.workers as w
-    where w.last_seen_at < v_now - interval '1 day';
+    begin
+        delete from rota.schedules as s
+        where s.ctid = any(array(
+            select o.ctid
+            from rota.schedules as o
+            where not exists (select from rota.jobs as j where j.id = o.job_id)
+            for update of o skip locked
+        ));
+    exception
+        when others then
+            raise warning 'definitions of schedules could not be removed: %', sqlerrm;
+    end;
 
-    delete from rota.schedules as s
-    where not exists (select from rota.jobs as j where j.id = s.job_id);
+    begin
+        delete from rota.unhandled_jobs as u
+        where u.ctid = any(array(
+            select p.ctid
+            from rota.unhandled_jobs as p
+            where p.until < v_now
+            for update skip locked
+        ));
+    exception
+        when others then
+            raise warning 'notes of jobs without a handler could not be removed: %', sqlerrm;
+    end;
+
+    foreach v_parent in array array['finished_jobs', 'attempts'] loop
+        begin
+            perform rota._keep_weeks(v_parent, v_now, v_older_than);
+        exception
+            when others then
+                raise warning 'the weeks of rota.% could not be kept: %', v_parent, sqlerrm;
+        end;
+    end loop;
+
+    update rota.chores as c
+    set ran_at = v_now,
+        took = clock_timestamp() - v_began
+    where c.chore = 'maintain';
 end;
 $$;
 

@@ -27,7 +27,8 @@ declare
     v_give_up timestamp;
 begin
     if after not between '0001-01-02 00:00:00+00' and '9998-12-31 00:00:00+00' then
-        raise exception 'after must lie between the years 1 and 9998, not at %', after
+        raise exception 'after must lie between the years 1 and 9998, not at %',
+            rota._utc_text(after)
             using errcode = 'RTV01';
     end if;
     perform rota._check_zone(next_run.time_zone);

@@ -1,5 +1,8 @@
--- One row, locked by the upsert. Claims that began before the commit may still take jobs; later
--- ones see the pause. Jobs that run go on.
+-- One row, locked by the update or the upsert. Claims that began before the commit may still take
+-- jobs; later ones see the pause. Jobs that run go on. A name that nobody uses is refused, for it
+-- is misspelt more often than not; who wants a queue paused before its first job configures it
+-- first. A deletion that commits between the look for the queue and the upsert has come first: the
+-- queue is there again, paused.
 create or replace function rota.pause_queue(queue text)
     returns void
     language plpgsql
@@ -8,7 +11,9 @@ create or replace function rota.pause_queue(queue text)
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform rota._check_queue(queue);
+    if not rota._is_queue(queue) then
+        perform rota._refuse_no_queue(queue);
+    end if;
 
     insert into rota.queues as q (name, paused_at)
     values (queue, rota._now())

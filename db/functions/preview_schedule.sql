@@ -31,7 +31,8 @@ begin
     end if;
 
     if v_from not between '0001-01-02 00:00:00+00' and '9998-12-31 00:00:00+00' then
-        raise exception 'from_time must lie between the years 1 and 9998, not at %', v_from
+        raise exception 'from_time must lie between the years 1 and 9998, not at %',
+            rota._utc_text(v_from)
             using errcode = 'RTV01';
     end if;
 

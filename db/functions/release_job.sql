@@ -14,7 +14,7 @@ create or replace function rota.release_job(
 as $$
 declare
     v_outcome rota.job_outcome;
-    v_past rota.job_executions;
+    v_past rota.attempts;
 begin
     perform rota._check_delay('delay', delay);
 

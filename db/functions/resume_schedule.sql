@@ -45,7 +45,7 @@ begin
             perform rota._record_paused(v_job, v_schedule, v_slot, v_now);
         end if;
 
-        v_run_at := v_slot + random() * v_schedule.jitter;
+        v_run_at := rota._later(v_slot, random() * v_schedule.jitter);
     end if;
 
     if v_slot is null then
@@ -61,7 +61,7 @@ begin
         unsettled_since = null
     where j.id = v_job.id;
 
-    perform rota._wake(v_job.queue);
+    perform rota._wake(v_job.queue, v_run_at, v_now);
 
     return row(v_job.id, 'SCHEDULED', v_run_at)::rota.job_outcome;
 end;

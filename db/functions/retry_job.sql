@@ -73,7 +73,7 @@ begin
         v_finished.created_at
     );
 
-    perform rota._wake(v_finished.queue);
+    perform rota._wake(v_finished.queue, v_run_at, v_now);
 
     return row(v_finished.id, 'SCHEDULED', v_run_at)::rota.job_outcome;
 exception

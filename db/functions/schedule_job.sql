@@ -44,6 +44,7 @@ declare
     v_old rota.schedules;
     v_from timestamptz;
     v_slot timestamptz;
+    v_run_at timestamptz;
     v_job rota.enqueued_job;
 begin
     perform rota._check_schedule(
@@ -77,6 +78,7 @@ begin
 
         exit when found;
 
+        perform rota._check_span(v_schedule.starts_at, ends_at);
         v_slot := rota._first_slot(v_schedule, v_now);
 
         insert into rota.live_jobs as j (
@@ -89,7 +91,7 @@ begin
             schedule_job.queue,
             schedule_job.priority,
             v_type,
-            v_slot + random() * schedule_job.jitter,
+            rota._later(v_slot, random() * schedule_job.jitter),
             v_slot,
             coalesce(schedule_job.max_retries, q.max_retries, 3),
             coalesce(schedule_job.timeout, q.timeout),
@@ -106,9 +108,7 @@ begin
             insert into rota.schedules
             values (v_schedule.*);
 
-            if v_slot <= v_now then
-                perform rota._wake(queue);
-            end if;
+            perform rota._wake(queue, v_slot, v_now);
 
             return v_job;
         end if;
@@ -124,6 +124,7 @@ begin
     v_schedule.starts_at := coalesce(starts_at, v_old.starts_at);
     v_schedule.paused_at := v_old.paused_at;
     v_schedule.trigger_requested_at := v_old.trigger_requested_at;
+    perform rota._check_span(v_schedule.starts_at, ends_at);
 
     delete from rota.schedules as s
     where s.job_id = v_held.id;
@@ -144,7 +145,8 @@ begin
         timeout = coalesce(schedule_job.timeout, j.timeout),
         cancel_requested_at = null,
         cancel_reason = null
-    where j.id = v_held.id;
+    where j.id = v_held.id
+    returning j.run_at into v_run_at;
 
     if v_held.unsettled_since is not null then
         v_from := v_held.scheduled_for + interval '1 microsecond';
@@ -164,7 +166,7 @@ begin
         then
             v_from := greatest(v_from, (
                 select max(e.scheduled_for) + interval '1 microsecond'
-                from rota.job_executions as e
+                from rota.attempts as e
                 where e.job_id = v_held.id and e.outcome <> 'SKIPPED'
             ));
         end if;
@@ -177,10 +179,15 @@ begin
         set unsettled_since = null,
             scheduled_for = v_slot,
             run_at = case when v_schedule.paused_at is null
-                then v_slot + random() * v_schedule.jitter
+                then rota._later(v_slot, random() * v_schedule.jitter)
                 else 'infinity'
             end
-        where j.id = v_held.id;
+        where j.id = v_held.id
+        returning j.run_at into v_run_at;
+    end if;
+
+    if v_held.state = 'SCHEDULED' then
+        perform rota._wake(queue, v_run_at, v_now);
     end if;
 
     return row(v_held.id, false)::rota.enqueued_job;

@@ -56,7 +56,7 @@ begin
             unsettled_since = null
         where j.id = v_job.id;
 
-        perform rota._wake(v_job.queue);
+        perform rota._wake(v_job.queue, v_now, v_now);
     end if;
 
     return row(v_job.id, v_job.state, least(v_job.run_at, v_now))::rota.job_outcome;

@@ -169,11 +169,17 @@ create table if not exists rota.job_executions (
     )
 ) partition by range (finished_at);
 
-create index if not exists job_executions_by_job
-    on rota.job_executions (job_id, finished_at);
+do $$
+begin
+    if to_regclass('rota.attempts') is null then -- as 0010_attempts calls it
+        create index if not exists job_executions_by_job
+            on rota.job_executions (job_id, finished_at);
 
-create table if not exists rota.job_executions_default
-    partition of rota.job_executions default;
+        create table if not exists rota.job_executions_default
+            partition of rota.job_executions default;
+    end if;
+end;
+$$;
 
 -- Settings of a queue. A queue needs no row: without one the defaults hold.
 create table if not exists rota.queues (

@@ -1,4 +1,4 @@
--- depends: 0007_chores
+-- depends: 0021_backfill_keys
 
 -- Since when the next slot of a schedule could not be computed. Its row then stands for no run:
 -- scheduled_for is a slot that had its run, or was given up, and run_at is when it is tried again.

@@ -52,11 +52,12 @@ class Answer:
 class Server:
     """`python -m app` in a process of its own."""
 
-    def __init__(self, database_url: str, log: Path, port: int) -> None:
+    def __init__(self, database_url: str, log: Path, port: int, **environment: str) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         settings = {"DATABASE_URL": database_url, "HOST": "127.0.0.1", "PORT": str(self.port)}
+        settings |= environment
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "app"],
@@ -116,9 +117,11 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start servers; all are ended with the test."""
     started: list[Server] = []
 
-    def start(database_url: str, wait: bool = True, port: int | None = None) -> Server:
+    def start(
+        database_url: str, wait: bool = True, port: int | None = None, **environment: str
+    ) -> Server:
         log = tmp_path / f"api-{len(started)}.log"
-        server = Server(database_url, log, port or free_port())
+        server = Server(database_url, log, port or free_port(), **environment)
         started.append(server)
         if wait:
             server.wait_until(server.is_live)

@@ -106,6 +106,13 @@ NOT_JSON = [
     b'{"task": "a", "payload": 1e999}',
     b'{"task": "a", "payload": -1e999}',
     b'{"task": "a", "payload": ' + b"9" * 5000 + b"}",
+    b'{"task": "a", "payload": [1e131071, 1e131071]}',
+    b'{"task": "a", "payload": 1e-9999}',
+    b'{"task": "a", "payload": 0e999999999999999999999}',
+    b'{"task": "a", "payload": 1e-99999999999999999999}',
+    b'{"task": "a", "payload": 0.' + b"1" * 5000 + b"}",
+    b'{"task": "a", "payload": [' + b"1e308," * 4000 + b"0]}",
+    b'{"task": "a", "priority": ' + b"9" * 5000 + b"}",
     b'{"task": "a", "payload": ' + b"[" * DEEP + b"]" * DEEP + b"}",
     b'{"task": "a", "payload": ' + b'{"a":' * DEEP + b"1" + b"}" * DEEP + b"}",
 ]
@@ -132,7 +139,7 @@ SQLSTATES = {
     404: "RTN01 RTN99",
     409: "RTC01 RTC02 RTC03 RTC04 23505 23503",
     422: "RTV01 RTV02 22P02 22008 23502 23514",
-    503: "40001 40P01 08006 25006 53300 55P03 57014 57P01",
+    503: "40001 40P01 08006 25006 25P03 25P04 53300 55P03 57014 57P01",
     500: "42883 42501 XX000 P0001",
 }
 
@@ -178,6 +185,8 @@ def test_what_is_no_usable_json_is_refused(client: FlaskClient) -> None:
 
         assert answer.status_code == 400, body[:60]
         assert answer.json["code"] == "HTTP400", body[:60]
+        for word in ("sys.", "codec", "utf-8-sig", "int_max"):
+            assert word not in answer.text, body[:60]
 
 
 def test_a_payload_nested_too_deeply_is_refused(client: FlaskClient) -> None:
@@ -246,11 +255,13 @@ def test_pages_of_other_sites_are_refused(client: FlaskClient) -> None:
         answer = client.post("/queues/default/pause", headers={"Origin": origin})
 
         assert answer.status_code == 403, origin
-    assert client.get("/queues").json == {"queues": []}
+    assert client.get("/queues").json == {"queues": [], "next": None}
 
 
 def test_pages_of_this_site_are_served(client: FlaskClient) -> None:
-    answer = client.post("/queues/default/pause", headers={"Origin": "http://localhost"})
+    answer = client.patch(
+        "/queues/default", json={"max_retries": 1}, headers={"Origin": "http://localhost"}
+    )
 
     assert answer.status_code == 200
 
@@ -292,3 +303,133 @@ def test_a_fault_of_ours_says_nothing_but_its_id(
     ]
     assert record.fields["sqlstate"] == "42883"
     assert "secret payload" not in str(record.__dict__)
+
+
+EXACT = [
+    "0.1234567890123456789012345",
+    "123456789012345678901234567890",
+    "-0.10",
+    "1.0000000000000000000000000000000000000001",
+    "1" + "0" * 4299,
+    "0.3",
+]
+
+
+@pytest.mark.parametrize("number", EXACT)
+def test_numbers_arrive_with_the_digits_that_were_sent(
+    client: FlaskClient, conn: Connection, number: str
+) -> None:
+    payload = f'[{number}, {{"n": {number}, "s": "\\\\u0000{number}"}}]'
+    single = send(client, f'{{"task": "a", "payload": {payload}}}')
+    bulk = send(client, f'{{"jobs": [{{"task": "a", "payload": {payload}}}]}}', "/jobs/bulk")
+
+    stored = conn.execute("delete from rota.live_jobs returning payload::text").fetchall()
+
+    assert (single.status_code, bulk.status_code) == (201, 201)
+    expected = f'[{number}, {{"n": {number}, "s": "\\\\u0000{number}"}}]'
+    assert stored == [(expected,)] * 2
+
+
+def test_numbers_with_exponents_are_kept_and_written_out(
+    client: FlaskClient, conn: Connection
+) -> None:
+    send(client, '{"task": "a", "payload": [1e3, 1.5E-3, -2e+2, 0e0, 1.7e308]}')
+
+    [(stored,)] = conn.execute("delete from rota.live_jobs returning payload::text").fetchall()
+
+    assert stored == f"[1000, 0.0015, -200, 0, 17{'0' * 307}]"
+
+
+def test_a_null_payload_is_null_alone_and_in_a_bulk(client: FlaskClient, conn: Connection) -> None:
+    client.post("/jobs", json={"task": "a", "payload": None})
+    client.post("/jobs/bulk", json={"jobs": [{"task": "a", "payload": None}, {"task": "a"}]})
+
+    stored = conn.execute("delete from rota.live_jobs returning payload::text").fetchall()
+
+    assert sorted(stored) == [("null",), ("null",), ("{}",)]
+
+
+# What PostgreSQL says is about settings, rows and values of the database.
+OWN_WORDS = {
+    "22P02": "a value is out of range",
+    "22008": "a value is out of range",
+    "22P05": "a text has a character",
+    "23514": "would break a rule",
+    "23502": "would break a rule",
+    "23503": "would break a rule",
+    "23505": "another one has this key",
+    "55P03": "another transaction holds",
+    "57014": "took longer",
+    "25P04": "took longer",
+    "40001": "another transaction was in the way",
+    "40P01": "another transaction was in the way",
+    "53300": "short of connections",
+    "25006": "can only be read",
+    "57P03": "not available",
+    "42P01": "internal error",
+}
+
+
+@pytest.mark.parametrize("sqlstate", OWN_WORDS)
+def test_what_the_server_says_is_not_passed_on(
+    client: FlaskClient, conn: Connection, caplog: pytest.LogCaptureFixture, sqlstate: str
+) -> None:
+    conn.execute(
+        f"""
+        create or replace function rota.retry_job(job_id bigint)
+            returns rota.job_outcome
+            language plpgsql
+        as $$
+        begin
+            raise exception 'canary message of %', job_id
+                using errcode = '{sqlstate}', detail = 'canary row', hint = 'canary DateStyle';
+        end;
+        $$
+        """
+    )
+
+    answer = client.post("/jobs/1/retry")
+
+    assert "canary" not in answer.text
+    assert OWN_WORDS[sqlstate] in answer.json["message"]
+    assert ("Retry-After" in answer.headers) == (answer.status_code == 503)
+    assert any(
+        getattr(record, "fields", {}).get("sqlstate") == sqlstate for record in caplog.records
+    )
+    if answer.status_code < 500:
+        assert "canary" not in str([record.__dict__ for record in caplog.records])
+
+
+def test_what_our_functions_say_is_passed_on(client: FlaskClient) -> None:
+    answer = client.post("/jobs/1/retry")
+
+    assert (answer.status_code, answer.json["code"]) == (404, "RTN01")
+    assert answer.json["message"] == "there is no job 1"
+
+
+def test_an_end_before_the_start_is_named_and_shows_no_row(
+    client: FlaskClient, conn: Connection
+) -> None:
+    client.put(
+        "/schedules/x", json={"task": "a", "every": "PT1H", "starts_at": "2035-01-01T00:00Z"}
+    )
+
+    answer = client.put(
+        "/schedules/x", json={"task": "a", "every": "PT1H", "ends_at": "2034-01-01T00:00Z"}
+    )
+
+    assert (answer.status_code, answer.json["code"]) == (422, "RTV01")
+    assert answer.json["message"].startswith("ends_at must be later than starts_at")
+    assert "row" not in answer.text and answer.json["detail"] is None
+    assert client.get("/schedules/x").json["ends_at"] is None
+    conn.execute("delete from rota.schedules; delete from rota.live_jobs")
+
+
+@pytest.mark.parametrize("every", ["soon", "1 fortnight of days", "999999999 years", "P", "\u2028"])
+def test_what_is_no_interval_is_named_in_words_of_ours(client: FlaskClient, every: str) -> None:
+    for path in ("/schedules/preview", "/schedules"):
+        body = {"every": every} | ({} if "preview" in path else {"task": "a", "name": "n"})
+        answer = client.post(path, json=body)
+
+        assert answer.status_code == 422, path
+        assert answer.json["message"] == "every: must be an interval, such as P1M or 1 month"

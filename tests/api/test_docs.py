@@ -32,9 +32,11 @@ OPERATIONS = [
     "DELETE /schedules/{name}",
     "POST /schedules/preview",
     "GET /queues",
+    "GET /queues/{queue}",
     "POST /queues/{queue}/pause",
     "POST /queues/{queue}/resume",
     "PATCH /queues/{queue}",
+    "DELETE /queues/{queue}",
     "GET /workers",
     "GET /health/live",
     "GET /health/ready",
@@ -123,6 +125,7 @@ def test_every_operation_says_what_it_does(spec: dict[str, Any]) -> None:
 
 
 def test_every_documented_example_works(client: FlaskClient, spec: dict[str, Any]) -> None:
+    client.patch("/queues/old-mail", json={})
     for name in OPERATIONS:
         for body in examples(spec, name):
             answer = client.open(request_url(spec, name), method=name.split()[0], json=body)
@@ -130,6 +133,9 @@ def test_every_documented_example_works(client: FlaskClient, spec: dict[str, Any
             assert answer.status_code < 300, (name, body, answer.text)
             responses = operation(spec, name)["responses"]
             response = resolve(spec, responses[str(answer.status_code)])
+            if answer.status_code == 204:
+                assert "content" not in response and not answer.data, name
+                continue
             schema = response["content"]["application/json"]["schema"]
             jsonschema.validate(
                 answer.json, as_json_schema(schema | {"components": spec["components"]})
@@ -142,6 +148,7 @@ def test_the_api_needs_no_more_than_two_roles(db: str) -> None:
         for role in ("rota_producer", "rota_operator")
     )
     spec = operator.test_client().get("/apispec.json").json
+    operator.test_client().patch("/queues/old-mail", json={})
 
     for name in OPERATIONS:
         app = producer if name in ("POST /jobs", "POST /jobs/bulk") else operator

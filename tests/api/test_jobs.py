@@ -114,7 +114,7 @@ def test_interval_job_of_the_same_name_is_updated(client: FlaskClient) -> None:
 def test_interval_job_starts_at_its_run_at(client: FlaskClient) -> None:
     job = post(client, schedule_type="INTERVAL", interval_seconds=60, run_at="2030-01-31T09:00:00Z")
 
-    assert client.get(f"/jobs/{job}").json["run_at"] == "2030-01-31T09:00:00+00:00"
+    assert client.get(f"/jobs/{job}").json["run_at"] == "2030-01-31T09:00:00.000000+00:00"
 
 
 def test_bulk_adds_all_in_order(client: FlaskClient, conn: Connection) -> None:

@@ -1,12 +1,23 @@
 """Queues, workers and health over HTTP."""
 
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import quote
+from uuid import uuid4
 
+import psycopg
+import pytest
 from flask.testing import FlaskClient
 from psycopg import Connection
+from psycopg.conninfo import make_conninfo
 
+from app import create_app, health
 from db.deploy import checkout_version
 from db.gateway import call
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_queues_show_what_waits(client: FlaskClient, conn: Connection) -> None:
@@ -20,6 +31,70 @@ def test_queues_show_what_waits(client: FlaskClient, conn: Connection) -> None:
     assert (default["scheduled"], default["due"], default["running"]) == (2, 1, 1)
     assert (mail["scheduled"], mail["due"], mail["running"]) == (1, 1, 0)
     assert mail["oldest_due_at"].endswith("+00:00")
+
+
+def test_queues_are_listed_page_by_page(client: FlaskClient) -> None:
+    names = ["a", "a b", "b/c", "ü", *(f"q{number:02}" for number in range(10))]
+    for name in names:
+        assert client.patch(f"/queues/{quote(name)}", json={}).status_code == 200
+
+    seen, url = [], "/queues?limit=3"
+    while url:
+        page = client.get(url).json
+        assert 0 < len(page["queues"]) <= 3
+        seen += [queue["queue"] for queue in page["queues"]]
+        url = page["next"]
+
+    assert sorted(seen) == sorted(names)
+    assert client.get("/queues?after=").json["queues"] == client.get("/queues").json["queues"]
+    for query in ("limit=0", "before=a", "after=%00", "after=a&after=b"):
+        assert client.get(f"/queues?{query}").status_code == 422, query
+
+
+def test_a_queue_can_be_looked_at_by_its_name(client: FlaskClient) -> None:
+    client.post("/jobs", json={"task": "echo", "queue": "a/b c"})
+
+    queue = client.get("/queues/a/b%20c").json
+
+    assert (queue["queue"], queue["scheduled"]) == ("a/b c", 1)
+    missing = client.get("/queues/nobody")
+    assert (missing.status_code, missing.json["code"]) == (404, "RTN03")
+
+
+def test_a_queue_without_live_jobs_is_deleted(client: FlaskClient) -> None:
+    client.post("/jobs", json={"task": "echo", "queue": "mail"})
+    client.patch("/queues/mail", json={"max_retries": 9})
+
+    refused = client.delete("/queues/mail")
+    client.post("/jobs/1/cancel")
+    deleted = client.delete("/queues/mail")
+
+    assert (refused.status_code, refused.json["code"]) == (409, "RTC01")
+    assert (deleted.status_code, deleted.data) == (204, b"")
+    assert client.get("/queues").json["queues"] == []
+    assert client.delete("/queues/mail").status_code == 404
+    client.post("/jobs", json={"task": "echo", "queue": "mail"})
+    assert client.get("/queues/mail").json["max_retries"] is None
+
+
+def test_null_unsets_a_setting(client: FlaskClient) -> None:
+    names = ["max_retries", "backoff_base_seconds", "backoff_cap_seconds", "timeout_seconds"]
+    for name in names:
+        client.patch("/queues/mail", json=dict.fromkeys(names, 5))
+
+        answer = client.patch("/queues/mail", json={name: None})
+
+        assert answer.status_code == 200
+        assert [other for other in names if answer.json[other] is None] == [name]
+    assert client.patch("/queues/mail", json={"tiemout": None}).status_code == 422
+
+
+def test_a_name_that_nobody_uses_cannot_be_paused(client: FlaskClient) -> None:
+    for verb in ("pause", "resume"):
+        answer = client.post(f"/queues/defualt/{verb}")
+
+        assert (answer.status_code, answer.json["code"]) == (404, "RTN03")
+    assert client.get("/queues").json["queues"] == []
 
 
 def test_paused_queue_gives_no_jobs(client: FlaskClient, conn: Connection) -> None:
@@ -40,7 +115,7 @@ def test_paused_queue_gives_no_jobs(client: FlaskClient, conn: Connection) -> No
 
 def test_resume_of_an_unknown_queue_is_not_found(client: FlaskClient) -> None:
     assert client.post("/queues/nobody/resume").status_code == 404
-    assert client.get("/queues").json == {"queues": []}
+    assert client.get("/queues").json == {"queues": [], "next": None}
 
 
 def test_configure_changes_only_what_is_named(client: FlaskClient) -> None:
@@ -67,7 +142,7 @@ def test_configure_names_what_is_wrong(client: FlaskClient) -> None:
 
         assert answer.status_code == 422, body
         assert named in answer.json["message"], body
-    assert client.get("/queues").json == {"queues": []}
+    assert client.get("/queues").json == {"queues": [], "next": None}
 
 
 def test_a_settings_path_is_not_taken_for_a_pause(client: FlaskClient) -> None:
@@ -76,8 +151,13 @@ def test_a_settings_path_is_not_taken_for_a_pause(client: FlaskClient) -> None:
 
 
 def test_bad_queue_names_are_refused(client: FlaskClient) -> None:
-    for queue in ("x" * 101, "%00", "%0a", "%1b[31m"):
+    for queue in ("x" * 101, "%00", "%0a", "%1b[31m", "a,b", "mail:2", "mail.*", "%20a", "a%20"):
         assert client.post(f"/queues/{queue}/pause").status_code == 422, queue
+        assert client.patch(f"/queues/{queue}", json={}).status_code == 422, queue
+    for queue in ("a,b", "mail:2", "mail.*", " a", "a "):
+        for path, body in (("/jobs", {}), ("/schedules", {"name": "n", "every": "PT1H"})):
+            answer = client.post(path, json={"task": "t", "queue": queue} | body)
+            assert (answer.status_code, "queue" in answer.json["message"]) == (422, True), queue
 
 
 def test_workers_are_listed(client: FlaskClient, conn: Connection) -> None:
@@ -90,6 +170,9 @@ def test_workers_are_listed(client: FlaskClient, conn: Connection) -> None:
         queues=["default"],
         concurrency=8,
         version="1",
+        tasks=["echo", "mail"],
+        overrun=2,
+        clock=datetime.now(UTC) + timedelta(minutes=5),
     )
     client.post("/jobs", json={"task": "echo"})
     call(conn, "claim_next_job", worker="w1")
@@ -99,6 +182,8 @@ def test_workers_are_listed(client: FlaskClient, conn: Connection) -> None:
     assert (worker["worker"], worker["host"], worker["pid"]) == ("w1", "h", 7)
     assert (worker["queues"], worker["concurrency"], worker["running"]) == (["default"], 8, 1)
     assert worker["stopped_at"] is None
+    assert (worker["tasks"], worker["overrun"]) == (["echo", "mail"], 2)
+    assert 290 < worker["clock_difference_seconds"] < 310
 
 
 def test_live_answers(client: FlaskClient) -> None:
@@ -128,3 +213,64 @@ def test_not_ready_without_the_schema(client: FlaskClient, conn: Connection) -> 
 
     assert answer.status_code == 503
     assert "python -m db.deploy" in answer.json["message"]
+
+
+def as_role(db: str, statements: str, role: str) -> FlaskClient:
+    """Return a client of an API whose login may do what these statements allow."""
+    with psycopg.connect(db, autocommit=True) as conn:
+        conn.execute(statements)
+    return create_app(make_conninfo(db, options=f"-c role={role}")).test_client()
+
+
+@pytest.fixture
+def role(db: str) -> Iterator[str]:
+    """A role that may do nothing."""
+    name = f"nobody_{uuid4().hex}"
+    with psycopg.connect(db, autocommit=True) as conn:
+        conn.execute(f"create role {name}")
+        yield name
+        conn.execute(f"drop owned by {name}")
+        conn.execute(f"drop role {name}")
+
+
+@pytest.mark.parametrize(
+    "rights",
+    [
+        "",
+        "grant usage on schema rota to {0}",
+        "grant usage on schema rota to {0}; grant execute on function rota.version to {0}",
+        "grant rota_worker to {0}",
+    ],
+)
+def test_not_ready_when_the_login_may_do_nothing(db: str, role: str, rights: str) -> None:
+    answer = as_role(db, rights.format(role) or "select", role).get("/health/ready")
+
+    assert answer.status_code == 503
+    assert "grant it rota_producer and rota_operator" in answer.json["message"]
+
+
+def test_ready_lists_the_rights_that_are_missing(db: str, role: str) -> None:
+    client = as_role(db, f"grant rota_reader to {role}", role)
+
+    answer = client.get("/health/ready")
+
+    assert answer.status_code == 200
+    missing = answer.json["missing_rights"]
+    assert {"enqueue_job", "cancel_job", "delete_queue"} <= set(missing)
+    assert not {"jobs", "queue_status", "preview_schedule"} & set(missing)
+    assert client.get("/jobs").status_code == 200
+
+
+def test_the_rights_that_are_looked_at_are_those_that_the_api_uses(conn: Connection) -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "app").glob("*.py"))
+    named = set(re.findall(r'"(\w+)"', sources.replace((ROOT / "app/health.py").read_text(), "")))
+    functions = {
+        name
+        for (name,) in conn.execute(
+            "select proname from pg_proc where pronamespace = 'rota'::regnamespace"
+        )
+    }
+    views = set(re.findall(r"from rota\.(\w+)", sources))
+
+    assert set(health.FUNCTIONS) == named & functions
+    assert set(health.VIEWS) == views

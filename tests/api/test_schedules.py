@@ -38,8 +38,8 @@ def test_post_stores_every_field(client: FlaskClient) -> None:
         "payload": {"a": [1, None]},
         "every": "P1M",
         "time_zone": "America/New_York",
-        "starts_at": "2030-01-31T14:00:00+00:00",
-        "ends_at": "2040-01-31T14:00:00+00:00",
+        "starts_at": "2030-01-31T14:00:00.000000+00:00",
+        "ends_at": "2040-01-31T14:00:00.000000+00:00",
         "max_runs": 7,
         "fixed_delay": False,
         "jitter_seconds": 30.5,
@@ -139,8 +139,8 @@ def test_preview_marks_what_the_clocks_do(client: FlaskClient) -> None:
     runs = client.post("/schedules/preview", json=body).json["runs"]
 
     assert [run["run_at"] for run in runs] == [
-        "2030-03-31T01:00:00+00:00",
-        "2030-04-01T00:00:00+00:00",
+        "2030-03-31T01:00:00.000000+00:00",
+        "2030-04-01T00:00:00.000000+00:00",
     ]
     assert runs[0]["local_time"] == "2030-03-31 03:00:00+02:00"
     assert runs[0]["note"].startswith("merged: ")
@@ -199,7 +199,7 @@ def test_a_cron_job_is_a_kind_of_job(client: FlaskClient) -> None:
 
     assert answer.status_code == 201
     job = client.get(answer.headers["Location"]).json
-    assert (job["schedule_type"], job["run_at"]) == ("CRON", "2030-01-07T14:00:00+00:00")
+    assert (job["schedule_type"], job["run_at"]) == ("CRON", "2030-01-07T14:00:00.000000+00:00")
     assert client.get("/schedules/mondays").json["job_id"] == job["id"]
 
 

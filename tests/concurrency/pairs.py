@@ -213,7 +213,7 @@ class Bench:
             """
             delete from rota.live_jobs;
             delete from rota.finished_jobs;
-            delete from rota.job_executions;
+            delete from rota.attempts;
             delete from rota.schedules;
             """
         )
@@ -254,7 +254,7 @@ class Bench:
                 j.cancel_requested_at is not null and j.state = 'RUNNING',
                 array(
                     select lower(e.outcome)
-                    from rota.job_executions as e
+                    from rota.attempts as e
                     where e.job_id = j.id
                     order by e.finished_at, e.run, e.attempt
                 )

@@ -72,6 +72,7 @@ class Hunter(threading.Thread):
                 ("recover_jobs", {"max_jobs": pick.randint(1, 10)}),
                 ("maintain", {}),
                 ("enqueue_job", {"task": "t", "unique_key": keys[0]}),
+                ("enqueue_job", {"task": "t", "queue": "other"}),
                 ("enqueue_jobs", {"jobs": Jsonb([{"task": "t", "unique_key": k} for k in keys])}),
                 (
                     "schedule_job",
@@ -79,6 +80,7 @@ class Hunter(threading.Thread):
                 ),
                 ("pause_queue", {"queue": "other"}),
                 ("resume_queue", {"queue": "other"}),
+                ("delete_queue", {"queue": pick.choice(["other", "default"])}),
                 ("configure_queue", {"queue": "default", "max_retries": pick.randint(0, 5)}),
             ]
         )

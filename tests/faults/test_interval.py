@@ -13,6 +13,7 @@ from db.gateway import call
 from tests.conftest import Clock
 from tests.waiting import wait_until
 
+WORKER = (sys.executable, "-m", "worker", "--tasks", "worker.tasks")
 RUNS = 50
 EVERY = timedelta(minutes=1)
 START = datetime(2031, 5, 17, 6, 0, 30, tzinfo=UTC)
@@ -39,7 +40,7 @@ def test_an_interval_job_whose_every_run_fails_goes_on_along_its_grid(
 
     with (tmp_path / "worker.log").open("wb") as log:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "worker", "--poll", "0.05", "--concurrency", "1"],
+            [*WORKER, "--poll", "0.05", "--concurrency", "1"],
             env={**os.environ, "DATABASE_URL": db},
             stdout=log,
             stderr=log,

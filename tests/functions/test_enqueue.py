@@ -234,7 +234,7 @@ def test_a_bulk_must_be_an_array(conn, jobs):
 
 def test_a_nul_in_a_payload_is_refused_by_its_type(conn):
     with pytest.raises(psycopg.Error) as caught:
-        conn.execute("""select rota.enqueue_job('a', '{"text": "\\u0000"}')""")
+        conn.execute("select rota.enqueue_job('a', %s::jsonb)", ['{"text": "\\u0000"}'])
 
     assert caught.value.sqlstate == "22P05"
     assert count_jobs(conn) == 0
@@ -251,3 +251,65 @@ def test_a_hundred_thousand_jobs_fit_into_one_bulk(conn):
     ).fetchone()
 
     assert rows == (100_000, 100_000)
+
+
+def test_a_bulk_names_the_first_of_several_faults(conn):
+    for jobs, named in (
+        ([{"task": "a"}, {"task": "a", "zzz": 1, "aaa": 1}, {"task": "a", "bbb": 1}], "[1]: aaa"),
+        ([{"task": "a"}, {"task": ""}, {"task": "a", "queue": ""}], "[1]: task"),
+        ([{"task": "a"}, {"task": "a", "priority": "x"}, {"task": "a", "run_at": "x"}], "[1]: pri"),
+    ):
+        with pytest.raises(psycopg.Error) as caught:
+            call(conn, "enqueue_jobs", jobs=Jsonb(jobs))
+        assert named in str(caught.value)
+
+
+def test_a_bulk_numbers_its_jobs_in_its_order(conn):
+    rows = call(conn, "enqueue_jobs", jobs=Jsonb([{"task": str(n)} for n in range(100)]))
+
+    ids = [row["job_id"] for row in rows]
+    assert ids == sorted(ids)
+    assert [job(conn, job_id)["task"] for job_id in ids[:12]] == [str(n) for n in range(12)]
+
+
+def test_a_payload_that_is_null_is_kept_apart_from_none(conn):
+    rows = call(
+        conn,
+        "enqueue_jobs",
+        jobs=Jsonb(
+            [
+                {"task": "t", "payload": None},
+                {"task": "t"},
+                {"task": "t", "payload": None, "unique_key": "k"},
+                {"task": "t", "unique_key": "l"},
+                {"task": "t", "payload": {"payload": None}},
+            ]
+        ),
+    )
+
+    payloads = [job(conn, row["job_id"])["payload"] for row in rows]
+    assert payloads == [None, {}, None, {}, {"payload": None}]
+    assert conn.execute("select count(*) from rota.jobs where payload = 'null'").fetchone() == (2,)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("run_at", "31/12/2030 10:00", "run_at must be a time"),
+        ("run_at", "2030-01-01T00:00:00+99:99", "run_at must be a time"),
+        ("run_at", "300000-01-01", "run_at must be a time"),
+        ("priority", "1.5", "priority must be an integer"),
+        ("max_retries", 10**12, "max_retries must be an integer"),
+        ("timeout", "soon", "timeout must be an interval"),
+        ("timeout", "999999999 years", "timeout must be an interval"),
+    ],
+)
+def test_a_value_of_a_bulk_that_does_not_convert_is_named_in_words_of_ours(
+    conn, option, value, said
+):
+    with pytest.raises(psycopg.Error, match=rf"jobs\[1\]: {said}") as caught:
+        call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "t"}, {"task": "t", option: value}]))
+
+    assert caught.value.sqlstate == "RTV01"
+    assert caught.value.diag.message_hint is None
+    assert count_jobs(conn) == 0

@@ -22,7 +22,7 @@ def claimed_job(conn, **arguments):
 def executions(conn, job_id):
     cursor = conn.cursor(row_factory=dict_row)
     return cursor.execute(
-        "select * from rota.job_executions where job_id = %s order by finished_at", [job_id]
+        "select * from rota.attempts where job_id = %s order by finished_at", [job_id]
     ).fetchall()
 
 
@@ -33,7 +33,7 @@ def everything(conn):
         for query in (
             "select * from rota.live_jobs order by id",
             "select * from rota.finished_jobs order by id",
-            "select * from rota.job_executions order by job_id, finished_at",
+            "select * from rota.attempts order by job_id, finished_at",
         )
     ]
 
@@ -515,3 +515,187 @@ def test_an_interval_job_that_always_fails_goes_on_for_ever(conn, clock):
 
     assert {later - earlier for earlier, later in pairwise(slots)} == {timedelta(minutes=1)}
     assert len(executions(conn, claimed["id"])) == 50
+
+
+def leases(conn):
+    return conn.execute("select id, lease_until from rota.jobs order by id").fetchall()
+
+
+def test_a_batch_of_heartbeats_does_not_take_one_jobs_token_for_another(connect):
+    conn, other = connect(), connect(autocommit=False)
+    one, two = claimed_job(conn), claimed_job(conn)
+    crossed = {"job_ids": [one["job_id"], two["job_id"]], "tokens": [two["token"], one["token"]]}
+    before = leases(conn)
+
+    assert call(conn, "heartbeat_jobs", **crossed, lease=timedelta(hours=1)) == []
+    call(other, "hold_lease", **one)
+    assert call(conn, "heartbeat_jobs", **crossed, lease=timedelta(hours=1)) == []
+    other.rollback()
+
+    assert leases(conn) == before
+
+
+def test_a_batch_of_heartbeats_answers_with_the_lease_of_what_it_cannot_extend(connect):
+    conn, other = connect(), connect(autocommit=False)
+    held, free = claimed_job(conn), claimed_job(conn)
+    call(conn, "cancel_job", job_id=held["job_id"])
+    call(other, "hold_lease", **held)
+    (_, until), _ = leases(conn)
+
+    rows = call(
+        conn,
+        "heartbeat_jobs",
+        job_ids=[held["job_id"], free["job_id"]],
+        tokens=[held["token"], free["token"]],
+        lease=timedelta(hours=1),
+    )
+    other.rollback()
+
+    found = {row["job_id"]: (row["lease_until"], row["cancel_requested"]) for row in rows}
+    assert found == {
+        held["job_id"]: (until, True),
+        free["job_id"]: (job(conn, free["job_id"])["lease_until"], False),
+    }
+    assert found[free["job_id"]][0] > until + timedelta(minutes=50)
+
+
+FINISHES = {
+    "a success": {"result": Jsonb(1)},
+    "a failure that waits": {"error": "boom", "result": Jsonb(1)},
+    "a failure for good": {"error": "boom", "retry": False},
+    "a cancel": {"error": "stopped"},
+}
+
+
+@pytest.mark.parametrize("recurring", [False, True])
+@pytest.mark.parametrize("way", FINISHES)
+def test_each_ending_is_told_again_when_it_is_told_twice(conn, clock, way, recurring):
+    if recurring:
+        call(conn, "schedule_job", task="tick", every=timedelta(hours=1), name="tick")
+        (claimed,) = call(conn, "claim_next_job")
+        held = {"job_id": claimed["id"], "token": claimed["token"]}
+    else:
+        held = claimed_job(conn)
+    if way == "a cancel":
+        call(conn, "cancel_job", job_id=held["job_id"])
+
+    (told,) = call(conn, "finish_job", **held, **FINISHES[way])
+
+    found = job(conn, held["job_id"])
+    assert told["state"] == found["state"]
+    assert told["run_at"] == (found["run_at"] if told["state"] == "SCHEDULED" else None)
+    clock.advance(timedelta(hours=3))
+    if told["state"] == "SCHEDULED":
+        (later,) = call(conn, "claim_next_job")
+        call(conn, "finish_job", job_id=later["id"], token=later["token"], result=Jsonb(2))
+    assert call(conn, "finish_job", **held, **FINISHES[way]) == [told]
+    pair = {"job_ids": [held["job_id"]], "tokens": [held["token"]]}
+    values = {
+        f"{name}s": [FINISHES[way][name]] for name in ("error", "result") if name in FINISHES[way]
+    }
+    assert [row["outcome"] for row in call(conn, "finish_jobs", **pair, **values)] == [
+        told["state"]
+    ]
+
+
+def test_recovery_takes_back_the_jobs_of_the_lowest_ids_first(conn, clock):
+    ids = [claimed_job(conn)["job_id"] for _ in range(4)]
+    clock.advance(timedelta(minutes=2))
+
+    call(conn, "recover_jobs", max_jobs=2)
+
+    assert [job(conn, job_id)["state"] for job_id in ids] == ["SCHEDULED"] * 2 + ["RUNNING"] * 2
+
+
+def test_a_lease_is_lost_a_moment_after_its_end_and_not_at_it(conn, clock):
+    held = claimed_job(conn)
+    until = job(conn, held["job_id"])["lease_until"]
+    freeze = "create or replace function rota._now() returns timestamptz language sql as $$ {} $$"
+    conn.execute(freeze.format(f"select timestamptz '{until}'"))
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 0}]
+
+    conn.execute(freeze.format(f"select timestamptz '{until}' + interval '1 us'"))
+
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 1}]
+
+
+def test_an_attempt_is_timed_out_from_its_timeout_on(conn):
+    outcomes = []
+    freeze = "create or replace function rota._now() returns timestamptz language sql as $$ {} $$"
+    for late in ("-1 us", "0 us"):
+        conn.execute(freeze.format("select clock_timestamp()"))
+        held = claimed_job(conn, timeout=timedelta(seconds=10))
+        started = job(conn, held["job_id"])["started_at"]
+        conn.execute(freeze.format(f"select timestamptz '{started}' + interval '10 s {late}'"))
+        call(conn, "finish_job", **held, error="boom", retry=False)
+        outcomes.append(executions(conn, held["job_id"])[0]["outcome"])
+
+    assert outcomes == ["FAILED", "TIMED_OUT"]
+
+
+def test_a_release_without_a_delay_keeps_the_place_in_line(conn):
+    run_at = datetime(2020, 1, 1, tzinfo=UTC)
+    held = claimed_job(conn, run_at=run_at)
+
+    (told,) = call(conn, "release_job", **held, delay=None)
+
+    assert told["run_at"] == run_at
+
+
+def test_a_batch_answers_in_the_order_of_its_pairs(conn):
+    jobs = [claimed_job(conn, max_retries=0) for _ in range(60)]
+    order = [(number * 37) % 60 for number in range(60)]
+    batch = [jobs[number] for number in order]
+    errors = [None if number % 3 else "boom" for number in order]
+
+    assert in_one_batch(conn, *batch, errors=errors) == [
+        (held["job_id"], "FAILED" if error else "COMPLETED")
+        for held, error in zip(batch, errors, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("errors", "outcomes"),
+    [
+        ([None, "x"], ["COMPLETED", "CONFLICT"]),
+        (["x", None], ["FAILED", "CONFLICT"]),
+        (["x", "x"], ["FAILED", "FAILED"]),
+        ([None, None], ["COMPLETED", "COMPLETED"]),
+    ],
+)
+@pytest.mark.parametrize("others", [0, 1])
+def test_of_a_pair_that_comes_twice_in_a_batch_the_first_counts(conn, errors, outcomes, others):
+    held = claimed_job(conn, max_retries=0)
+    more = [claimed_job(conn) for _ in range(others)]
+    batch = [held, *more, held]
+
+    rows = call(
+        conn,
+        "finish_jobs",
+        job_ids=[one["job_id"] for one in batch],
+        tokens=[one["token"] for one in batch],
+        errors=[errors[0], *[None] * others, errors[1]],
+    )
+
+    assert [row["outcome"] for row in rows] == [
+        outcomes[0],
+        *["COMPLETED"] * others,
+        outcomes[1],
+    ]
+    assert job(conn, held["job_id"])["state"] == outcomes[0]
+    assert len(executions(conn, held["job_id"])) == 1
+
+
+def test_of_a_pair_that_comes_twice_with_two_results_the_first_is_kept(conn):
+    held = claimed_job(conn)
+
+    rows = call(
+        conn,
+        "finish_jobs",
+        job_ids=[held["job_id"]] * 2,
+        tokens=[held["token"]] * 2,
+        results=[Jsonb("first"), Jsonb("second")],
+    )
+
+    assert [row["outcome"] for row in rows] == ["COMPLETED", "CONFLICT"]
+    assert job(conn, held["job_id"])["result"] == "first"

@@ -37,17 +37,17 @@ DAMAGE = {
     "S4: a job is live or": "update rota.finished_jobs set id = 1 where id = 3",
     "S4: a job is finished": "insert into rota.finished_jobs"
     " select (f).* from (select f from rota.finished_jobs as f where id = 3) as copy",
-    "S4: a COMPLETED": "update rota.job_executions set outcome = 'FAILED' where job_id = 3",
+    "S4: a COMPLETED": "update rota.attempts set outcome = 'FAILED' where job_id = 3",
     "S5": "update rota.live_jobs set attempt = 9 where id = 2",
     "S6": "update rota.live_jobs set run_at = 'infinity' where id = 1",
-    "S10: one": "insert into rota.job_executions"
-    " select (e).* from (select e from rota.job_executions as e where job_id = 3) as copy",
-    "S10: every": "delete from rota.job_executions where job_id = 3",
-    "S10: no": "update rota.job_executions set attempt = 2 where job_id = 3",
-    "L3: a token": "insert into rota.job_executions"
-    " select (e).* from (select e from rota.job_executions as e where job_id = 3) as copy",
+    "S10: one": "insert into rota.attempts"
+    " select (e).* from (select e from rota.attempts as e where job_id = 3) as copy",
+    "S10: every": "delete from rota.attempts where job_id = 3",
+    "S10: no": "update rota.attempts set attempt = 2 where job_id = 3",
+    "L3: a token": "insert into rota.attempts"
+    " select (e).* from (select e from rota.attempts as e where job_id = 3) as copy",
     "L3: a live": "update rota.live_jobs set token ="
-    " (select token from rota.job_executions where job_id = 4) where id = 4",
+    " (select token from rota.attempts where job_id = 4) where id = 4",
     "C2": "delete from rota.lanes",
     "E5": "update rota.live_jobs set unique_key = 'k' where id in (1, 2)",
     "K2: a live": "delete from rota.schedules",
@@ -70,7 +70,7 @@ def damaged(conn: Connection) -> Iterator[Connection]:
     assert conn.execute("select * from rota.check_invariants()").fetchall() == []
     conn.execute(WITHOUT_CHECKS)
     yield conn
-    conn.execute("truncate rota.live_jobs, rota.finished_jobs, rota.job_executions, rota.schedules")
+    conn.execute("truncate rota.live_jobs, rota.finished_jobs, rota.attempts, rota.schedules")
 
 
 @pytest.mark.parametrize(("rule", "damage"), DAMAGE.items(), ids=DAMAGE)
@@ -80,3 +80,63 @@ def test_each_kind_of_damage_is_found(damaged, rule, damage):
     found = {row[0] for row in damaged.execute("select invariant from rota.check_invariants()")}
 
     assert any(invariant.startswith(rule) for invariant in found), found
+
+
+# Each arm of the function, with the damage that only it sees, and the job that it must name.
+ARMS = [
+    ("S2: RUNNING", 2, "update rota.live_jobs set worker = null where id = 2"),
+    ("S2: RUNNING", 2, "update rota.live_jobs set lease_until = null where id = 2"),
+    ("S2: RUNNING", 1, "update rota.live_jobs set started_at = now() where id = 1"),
+    ("S5: attempts", 1, "update rota.live_jobs set attempt = -1 where id = 1"),
+    ("S5: attempts", 2, "update rota.live_jobs set attempt = 0 where id = 2"),
+    ("S5: attempts", 4, "update rota.live_jobs set max_retries = 0 where id = 4"),
+    ("S6: a job", 1, "update rota.live_jobs set run_at = '-infinity' where id = 1"),
+    ("S10: every", 4, "delete from {attempts} where job_id = 4"),
+    ("S10: every", 4, "update {attempts} set run = 9 where job_id = 4"),
+    ("S10: every", 4, "update {attempts} set outcome = 'RELEASED' where job_id = 4"),
+    ("S10: every", 3, "delete from {attempts} where job_id = 3"),
+    ("S10: every", 3, "update {attempts} set run = 0 where job_id = 3"),
+    ("S10: every", 2, "update rota.live_jobs set attempt = 2 where id = 2"),
+    ("S10: no", 4, "update {attempts} set run = 2 where job_id = 4"),
+    ("S10: no", 4, "update {attempts} set attempt = 3 where job_id = 4"),
+    ("S4: a COMPLETED", 3, "update {attempts} set run = 0 where job_id = 3"),
+    ("K2: a live", 5, "update rota.live_jobs set schedule_type = 'CRON' where id = 5"),
+    ("K2: a live", 5, "update rota.live_jobs set run_at = 'infinity' where id = 5"),
+]
+# What may look odd and is none of it.
+SOUND = [
+    "update rota.schedules set paused_at = now(); update rota.live_jobs set run_at = 'infinity'"
+    " where id = 5",
+    "update rota.live_jobs set created_at = '2000-01-01' where id = 4;"
+    " delete from {attempts} where job_id = 4",
+    "update rota.finished_jobs set created_at = '2000-01-01' where id = 3;"
+    " delete from {attempts} where job_id = 3",
+    "update rota.finished_jobs set state = 'CANCELLED' where id = 3;"
+    " update {attempts} set outcome = 'FAILED' where job_id = 3",
+    "update rota.live_jobs set unique_key = id::text",
+]
+
+
+def damage(conn, statement):
+    """Do it by hand, whatever the table of attempts is called."""
+    (table,) = conn.execute(
+        "select coalesce(to_regclass('rota.attempts'), 'rota.job_executions'::regclass)::text"
+    ).fetchone()
+    conn.execute(statement.replace("{attempts}", table))
+
+
+@pytest.mark.parametrize(("rule", "job_id", "statement"), ARMS)
+def test_damage_is_found_where_it_is(damaged, rule, job_id, statement):
+    damage(damaged, statement)
+
+    found = damaged.execute("select invariant, job_id from rota.check_invariants()").fetchall()
+
+    assert {job for invariant, job in found if invariant.startswith(rule)} == {job_id}
+    assert {job for _, job in found} == {job_id}
+
+
+@pytest.mark.parametrize("statement", SOUND)
+def test_what_is_sound_is_not_called_damaged(damaged, statement):
+    damage(damaged, statement)
+
+    assert damaged.execute("select * from rota.check_invariants()").fetchall() == []

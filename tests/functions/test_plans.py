@@ -178,6 +178,7 @@ def plans_of(conn):
     conn.execute("set auto_explain.log_min_duration = 0")
     conn.execute("set auto_explain.log_nested_statements = on")
     conn.execute("set client_min_messages = log")
+    conn.execute("set quote_all_identifiers = off")
     plans = []
     conn.add_notice_handler(lambda notice: plans.append(notice.message_primary))
     return plans

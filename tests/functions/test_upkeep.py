@@ -1,6 +1,6 @@
 """Partitions ahead, retention, and what maintain must never touch."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -32,7 +32,7 @@ def in_default(conn, parent):
     return conn.execute(sql.SQL("select count(*) from {}").format(table)).fetchone()[0]
 
 
-@pytest.mark.parametrize("parent", ["finished_jobs", "job_executions"])
+@pytest.mark.parametrize("parent", ["finished_jobs", "attempts"])
 def test_the_coming_weeks_are_prepared(conn, clock, parent):
     before = partitions(conn, parent)
     clock.advance(timedelta(days=7))
@@ -52,7 +52,7 @@ def test_a_week_that_nobody_prepared_is_caught_and_moved(conn, clock):
 
     call(conn, "maintain")
 
-    for parent in ("finished_jobs", "job_executions"):
+    for parent in ("finished_jobs", "attempts"):
         assert in_default(conn, parent) == 0
     assert conn.execute("select result from rota.jobs where id = %s", [job_id]).fetchone() == (
         {"kept": True},
@@ -72,7 +72,7 @@ def test_retention_drops_old_weeks_and_never_a_live_job(conn, clock):
     kept = {row[0] for row in conn.execute("select id from rota.jobs")}
     assert kept == {live["job_id"], tick["job_id"], young}
     assert old not in kept
-    executions = {row[0] for row in conn.execute("select job_id from rota.job_executions")}
+    executions = {row[0] for row in conn.execute("select job_id from rota.attempts")}
     assert executions == {young}
     assert conn.execute("select count(*) from rota.schedules").fetchone()[0] == 1
 
@@ -84,6 +84,7 @@ def test_the_definition_of_a_schedule_goes_with_its_job(conn, clock):
     assert conn.execute("select count(*) from rota.schedules").fetchone()[0] == 1
     clock.advance(timedelta(days=120))
 
+    call(conn, "maintain")
     call(conn, "maintain")
 
     assert conn.execute("select count(*) from rota.schedules").fetchone()[0] == 0
@@ -134,3 +135,283 @@ def test_workers_unseen_for_a_day_are_forgotten(conn, clock):
     call(conn, "maintain")
 
     assert conn.execute("select worker from rota.workers").fetchall() == [("here",)]
+
+
+def test_of_many_lanes_each_is_kept_once(conn):
+    for queue in ("a", "b"):
+        for priority in (0, 1):
+            call(conn, "enqueue_job", task="a", queue=queue, priority=priority)
+    conn.execute("insert into rota.lanes select l.* from rota.lanes as l")
+    conn.execute("insert into rota.lanes select l.* from rota.lanes as l")
+
+    call(conn, "maintain")
+
+    assert conn.execute("select queue, priority from rota.lanes order by 1, 2").fetchall() == [
+        (queue, priority) for queue in ("a", "b") for priority in (0, 1)
+    ]
+
+
+def test_what_the_default_partitions_caught_is_dropped_with_its_time(conn, clock):
+    """A week that nobody prepared and that is over at the next look."""
+    call(conn, "configure_retention", retention=timedelta(days=7))
+    clock.advance(timedelta(days=200))
+    old = finish_one(conn)
+    clock.advance(timedelta(days=30))
+    young = finish_one(conn)
+
+    call(conn, "maintain")
+
+    assert conn.execute("select id from rota.jobs").fetchall() == [(young,)]
+    assert conn.execute("select distinct job_id from rota.executions").fetchall() == [(young,)]
+    assert old != young
+
+
+def test_a_week_is_kept_until_all_of_it_is_older_than_the_retention(conn, clock):
+    """Finished on a Monday's last moment; dropped when that week's Sunday is past retention."""
+    monday = datetime(2031, 1, 6, tzinfo=UTC)
+    call(conn, "configure_retention", retention=timedelta(days=10))
+    clock.set(monday)
+    call(conn, "maintain")
+    clock.set(monday + timedelta(days=6, hours=23))
+    kept = finish_one(conn)
+
+    for days, ids in ((16.9, [(kept,)]), (17.1, [])):
+        clock.set(monday + timedelta(days=days))
+        call(conn, "maintain")
+        assert conn.execute("select id from rota.jobs").fetchall() == ids
+
+
+def test_a_worker_is_remembered_for_a_day(conn, clock):
+    arguments = {"host": "h", "pid": 1, "queues": ["a"], "concurrency": 1, "version": "v"}
+    call(conn, "announce_worker", worker="w", **arguments)
+    clock.advance(timedelta(hours=23))
+
+    call(conn, "maintain")
+
+    assert conn.execute("select worker from rota.worker_status").fetchall() == [("w",)]
+
+
+def test_four_weeks_ahead_are_prepared(conn, clock):
+    clock.advance(timedelta(days=365))
+    call(conn, "maintain")
+
+    for _ in range(4):
+        clock.advance(timedelta(days=7))
+        finish_one(conn)
+
+    assert in_default(conn, "finished_jobs") == 0
+    clock.advance(timedelta(days=7))
+    finish_one(conn)
+    assert in_default(conn, "finished_jobs") == 1
+
+
+def test_a_session_that_keeps_maintain_waiting_is_given_up_soon(connect, clock):
+    """Each half gives up as a whole; the rest is done all the same."""
+    conn, reader = connect(), connect(autocommit=False)
+    clock.advance(timedelta(days=70))
+    reader.execute("lock table rota.finished_jobs in share row exclusive mode")
+    conn.execute("insert into rota.lanes values ('twice', 0), ('twice', 0)")
+    conn.execute("set statement_timeout = '5s'")  # a tenth of it would do
+
+    call(conn, "maintain")
+
+    reader.rollback()
+    assert conn.execute("select count(*) from rota.lanes").fetchone() == (1,)
+
+
+def warnings_of(conn):
+    """Return a list to which each warning of the session is added from now on."""
+    seen = []
+    conn.add_notice_handler(
+        lambda notice: seen.append(f"{notice.severity}: {notice.message_primary}")
+    )
+    return seen
+
+
+def chore(conn):
+    return conn.execute("select ran_at, took from rota.chores where chore = 'maintain'").fetchone()
+
+
+def test_a_login_without_any_right_cannot_keep_maintain_from_its_work(
+    connect, conn, clock, administrate
+):
+    administrate("create role {} login", "rota_test_nobody")
+    stranger = connect()
+    stranger.execute("set role rota_test_nobody")
+    for lock in ("hashtextextended('rota.maintain', 0)", "hashtextextended('maintain', 0)"):
+        stranger.execute(f"select pg_advisory_lock({lock})")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        stranger.execute("select from rota.chores for update")
+    clock.advance(timedelta(days=70))
+
+    call(conn, "maintain")
+
+    assert len(partitions(conn, "finished_jobs")) == 11  # five of today, five of then, the default
+    administrate("drop role {}", "rota_test_nobody")
+
+
+def test_one_session_at_a_time_maintains_and_it_leaves_a_note(connect, conn, clock):
+    other = connect(autocommit=False)
+    clock.set(datetime(2030, 1, 1, tzinfo=UTC))
+    call(other, "maintain")
+
+    call(conn, "maintain")
+    meanwhile = chore(conn)
+    other.commit()
+
+    assert meanwhile != chore(conn)
+    ran_at, took = chore(conn)
+    assert timedelta(0) <= ran_at - datetime(2030, 1, 1, tzinfo=UTC) < timedelta(minutes=1)
+    assert timedelta(0) < took < timedelta(minutes=1)
+
+
+def test_a_chore_whose_row_is_gone_is_done_all_the_same(conn, clock):
+    conn.execute("delete from rota.chores")
+    clock.advance(timedelta(days=70))
+
+    call(conn, "maintain")
+
+    assert len(partitions(conn, "attempts")) == 11
+    assert chore(conn) is not None
+
+
+def test_a_week_that_cannot_be_dropped_is_named_and_stops_no_other(conn, clock):
+    finish_one(conn)
+    for _ in range(2):
+        clock.advance(timedelta(days=7))
+        finish_one(conn)
+    call(conn, "configure_retention", retention=timedelta(days=7))
+    first, second, *_ = sorted(partitions(conn, "finished_jobs") - {"finished_jobs_default"})
+    conn.execute(
+        sql.SQL("create view public.mine as select id from {}").format(
+            sql.Identifier("rota", first)
+        )
+    )
+    clock.advance(timedelta(days=60))
+    seen = warnings_of(conn)
+
+    call(conn, "maintain")
+
+    assert first in partitions(conn, "finished_jobs")
+    assert second not in partitions(conn, "finished_jobs")
+    assert not {"attempts" + first.removeprefix("finished_jobs")} & partitions(conn, "attempts")
+    (warning,) = seen
+    assert warning.startswith(f"WARNING: rota.{first} could not be dropped: ")
+    assert "view public.mine depends on" in warning
+
+    conn.execute("drop view public.mine")
+    call(conn, "maintain")
+    assert first not in partitions(conn, "finished_jobs")
+
+
+def test_a_week_that_somebody_reads_directly_stops_no_other(connect, conn, clock):
+    call(conn, "configure_retention", retention=timedelta(days=7))
+    first, second, *_ = sorted(partitions(conn, "finished_jobs") - {"finished_jobs_default"})
+    reader = connect(autocommit=False)
+    reader.execute(sql.SQL("select count(*) from {}").format(sql.Identifier("rota", first)))
+    clock.advance(timedelta(days=60))
+    seen = warnings_of(conn)
+
+    call(conn, "maintain")
+
+    left = partitions(conn, "finished_jobs")
+    assert first in left and second not in left
+    assert [warning for warning in seen if first in warning]
+    reader.rollback()
+
+
+def test_a_part_of_upkeep_that_fails_stops_no_other(conn, clock):
+    conn.execute(
+        """
+        create function public.refuse() returns trigger language plpgsql as
+            $$ begin raise exception 'not this one'; end $$;
+        create trigger refuse before delete on rota.lanes
+            for each statement execute function public.refuse();
+        create trigger refuse before delete on rota.workers
+            for each statement execute function public.refuse();
+        create trigger refuse before delete on rota.schedules
+            for each statement execute function public.refuse();
+        """
+    )
+    clock.advance(timedelta(days=70))
+    seen = warnings_of(conn)
+
+    call(conn, "maintain")
+
+    assert len([warning for warning in seen if "not this one" in warning]) == 3
+    assert len(partitions(conn, "finished_jobs")) == 11
+    assert len(partitions(conn, "attempts")) == 11
+
+
+def test_weeks_of_the_past_that_nobody_prepared_get_their_partition(conn, clock):
+    clock.advance(timedelta(days=100))
+    past = finish_one(conn)
+    clock.advance(timedelta(days=30))
+    finish_one(conn)
+
+    call(conn, "maintain")
+
+    assert in_default(conn, "finished_jobs") == in_default(conn, "attempts") == 0
+    (partition,) = conn.execute(
+        "select tableoid::regclass::text from rota.finished_jobs where id = %s", [past]
+    ).fetchone()
+    assert partition in partitions(conn, "finished_jobs")
+
+
+def test_rows_of_the_default_partition_go_when_the_retention_has_passed(conn, clock):
+    clock.advance(timedelta(days=200))
+    finish_one(conn)
+    clock.advance(timedelta(days=120))
+
+    call(conn, "maintain")
+
+    assert in_default(conn, "finished_jobs") == in_default(conn, "attempts") == 0
+    assert conn.execute("select count(*) from rota.jobs").fetchone() == (0,)
+
+
+def test_a_retention_that_was_lowered_and_raised_again_breaks_no_rule(conn, clock):
+    call(conn, "enqueue_job", task="long", max_retries=100)
+    for _ in range(2):
+        (job,) = call(conn, "claim_next_job")
+        held = {"job_id": job["id"], "token": job["token"]}
+        call(conn, "finish_job", **held, error="x", retry_in=timedelta(0))
+        clock.advance(timedelta(days=20))
+    call(conn, "configure_retention", retention=timedelta(days=7))
+    call(conn, "maintain")
+    assert conn.execute("select count(*) from rota.attempts").fetchone() == (0,)
+
+    call(conn, "configure_retention", retention=timedelta(days=90))
+    call(conn, "maintain")
+
+    assert conn.execute("select * from rota.check_invariants()").fetchall() == []
+    conn.execute("update rota.settings set kept_since = '-infinity'")
+    assert conn.execute("select count(*) from rota.check_invariants()").fetchone() == (2,)
+    conn.execute("delete from rota.live_jobs")
+
+
+def test_nothing_is_dropped_while_the_retention_is_being_changed(connect, conn, clock):
+    other = connect(autocommit=False)
+    call(other, "configure_retention", retention=timedelta(days=300))
+    clock.advance(timedelta(days=150))
+    before = partitions(conn, "finished_jobs")
+
+    call(conn, "maintain")
+
+    assert before < partitions(conn, "finished_jobs")
+    other.commit()
+
+
+def test_maintain_waits_for_a_lock_no_longer_than_half_of_deadlock_timeout(connect, conn, clock):
+    reader = connect(autocommit=False)
+    reader.execute("select count(*) from rota.jobs")
+    clock.advance(timedelta(days=70))
+    longest = {}
+    for timeout in ("40ms", "10s"):
+        conn.execute("select set_config('deadlock_timeout', %s, false)", [timeout])
+        began = conn.execute("select clock_timestamp()").fetchone()[0]
+        call(conn, "maintain")
+        longest[timeout] = conn.execute("select clock_timestamp() - %s", [began]).fetchone()[0]
+    reader.rollback()
+
+    assert longest["10s"] >= timedelta(milliseconds=200)
+    assert longest["40ms"] < longest["10s"] - timedelta(milliseconds=100)

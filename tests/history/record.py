@@ -155,7 +155,7 @@ def answered(op: str, asked: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
         }
     if op in ("finish", "release"):
         return {"outcomes": [row[1] for row in rows]}
-    if op == "heartbeat" and rows and len(rows[0]) == 3:  # a batch: job, seconds left, cancel
+    if op == "heartbeat" and rows and len(rows[0]) >= 3:  # a batch: job, seconds left, cancel
         return {"left": {row[0]: row[1] for row in rows}}
     if op == "heartbeat":
         return {"left": {asked["pairs"][0][0]: asked["lease"]} if rows else {}}

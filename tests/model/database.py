@@ -29,7 +29,7 @@ FROZEN_CLOCK = """
 EMPTY = """
     delete from rota.live_jobs;
     delete from rota.finished_jobs;
-    delete from rota.job_executions;
+    delete from rota.attempts;
     delete from rota.schedules;
     delete from rota.lanes;
     delete from rota.queues;
@@ -56,7 +56,7 @@ EXECUTIONS = """
     select
         e.job_id, e.run, e.attempt, e.outcome::text, e.worker, e.token, e.scheduled_for,
         e.started_at, e.finished_at, e.error, e.result, e.job_state::text, e.next_run_at
-    from rota.job_executions as e
+    from rota.attempts as e
 """
 
 

@@ -737,6 +737,7 @@ class RotaMachine(RuleBasedStateMachine):
 
     @rule(queue=queue_names, paused=st.booleans())
     def pause_or_resume(self, queue: str, paused: bool) -> None:
+        call(self.database.observer, "configure_queue", queue=queue)  # else it might not exist
         call(self.database.observer, "pause_queue" if paused else "resume_queue", queue=queue)
         self.world.queues.setdefault(queue, Queue()).paused = paused
 
@@ -752,10 +753,12 @@ class RotaMachine(RuleBasedStateMachine):
         ),
     )
     def configure(self, queue: str, settings: dict[str, Any]) -> None:
-        call(self.database.observer, "configure_queue", queue=queue, **settings)
+        unset = settings["timeout"] is None  # leave or unset what is not given: both, often enough
+        names = [name for name, value in settings.items() if value is None] if unset else None
+        call(self.database.observer, "configure_queue", queue=queue, **settings, unset=names)
         known = self.world.queues.setdefault(queue, Queue())
         for name, value in settings.items():
-            if value is not None:
+            if value is not None or unset:
                 setattr(known, name, value)
 
     @rule()

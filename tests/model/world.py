@@ -25,7 +25,7 @@ class Between:
 
 @dataclass(frozen=True)
 class Execution:
-    """One row of job_executions."""
+    """One row of attempts."""
 
     run: int
     attempt: int

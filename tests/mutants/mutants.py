@@ -7,6 +7,7 @@ BEHIND = "db/functions/_look_behind.sql"
 END = "db/functions/_end_attempts.sql"
 
 BYTES = "tests/functions/test_claim_bytes.py"
+COLUMNS = "tests/functions/test_every_column.py"
 CLAIMS = "tests/functions/test_claim.py"
 CURSOR = "tests/functions/test_cursor.py"
 ORDER = "tests/functions/test_claim_order.py"
@@ -257,7 +258,7 @@ MUTANTS = [
         "db/functions/_settle_missed.sql",
         "continue when v_seen > 0 and",
         "continue when",
-        f"{OUTAGE}::test_a_claim_settles_one_schedule_however_long_that_takes",
+        f"{OUTAGE}::test_a_claim_settles_one_schedule_of_a_lane_though_another_took_all_the_time",
     ),
     mutant(
         "a claim comes back empty when the policies gave up what it found",
@@ -276,8 +277,8 @@ MUTANTS = [
     mutant(
         "a schedule that catches up keeps its lane to itself",
         "db/functions/_next_slot.sql",
-        "else greatest(v_slot + random() * v_schedule.jitter, at)",
-        "else v_slot + random() * v_schedule.jitter",
+        "else greatest(rota._later(v_slot, random() * v_schedule.jitter), at)",
+        "else rota._later(v_slot, random() * v_schedule.jitter)",
         f"{OUTAGE}::test_a_schedule_that_catches_up_takes_turns_with_other_jobs",
     ),
     mutant(
@@ -325,10 +326,8 @@ MUTANTS = [
     mutant(
         "recovery is given up when an outsider holds a lock",
         "db/functions/recover_jobs.sql",
-        "    perform\n    from rota.chores as c\n"
-        "    where c.chore = 'recover_jobs'\n    for no key update skip locked;\n\n"
-        "    if not found then\n",
-        "    if not pg_try_advisory_xact_lock(hashtextextended('rota.recover_jobs', 0)) then\n",
+        "not rota._take_chore('recover_jobs')",
+        "not pg_try_advisory_xact_lock(hashtextextended('rota.recover_jobs', 0))",
         "tests/functions/test_recovery.py"
         "::test_a_login_without_rights_cannot_keep_recovery_from_its_work",
     ),
@@ -388,8 +387,8 @@ MUTANTS = [
     mutant(
         "a heartbeat can shorten a lease",
         "db/functions/heartbeat_job.sql",
-        "greatest(j.lease_until, v_now + lease)",
-        "v_now + lease",
+        "greatest(j.lease_until, rota._later(v_now, lease))",
+        "rota._later(v_now, lease)",
         f"{FINISHES}::test_a_heartbeat_lengthens_a_lease_and_never_shortens_it",
     ),
     mutant(
@@ -475,7 +474,7 @@ MUTANTS = [
     mutant(
         "a failure after the timeout is a plain one",
         END,
-        "                    when v_now >= j.started_at + j.timeout then 'TIMED_OUT'\n",
+        "                    when v_now >= rota._later(j.started_at, j.timeout) then 'TIMED_OUT'\n",
         "",
         f"{FINISHES}::test_a_failure_after_the_timeout_is_recorded_as_timed_out",
     ),
@@ -519,7 +518,7 @@ MUTANTS = [
     mutant(
         "a bulk takes its keys in the order in which it names them",
         "db/functions/enqueue_jobs.sql",
-        "order by t.unique_key, t.place",
+        'order by t.unique_key collate "C", t.place',
         "order by t.place",
         f"{RACES}::test_bulks_that_share_keys_in_opposite_order_do_not_deadlock",
     ),
@@ -533,21 +532,21 @@ MUTANTS = [
     mutant(
         "an enqueue calls nobody",
         "db/functions/_wake.sql",
-        "if not rota._nobody_sleeps(queue) then",
+        "if not rota._nobody_sleeps(queue, run_at, at) then",
         "if false then",
         f"{QUEUES}::test_only_a_sleeper_is_notified_and_only_of_its_queue",
     ),
     mutant(
         "an enqueue notifies though nobody sleeps, and all commits wait for each other",
         "db/functions/_nobody_sleeps.sql",
-        "then pg_advisory_unlock(",
-        "then not pg_advisory_unlock(",
+        "then pg_advisory_unlock(rota._wake_class(), hashtext(''))",
+        "then not pg_advisory_unlock(rota._wake_class(), hashtext(''))",
         f"{WAKING}::test_nobody_is_notified_while_nobody_sleeps",
     ),
     mutant(
         "a bulk notifies though nobody sleeps",
         "db/functions/_wake.sql",
-        "if not rota._nobody_sleeps(queue) then",
+        "if not rota._nobody_sleeps(queue, run_at, at) then",
         "if true then",
         f"{WAKING}::test_nobody_is_notified_while_nobody_sleeps",
     ),
@@ -672,7 +671,7 @@ MUTANTS = [
     mutant(
         "a task that the worker does not know is failed instead of handed back",
         "worker/claimer.py",
-        "                    self._desk.hand_back(job, reason, timedelta(seconds=delay))\n",
+        "                    self._desk.hand_back(job, reason, *put_off)\n",
         "                    self._desk.start(job)\n"
         "                    self._desk.settle(job, error=reason)\n"
         "                    self._desk.give_up(job)\n",
@@ -695,7 +694,7 @@ MUTANTS = [
     mutant(
         "nobody takes back what a dead worker held",
         "worker/keeper.py",
-        "(self._recover, 0.0), ",
+        "            (self._recover, 0.0),\n",
         "",
         f"{WORKER_FAULTS}::test_a_job_whose_worker_was_killed_is_run_by_another",
     ),
@@ -733,5 +732,108 @@ MUTANTS = [
         "                if not passes(error) or (unless and error.sqlstate == unless):\n",
         "                if unless and error.sqlstate == unless:\n",
         f"{ATTEMPTS}::test_what_the_database_refuses_fails_that_attempt_alone",
+    ),
+    mutant(
+        "a day is one of the session's time zone",
+        "db/functions/_later.sql",
+        "(moment at time zone interval '0' + span) at time zone interval '0'",
+        "moment + span",
+        "tests/functions/test_sessions.py::test_a_day_has_24_hours_in_retry_in_and_fixed_delay",
+    ),
+    mutant(
+        "a cursor is kept in the styles of the session",
+        "db/functions/_move_lane_cursor.sql",
+        "    set datestyle = 'ISO, YMD'\n",
+        "",
+        "tests/functions/test_sessions.py"
+        "::test_a_cursor_is_read_after_the_session_has_changed_its_styles",
+    ),
+    mutant(
+        "the sequence is moved by what it was before its lock",
+        "db/functions/_heal_job_ids.sql",
+        "    alter sequence rota.job_ids owned by none;\n",
+        "",
+        "tests/functions/test_ids.py::test_ids_that_are_given_meanwhile_are_never_given_again",
+    ),
+    mutant(
+        "a shard gets the ids of its neighbours",
+        "db/functions/_next_job_id.sql",
+        "1 + div(beyond - n.value, s.seqincrement)",
+        "1",
+        "tests/functions/test_ids.py::test_a_shard_keeps_its_ids",
+    ),
+    # -- mistakes that went unnoticed once
+    mutant(
+        "a new run of a schedule keeps the progress of the one before",
+        END,
+        "progress = case d.verdict when 'SAME RUN' then d.progress end,",
+        "progress = d.progress,",
+        f"{COLUMNS}::test_the_next_run_of_a_schedule_begins_anew",
+    ),
+    mutant(
+        "misfire all runs one slot more than its cap",
+        "db/functions/_missed_slots.sql",
+        "if v_later < v_most and",
+        "if v_later <= v_most and",
+        f"{LIFE}::test_of_the_slots_that_were_missed_as_many_run_as_the_cap_says",
+    ),
+    Mutant(
+        "a batch of heartbeats takes any of its tokens for any of its leases",
+        "db/functions/heartbeat_jobs.sql",
+        (
+            (
+                "        where j.ctid = any(v_held)\n"
+                "            and (j.id, j.token) in (\n"
+                "                select u.job_id, u.token"
+                " from unnest(job_ids, tokens) as u(job_id, token)\n"
+                "            )\n",
+                "        where j.ctid = any(v_held)\n",
+            ),
+        ),
+        (f"{FINISHES}::test_a_batch_of_heartbeats_does_not_take_one_jobs_token_for_another",),
+    ),
+    mutant(
+        "a run of a schedule is retried although its worker said that it must not be",
+        END,
+        "when h.outcome <> 'SUCCEEDED' and retry and h.attempt",
+        "when h.outcome <> 'SUCCEEDED' and (retry or h.schedule_type <> 'ONE_TIME') and h.attempt",
+        f"{LIFE}::test_a_run_that_must_not_be_retried_is_followed_by_the_next",
+    ),
+    mutant(
+        "a worker that stops keeps the jobs that it has not started",
+        "worker/crew.py",
+        "        self._desk.hand_back_ready(STOPPED)\n",
+        "",
+        "tests/worker/test_crew.py"
+        "::test_a_stop_hands_back_what_was_not_started_while_the_rest_still_runs",
+    ),
+    mutant(
+        "a progress report within a second of the last is dropped",
+        "worker/keeper.py",
+        "            if clock() < job.news_sent_at + NEWS_PERIOD:\n",
+        "            if clock() < job.news_sent_at + NEWS_PERIOD:\n"
+        "                self._desk.with_news.discard(job)\n",
+        f"{ATTEMPTS}::test_of_reports_that_follow_each_other_quickly_the_last_is_stored",
+    ),
+    mutant(
+        "configuring a queue resets the timeout that it was not given",
+        "db/functions/configure_queue.sql",
+        "timeout = coalesce(excluded.timeout, q.timeout)",
+        "timeout = excluded.timeout",
+        f"{QUEUES}::test_each_setting_can_be_changed_alone_and_leaves_all_others",
+    ),
+    mutant(
+        "a resumed schedule keeps the attempts of the run that was given up",
+        "db/functions/resume_schedule.sql",
+        "attempt = case when v_slot <> v_job.scheduled_for then 0 else j.attempt end",
+        "attempt = j.attempt",
+        f"{COLUMNS}::test_a_retry_that_a_slot_overtook_in_a_pause_gives_way_to_a_new_run",
+    ),
+    mutant(
+        "saving a schedule forgets that a run was asked for",
+        "db/functions/schedule_job.sql",
+        "    v_schedule.trigger_requested_at := v_old.trigger_requested_at;\n",
+        "",
+        f"{LIFE}::test_saving_a_schedule_anew_keeps_a_trigger_that_was_asked_for",
     ),
 ]

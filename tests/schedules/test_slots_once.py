@@ -21,7 +21,7 @@ from psycopg import Connection
 from db.deploy import deploy
 from db.embedded import Cluster
 from db.gateway import call
-from tests.conftest import SERVER_VERSION, TEST_SETTINGS
+from tests.conftest import SERVER_VERSION, TEST_SETTINGS, new_connection
 
 CONNECTIONS = int(os.environ.get("ROTA_CONNECTIONS", "0"))
 SECONDS = float(os.environ.get("ROTA_ONCE_SECONDS", "5"))
@@ -136,7 +136,7 @@ def everybody_was_heard(callers: list[Caller], conn: Connection) -> bool:
 
 
 def test_however_many_call_at_once_no_slot_runs_twice(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as conn:
+    with new_connection(url, autocommit=True) as conn:
         for name in NAMES:
             call(conn, "schedule_job", **schedule(name, every=10 * MILLISECOND))
         room = int(conn.execute("show max_connections").fetchone()[0]) - 20
@@ -144,8 +144,7 @@ def test_however_many_call_at_once_no_slot_runs_twice(url: str) -> None:
         nobody = {"job_id": 0, "token": "00000000-0000-0000-0000-000000000000"}
         held, stop = [nobody], threading.Event()
         callers = [
-            Caller(psycopg.connect(url, autocommit=True), seed, held, stop)
-            for seed in range(number)
+            Caller(new_connection(url, autocommit=True), seed, held, stop) for seed in range(number)
         ]
         for caller in callers:
             caller.start()

@@ -21,19 +21,28 @@ from psycopg.types.json import Jsonb
 from db.gateway import call
 from tests.waiting import wait_until
 
+TASKS = ("--tasks", "worker.tasks", "--tasks", "tests.worker.handlers")
 SERVER_KEYS = ("host", "port", "dbname", "user", "password")
 
 
 class WorkerProcess:
     """A worker of its own process, and what it logged."""
 
-    def __init__(self, url: str, log: Path, *arguments: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        log: Path,
+        *arguments: str,
+        tasks: tuple[str, ...] = TASKS,
+        reads: bool = True,
+    ) -> None:
+        """Start it; nobody reads its standard error, a pipe, unless ``reads``."""
         self._log = log
         with log.open("w") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "--tasks", "tests.worker.handlers", *arguments],
+                [sys.executable, "-m", "worker", *tasks, *arguments],
                 env={**os.environ, "DATABASE_URL": url},
-                stderr=stderr,
+                stderr=stderr if reads else subprocess.PIPE,
             )
 
     @property
@@ -45,6 +54,10 @@ class WorkerProcess:
     def logged(self, message: str) -> list[dict[str, Any]]:
         """Return the lines with this message."""
         return [line for line in self.lines if line["message"] == message]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def ended(self) -> bool:
@@ -74,8 +87,8 @@ def start_worker(db: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProces
     """Start workers by their command lines, ready to claim; those left at the end are killed."""
     started: list[WorkerProcess] = []
 
-    def start(*arguments: str, url: str = db, ready: bool = True) -> WorkerProcess:
-        worker = WorkerProcess(url, tmp_path / f"worker-{len(started)}.log", *arguments)
+    def start(*arguments: str, url: str = db, ready: bool = True, **options: Any) -> WorkerProcess:
+        worker = WorkerProcess(url, tmp_path / f"worker-{len(started)}.log", *arguments, **options)
         started.append(worker)
         if ready:
             wait_until(lambda: worker.logged("started") or worker.ended)

@@ -6,6 +6,8 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
+from time import sleep as time_passes
 from typing import Any
 
 import psycopg
@@ -16,7 +18,7 @@ from worker import Fail, Job, Retry, task
 def trace(job: Job, what: str) -> None:
     """Append a line to the file that the payload names; short appends are atomic."""
     with Path(job.payload["trace"]).open("a") as file:
-        file.write(f"{job.id} {what} {os.getpid()} {time.monotonic()}\n")
+        file.write(f"{job.id} {what} {os.getpid()} {monotonic()}\n")
 
 
 @task("hold")
@@ -27,7 +29,7 @@ def hold(job: Job) -> str:
         if job.cancelled and job.payload.get("minds", True):
             trace(job, "cancelled")
             raise RuntimeError("stopped")
-        time.sleep(0.01)
+        time_passes(0.01)
     trace(job, "end")
     return "held"
 
@@ -35,6 +37,11 @@ def hold(job: Job) -> str:
 @task("mark")
 def mark(job: Job) -> None:
     trace(job, "start")
+
+
+@task("large")
+def large(job: Job) -> str:
+    return "x" * 900_000
 
 
 @task("noop")
@@ -240,7 +247,42 @@ async def async_leftover(job: Job) -> None:
 LEFT_OVER: set[asyncio.Task[None]] = set()
 
 
+@task("nap_a_little")
+def nap_a_little(job: Job) -> Any:
+    """Take long enough for others to start meanwhile, also when clocks were replaced."""
+    time_passes(0.2)
+    return job.payload
+
+
+@task("async_nap_a_little")
+async def async_nap_a_little(job: Job) -> Any:
+    await asyncio.sleep(0.2)
+    return job.payload
+
+
 @task("slot")
 def slot(job: Job) -> list[Any]:
     """Return what the job says about its time and its retries."""
     return [job.scheduled_for.isoformat(), job.max_retries]
+
+
+@task("counting_on")
+def counting_on(job: Job) -> None:
+    """Report one number after the other, at once."""
+    for number in range(job.payload["numbers"]):
+        job.progress(number)
+        time.sleep(job.payload["pause"])
+    trace(job, "start")
+    while not Path(job.payload["until"]).exists():
+        time.sleep(0.01)
+
+
+@task("about")
+def about(job: Job) -> dict[str, Any]:
+    """Return all that a handler can see of its job."""
+    names = ("id", "task", "payload", "queue", "attempt", "max_retries", "timeout", "token")
+    return {name: getattr(job, name) for name in names} | {
+        "scheduled_for": job.scheduled_for.isoformat(),
+        "cancelled": job.cancelled,
+        "shown": repr(job),
+    }

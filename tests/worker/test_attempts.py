@@ -1,5 +1,6 @@
 """How attempts end: results, errors, retries, cancels and timeouts."""
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import Connection
+from psycopg.types.json import Jsonb
 
 from db.gateway import call
 from tests.conftest import Clock
@@ -209,7 +211,7 @@ def test_progress_can_be_read_while_the_job_runs(
 
     job_id = enqueue("counting", trace.payload)
 
-    wait_until(lambda: job(job_id)["progress"] == {"done": 7}, timeout=5)
+    wait_until(lambda: job(job_id)["progress"] == {"done": 7})
 
 
 def test_a_handler_that_forks_and_returns_twice_finishes_once(
@@ -273,3 +275,99 @@ def test_a_backslash_before_u0000_is_no_nul(conn: Connection, value: Any) -> Non
     stored = conn.execute("select %s::jsonb", [encode(value)]).fetchone()
 
     assert stored == (value,)
+
+
+def test_of_reports_that_follow_each_other_quickly_the_last_is_stored(
+    start_worker: StartWorker, enqueue: Callable[..., int], job: ReadJob, trace: Trace
+) -> None:
+    start_worker()
+
+    job_id = enqueue("counting_on", {**trace.payload, "numbers": 40, "pause": 0.01})
+    wait_until(lambda: trace.count()["start"])
+
+    wait_until(lambda: job(job_id)["progress"] == 39)
+
+
+def test_a_report_that_came_last_thing_is_no_worse_for_it(
+    conn: Connection, start_worker: StartWorker, enqueue: Callable[..., int], settled: Callable
+) -> None:
+    """The job has ended by the time that its second report may be sent, and is left alone."""
+    worker = start_worker()
+
+    enqueue("counting_on", {"trace": os.devnull, "until": os.devnull, "numbers": 5, "pause": 0})
+    settled()
+    enqueue("echo")
+    settled()
+
+    assert conn.execute("select state, count(*) from rota.jobs group by 1").fetchall() == [
+        ("COMPLETED", 2)
+    ]
+    assert worker.stop() == 0
+    assert not worker.logged("the database refused a progress report")
+
+
+def test_each_job_of_a_batch_gets_its_own_result_or_its_own_error(
+    conn: Connection, start_worker: StartWorker, settled: Callable
+) -> None:
+    jobs = [
+        {"task": "bad_result", "payload": "set", "max_retries": 0}
+        if number % 7 == 3
+        else {"task": "never"}
+        if number % 7 == 5
+        else {"task": "echo", "payload": number}
+        for number in range(350)
+    ]
+    rows = call(conn, "enqueue_jobs", jobs=Jsonb(jobs))
+
+    start_worker()
+    settled()
+
+    found = {
+        id_: (state, result, error and error[:20])
+        for id_, state, result, error in conn.execute(
+            "select id, state, result, last_error from rota.jobs"
+        )
+    }
+    assert found == {
+        row["job_id"]: ("FAILED", None, "the result cannot be")
+        if number % 7 == 3
+        else ("FAILED", None, "no such customer\\x00")
+        if number % 7 == 5
+        else ("COMPLETED", number, None)
+        for number, row in enumerate(rows)
+    }
+
+
+def test_a_handler_sees_its_job_as_it_is(
+    conn: Connection, start_worker: StartWorker, settled: Callable
+) -> None:
+    (made,) = call(
+        conn,
+        "enqueue_job",
+        task="about",
+        payload=Jsonb({"number": 1}),
+        queue="mail",
+        priority=5,
+        max_retries=7,
+        timeout="90 seconds",
+        run_at="2020-01-02 03:04:05Z",
+    )
+
+    start_worker("--queues", "mail")
+    settled()
+
+    (result,) = conn.execute("select result from rota.jobs").fetchone()
+    seen = result.pop("token")
+    assert len(seen) == 36
+    assert result == {
+        "id": made["job_id"],
+        "task": "about",
+        "payload": {"number": 1},
+        "queue": "mail",
+        "attempt": 1,
+        "max_retries": 7,
+        "timeout": 90.0,
+        "scheduled_for": "2020-01-02T03:04:05+00:00",
+        "cancelled": False,
+        "shown": f"<Job {made['job_id']} 'about', attempt 1>",
+    }

@@ -1,0 +1,359 @@
+-- What people read. A view runs with its owner's rights, so a reader needs none on the tables. As
+-- the functions are, the views are applied anew on every deploy, in the same transaction.
+-- New columns go to the end of a view; nothing else of it can be replaced. Where more changes, the
+-- block below sets the old view aside, and the last one of this file removes it.
+--
+-- Types are plain ones, the same in both halves of a view: a cast from one domain to another would
+-- keep a condition from the indexes.
+
+do $$
+declare
+    v_name text;
+begin
+    -- While the functions of before maintain the weeks of rota.attempts under its name of before,
+    -- those cannot be renamed; this is the lock that they try. Anybody may hold it, but not us up.
+    if to_regclass('rota.job_executions_default') is not null then
+        begin
+            perform pg_advisory_xact_lock(hashtextextended('rota.maintain', 0));
+        exception
+            when lock_not_available then
+                null;
+        end;
+    end if;
+
+    -- state was of a domain in jobs and schedule_status. job_executions has the token for as long
+    -- as there are functions that read and write through it (0010_attempts).
+    for v_name in
+        select c.relname
+        from pg_catalog.pg_class as c
+        join pg_catalog.pg_attribute as a on a.attrelid = c.oid
+        where c.relnamespace = 'rota'::regnamespace
+            and c.relkind = 'v'
+            and (
+                c.relname in ('jobs', 'schedule_status')
+                and a.attname = 'state'
+                and a.atttypid <> 'text'::regtype
+                or c.relname = 'job_executions'
+                and a.attname = 'token'
+                and not exists (
+                    select
+                    from pg_catalog.pg_proc as p
+                    where p.pronamespace = c.relnamespace
+                        and p.proname = '_past_ending'
+                        and strpos(p.prosrc, 'rota.job_executions') > 0
+                )
+            )
+    loop
+        execute format('alter view rota.%I rename to %I', v_name, v_name || '_before');
+    end loop;
+end;
+$$;
+
+create or replace view rota.jobs as
+select
+    j.id,
+    j.task::text as task,
+    j.state::text as state,
+    j.schedule_type::text as schedule_type,
+    j.queue::text as queue,
+    j.priority::integer as priority,
+    nullif(j.run_at::timestamptz, 'infinity') as run_at,
+    j.attempt,
+    j.max_retries::integer as max_retries,
+    j.payload,
+    null::jsonb as result,
+    j.last_error,
+    j.unique_key::text as unique_key,
+    j.name::text as name,
+    j.worker,
+    j.lease_until::timestamptz as lease_until,
+    j.created_at,
+    j.started_at,
+    null::timestamptz as finished_at,
+    j.scheduled_for,
+    j.run::bigint as run,
+    j.timeout::interval as timeout,
+    j.progress,
+    j.cancel_requested_at,
+    j.cancel_reason
+from rota.live_jobs as j
+union all
+select
+    f.id,
+    f.task,
+    f.state::text,
+    f.schedule_type::text,
+    f.queue,
+    f.priority,
+    nullif(f.run_at, 'infinity'),
+    f.attempt,
+    f.max_retries,
+    f.payload,
+    f.result,
+    f.last_error,
+    f.unique_key,
+    f.name,
+    f.worker,
+    null,
+    f.created_at,
+    f.started_at,
+    f.finished_at,
+    f.scheduled_for,
+    f.run,
+    f.timeout,
+    f.progress,
+    f.cancel_requested_at,
+    f.cancel_reason
+from rota.finished_jobs as f;
+
+comment on view rota.jobs is
+    'Every job that is live or still kept.';
+
+do $$
+begin
+    if exists (
+        select
+        from pg_catalog.pg_attribute as a
+        where a.attrelid = to_regclass('rota.job_executions') and a.attname = 'token'
+    ) then
+        return; -- the functions of before still use it; db/deploy.py applies this file once more
+    end if;
+
+    -- The types are those of the table that it was: statements that are prepared go on.
+    create or replace view rota.job_executions as
+    select
+        a.job_id,
+        a.run,
+        a.attempt,
+        a.outcome,
+        a.worker,
+        a.started_at,
+        a.finished_at,
+        a.error,
+        a.result,
+        a.scheduled_for,
+        a.job_state,
+        a.next_run_at
+    from rota.attempts as a;
+end;
+$$;
+
+comment on view rota.job_executions is
+    'Every attempt that ended: what became of it, and of its job then.';
+
+create or replace view rota.executions as
+select
+    a.job_id,
+    a.run,
+    a.attempt,
+    a.outcome::text as outcome,
+    a.worker,
+    a.started_at,
+    a.finished_at,
+    a.error,
+    a.result,
+    a.scheduled_for,
+    a.job_state::text as job_state,
+    a.next_run_at
+from rota.attempts as a
+union all
+select
+    j.id,
+    j.run::bigint,
+    j.attempt,
+    'RUNNING',
+    j.worker,
+    j.started_at,
+    null,
+    null,
+    null,
+    j.scheduled_for,
+    j.state::text,
+    null
+from rota.live_jobs as j
+where j.state = 'RUNNING';
+
+comment on view rota.executions is
+    'Every attempt, ended or RUNNING.';
+
+create or replace view rota.schedule_status as
+select
+    j.id as job_id,
+    j.name::text as name,
+    j.task::text as task,
+    j.payload,
+    j.queue::text as queue,
+    j.priority::integer as priority,
+    j.max_retries::integer as max_retries,
+    j.timeout::interval as timeout,
+    j.schedule_type::text as schedule_type,
+    s.every,
+    s.cron,
+    s.time_zone,
+    s.starts_at,
+    s.ends_at,
+    s.max_runs,
+    s.fixed_delay,
+    s.jitter,
+    s.misfire,
+    s.misfire_cap,
+    s.max_lateness,
+    s.overlap,
+    s.paused_at,
+    j.state::text as state,
+    j.run::bigint as run,
+    j.scheduled_for,
+    nullif(j.run_at::timestamptz, 'infinity') as run_at,
+    j.last_error,
+    j.created_at
+from rota.live_jobs as j
+join rota.schedules as s on s.job_id = j.id;
+
+comment on view rota.schedule_status is
+    'Every live schedule: its definition, its present run, and the next.';
+
+-- The jobs are counted in one pass over all of them, whose state no index may hold (see live_jobs);
+-- where one queue is asked for, only its own are read.
+create or replace view rota.queue_status as
+select
+    coalesce(n.queue, c.queue) as queue,
+    q.paused_at,
+    q.max_retries,
+    q.backoff_base,
+    q.backoff_cap,
+    q.timeout,
+    coalesce(c.scheduled, 0) as scheduled,
+    coalesce(c.due, 0) as due,
+    coalesce(c.running, 0) as running,
+    c.oldest_due_at
+from (
+    select l.queue from rota.lanes as l
+    where l.retired_at is null
+    union
+    select q.name from rota.queues as q
+) as n
+full join (
+    select
+        j.queue::text as queue,
+        count(*) filter (where j.state = 'SCHEDULED') as scheduled,
+        count(*) filter (
+            where j.state = 'SCHEDULED' and j.run_at <= statement_timestamp()
+        ) as due,
+        count(*) filter (where j.state = 'RUNNING') as running,
+        min(j.run_at::timestamptz) filter (
+            where j.state = 'SCHEDULED' and j.run_at <= statement_timestamp()
+        ) as oldest_due_at
+    from rota.live_jobs as j
+    group by j.queue::text
+) as c on c.queue = n.queue
+left join rota.queues as q on q.name = n.queue;
+
+comment on view rota.queue_status is
+    'Every queue that has had a job or a setting, with what waits and runs in it now.';
+
+create or replace view rota.worker_status as
+select
+    w.worker,
+    w.host,
+    w.pid,
+    w.queues,
+    w.concurrency,
+    w.version,
+    w.started_at,
+    w.last_seen_at,
+    w.stopped_at,
+    coalesce(r.running, 0) as running,
+    w.tasks,
+    w.overrun,
+    case when w.stopped_at is null then w.clock - w.last_seen_at end as clock_difference
+from rota.workers as w
+left join (
+    select j.worker, count(*) as running
+    from rota.live_jobs as j
+    where j.state = 'RUNNING'
+    group by j.worker
+) as r on r.worker = w.worker;
+
+comment on view rota.worker_status is
+    'Worker processes that announced themselves, with the number of jobs each runs now.';
+
+-- Tables last: whoever reads a view has locked it before its tables.
+do $$
+declare
+    v_name text;
+    v_view record;
+    v_users text;
+    v_right record;
+begin
+    for v_view in
+        select c.oid, c.reltype, c.relname as old, left(c.relname, -7) as name
+        from pg_catalog.pg_class as c
+        where c.relnamespace = 'rota'::regnamespace
+            and c.relkind = 'v'
+            and right(c.relname, 7) = '_before'
+    loop
+        select string_agg(distinct u.name, ', ') into v_users
+        from (
+            select coalesce(r.ev_class::regclass::text, pg_describe_object(d.classid, d.objid, 0))
+            from pg_catalog.pg_depend as d
+            left join pg_catalog.pg_rewrite as r
+                on d.classid = 'pg_catalog.pg_rewrite'::regclass and r.oid = d.objid
+            where (d.refclassid, d.refobjid) in (
+                    ('pg_catalog.pg_class'::regclass, v_view.oid),
+                    ('pg_catalog.pg_type'::regclass, v_view.reltype)
+                )
+                and d.deptype = 'n'
+                and r.ev_class is distinct from v_view.oid
+        ) as u(name);
+
+        if v_users is not null then
+            raise exception 'the columns of rota.% change, but % depends on it', v_view.name,
+                v_users
+                using errcode = 'RTC05',
+                      hint = 'Drop what depends on it, deploy again, and create it anew.';
+        end if;
+
+        for v_right in
+            select distinct
+                case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee,
+                '(' || quote_ident(r.column_name) || ')' as columns,
+                case when a.is_grantable then 'with grant option' end as option
+            from (
+                select null, c.relacl, c.relowner
+                from pg_catalog.pg_class as c
+                where c.oid = v_view.oid
+                union all
+                select t.attname, t.attacl, c.relowner
+                from pg_catalog.pg_attribute as t
+                join pg_catalog.pg_class as c on c.oid = t.attrelid
+                where t.attrelid = v_view.oid and t.attname <> 'token'
+            ) as r(column_name, acl, owner)
+            cross join lateral aclexplode(r.acl) as a
+            where a.grantee <> r.owner and a.privilege_type = 'SELECT'
+        loop
+            execute format(
+                'grant select %s on rota.%I to %s %s',
+                v_right.columns, v_view.name, v_right.grantee, v_right.option
+            );
+        end loop;
+
+        execute format('drop view rota.%I', v_view.old);
+    end loop;
+
+    -- The weeks and indexes of rota.attempts that were made under its name of before. Whoever reads
+    -- or writes them has locked their parent first.
+    for v_name in
+        select c.relname
+        from pg_catalog.pg_class as c
+        where c.relnamespace = 'rota'::regnamespace
+            and left(c.relname, 15) = 'job_executions_'
+            and c.relkind in ('r', 'i')
+        order by c.relkind desc, c.relname
+    loop
+        lock table only rota.attempts in access exclusive mode;
+        execute format(
+            'alter table rota.%I rename to %I', v_name, 'attempts' || substr(v_name, 15)
+        );
+    end loop;
+end;
+$$;

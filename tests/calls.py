@@ -1,0 +1,173 @@
+"""A call of every function that somebody may call, in the cases that take it furthest.
+
+Each is prepared by the owner of the database: what there has to be, and the arguments that fit it.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from db.gateway import call
+from tests.concurrency.sessions import forget_cursors
+from tests.conftest import Clock
+
+Arguments = dict[str, Any]
+HOUR = timedelta(hours=1)
+
+
+def enqueue(conn: Connection, **arguments: Any) -> int:
+    return call(conn, "enqueue_job", **{"task": "t", **arguments})[0]["job_id"]
+
+
+def schedule(conn: Connection, **arguments: Any) -> int:
+    return call(conn, "schedule_job", **{"task": "t", "every": HOUR, "name": "s", **arguments})[0][
+        "job_id"
+    ]
+
+
+def held(conn: Connection, **arguments: Any) -> Arguments:
+    forget_cursors(conn)
+    (job,) = call(conn, "claim_next_job", **arguments)
+    return {"job_id": job["id"], "token": job["token"]}
+
+
+def waiting(conn: Connection, clock: Clock) -> Arguments:
+    enqueue(conn)
+    return {}
+
+
+def running(conn: Connection, clock: Clock) -> Arguments:
+    enqueue(conn)
+    return held(conn)
+
+
+def running_schedule(conn: Connection, clock: Clock) -> Arguments:
+    schedule(conn)
+    pair = held(conn)
+    clock.advance(5 * HOUR / 2)
+    return pair
+
+
+def batch(conn: Connection, clock: Clock) -> Arguments:
+    pairs = [running(conn, clock), running(conn, clock)]
+    return {"job_ids": [p["job_id"] for p in pairs], "tokens": [p["token"] for p in pairs]}
+
+
+def finished(conn: Connection, clock: Clock) -> Arguments:
+    pair = running(conn, clock)
+    call(conn, "finish_job", **pair)
+    return pair
+
+
+def failed(conn: Connection, clock: Clock) -> Arguments:
+    pair = running(conn, clock)
+    call(conn, "finish_job", **pair, error="x", retry=False)
+    return {"job_id": pair["job_id"]}
+
+
+def missed(conn: Connection, clock: Clock) -> Arguments:
+    schedule(conn, misfire="skip", starts_at="2020-01-01", ends_at=None)
+    clock.advance(3 * HOUR / 2)
+    return {}
+
+
+def missed_and_over(conn: Connection, clock: Clock) -> Arguments:
+    (now,) = conn.execute("select rota._now()").fetchone() or (None,)
+    schedule(conn, misfire="skip", ends_at=now + HOUR)
+    clock.advance(3 * HOUR)
+    return {}
+
+
+def paused(conn: Connection, clock: Clock) -> Arguments:
+    (now,) = conn.execute("select rota._now()").fetchone() or (None,)
+    schedule(conn, ends_at=now + HOUR)
+    call(conn, "pause_schedule", name="s")
+    clock.advance(3 * HOUR)
+    return {"name": "s"}
+
+
+def named(conn: Connection, clock: Clock) -> Arguments:
+    schedule(conn)
+    return {"name": "s"}
+
+
+def put_back(conn: Connection, clock: Clock) -> Arguments:
+    schedule(conn)
+    for _ in range(3):
+        call(conn, "finish_job", **held(conn))
+        clock.advance(HOUR)
+    clock.advance(-3 * HOUR)
+    return {"task": "t", "every": 2 * HOUR, "name": "s"}
+
+
+def lost(conn: Connection, clock: Clock) -> Arguments:
+    running(conn, clock)
+    clock.advance(HOUR)
+    return {}
+
+
+def old_weeks(conn: Connection, clock: Clock) -> Arguments:
+    finished(conn, clock)
+    call(conn, "configure_retention", retention=timedelta(days=7))
+    clock.advance(timedelta(days=50))
+    return {}
+
+
+def given(**arguments: Any) -> Callable[[Connection, Clock], Arguments]:
+    return lambda conn, clock: arguments
+
+
+WORKER = {"worker": "w", "host": "h", "pid": 1, "queues": ["a"], "concurrency": 1, "version": "v"}
+
+CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
+    ("enqueue_job", given(task="t", unique_key="k"), {}),
+    ("enqueue_jobs", given(jobs=Jsonb([{"task": "t"}, {"task": "t", "unique_key": "k"}])), {}),
+    ("schedule_job", given(task="t", every=HOUR, name="new"), {}),
+    ("schedule_job", put_back, {}),
+    (
+        "schedule_job",
+        given(task="t", cron="*/5 8-17 * JAN-NOV MON-FRI", time_zone="Europe/Berlin", name="cron"),
+        {},
+    ),
+    ("preview_schedule", given(cron="0,30 2 L * *", time_zone="Europe/Berlin", n=9), {}),
+    ("version", given(), {}),
+    ("next_run", given(cron="@daily", time_zone="UTC", after="2030-01-01"), {}),
+    ("preview_schedule", given(every=HOUR), {}),
+    ("claim_next_job", waiting, {}),
+    ("claim_next_job", missed, {}),
+    ("claim_next_job", missed_and_over, {}),
+    ("finish_job", running, {}),
+    ("finish_job", running, {"error": "x"}),
+    ("finish_job", running, {"error": "x", "retry": False}),
+    ("finish_job", running_schedule, {}),
+    ("finish_job", finished, {}),
+    ("finish_jobs", batch, {}),
+    ("finish_jobs", batch, {"errors": ["x", None]}),
+    ("heartbeat_job", running, {}),
+    ("heartbeat_jobs", batch, {}),
+    ("release_job", running, {}),
+    ("release_job", running_schedule, {}),
+    ("hold_lease", running, {}),
+    ("begin_sleep", given(queues=["a"]), {}),
+    ("end_sleep", given(queues=[]), {}),
+    ("announce_worker", given(**WORKER), {}),
+    ("dismiss_worker", given(worker="w"), {}),
+    ("recover_jobs", lost, {}),
+    ("maintain", old_weeks, {}),
+    ("cancel_job", lambda conn, clock: {"job_id": enqueue(conn)}, {}),
+    ("cancel_job", lambda conn, clock: {"job_id": running(conn, clock)["job_id"]}, {}),
+    ("retry_job", failed, {}),
+    ("pause_queue", given(queue="default"), {}),
+    ("resume_queue", given(queue="default"), {}),
+    ("pause_schedule", named, {}),
+    ("resume_schedule", paused, {}),
+    ("trigger_schedule", paused, {}),
+    ("backfill_schedule", named, {"starts_at": "2030-01-01", "ends_at": "2030-01-02"}),
+    ("delete_schedule", named, {}),
+    ("configure_queue", given(queue="default", max_retries=1), {}),
+    ("configure_retention", given(retention=timedelta(days=30)), {}),
+    ("check_invariants", waiting, {}),
+]

@@ -1,0 +1,140 @@
+"""One lock order for all tables, as docs/inside.md has it: read off every function as it waits.
+
+A table, or the rows of one, is locked by a blocker, and the function called. If it waits there, it
+must not hold what comes later in the order; the locks that it has are in pg_locks. Done in sessions
+that plan the function's statements then, and in such that have their plans already, for a plan
+opens tables in an order of its own.
+"""
+
+import pytest
+from psycopg import Connection, sql
+
+from tests.calls import CALLS, Arguments
+from tests.concurrency.sessions import Session, forget_cursors
+
+# The end of the order: history tables, then their partitions. None stands for the rest.
+HISTORY = ["finished_jobs", "attempts"]
+STRONG = ["ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"]
+
+
+def history_locks(conn: Connection, pid: int) -> set[str]:
+    """Return what a session has locked of history: a table's name, or one of its partitions."""
+    return {
+        name
+        for (name,) in conn.execute(
+            """
+            select c.relname
+            from pg_locks as l
+            join pg_class as c on c.oid = l.relation
+            where l.pid = %s
+                and l.granted
+                and c.relnamespace = 'rota'::regnamespace
+                and c.relkind in ('r', 'p')
+                and (c.relname like 'finished_jobs%%' or c.relname like 'attempts%%')
+            """,
+            [pid],
+        )
+    }
+
+
+def warm(session: Session, function: str, arguments: Arguments) -> None:
+    """Let the session plan what the function does, and undo that."""
+    for _ in range(6):
+        session.begin()
+        session.call(function, **arguments)
+        session.rollback()
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["first call", "planned before"])
+@pytest.mark.parametrize(
+    ("function", "prepare", "more"),
+    CALLS,
+    ids=[f"{number}-{function}" for number, (function, *_) in enumerate(CALLS)],
+)
+def test_history_is_opened_in_one_order_and_its_partitions_last(
+    conn, session, connect, clock, function, prepare, more, planned
+):
+    arguments = prepare(conn, clock) | more
+    forget_cursors(conn)
+    blocker, one = connect(autocommit=False), session()
+    if planned:
+        warm(one, function, arguments)
+
+    for number, table in enumerate(HISTORY):
+        blocker.execute(
+            sql.SQL("lock table only {} in access exclusive mode").format(
+                sql.Identifier("rota", table)
+            )
+        )
+        one.begin()
+        started = one.start(function, **arguments)
+        if started.waits():
+            locked = history_locks(conn, one.conn.info.backend_pid)
+            earlier = set(HISTORY[:number])
+            assert not {name for name in locked if name not in HISTORY} or function == "maintain"
+            assert locked & set(HISTORY) <= earlier, f"{function} waits for {table}"
+        blocker.rollback()
+        started.answer()
+        one.rollback()
+
+
+@pytest.mark.parametrize("rows", ["live_jobs", "schedules"])
+@pytest.mark.parametrize(
+    ("function", "prepare", "more"),
+    CALLS,
+    ids=[f"{number}-{function}" for number, (function, *_) in enumerate(CALLS)],
+)
+def test_no_row_is_waited_for_by_who_has_opened_history(
+    conn, session, connect, clock, function, prepare, more, rows
+):
+    arguments = prepare(conn, clock) | more
+    blocker, one = connect(autocommit=False), session()
+    blocker.execute(sql.SQL("select from {} for update").format(sql.Identifier("rota", rows)))
+
+    one.begin()
+    started = one.start(function, **arguments)
+    if started.waits():
+        assert not history_locks(conn, one.conn.info.backend_pid)
+    blocker.rollback()
+    started.answer()
+    one.rollback()
+
+
+def test_nobody_but_maintain_locks_a_table_against_others(conn, session, clock):
+    one = session()
+    for function, prepare, more in CALLS:
+        if function == "maintain":
+            continue
+        conn.execute("delete from rota.schedules; delete from rota.live_jobs")
+        arguments = prepare(conn, clock) | more
+        one.begin()
+        one.call(function, **arguments)
+
+        locked = conn.execute(
+            """
+            select c.relname, l.mode
+            from pg_locks as l
+            join pg_class as c on c.oid = l.relation
+            where l.pid = %s and c.relnamespace = 'rota'::regnamespace and l.mode = any(%s)
+            """,
+            [one.conn.info.backend_pid, STRONG],
+        ).fetchall()
+
+        one.rollback()
+        assert locked == [], function
+
+
+def test_every_function_that_somebody_may_call_is_among_these(conn):
+    callable_by_somebody = {
+        name
+        for (name,) in conn.execute(
+            """
+            select distinct p.proname
+            from pg_proc as p
+            cross join aclexplode(p.proacl) as a
+            where p.pronamespace = 'rota'::regnamespace and a.grantee <> p.proowner
+            """
+        )
+    }
+
+    assert callable_by_somebody == {function for function, *_ in CALLS}

@@ -1,0 +1,554 @@
+"""Each parameter of each function that people call changes something, and is held to its range.
+
+Both tables are checked against the catalogue: whoever adds a parameter has to say here what it
+changes, and which values it takes.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from db.gateway import call
+
+SECOND, MINUTE, HOUR, DAY = (
+    timedelta(seconds=1),
+    timedelta(minutes=1),
+    timedelta(hours=1),
+    timedelta(days=1),
+)
+TICK = timedelta(microseconds=1)
+START = datetime(2030, 1, 7, tzinfo=UTC)
+FIRST, LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
+SEEN = (
+    "select * from rota.jobs",
+    "select * from rota.executions",
+    "select * from rota.schedule_status",
+    "select * from rota.queue_status",
+    "select * from rota.worker_status",
+    "select retention from rota.settings",
+    "select count(*) from pg_locks where pid = pg_backend_pid() and locktype = 'advisory'",
+)
+
+
+def one_claimed(conn, **arguments):
+    call(conn, "enqueue_job", **{"task": "work", **arguments})
+    (claimed,) = call(conn, "claim_next_job", worker="w")
+    return {"job_id": claimed["id"], "token": claimed["token"]}
+
+
+def two_claimed(conn):
+    held = [one_claimed(conn), one_claimed(conn)]
+    return {"job_ids": [h["job_id"] for h in held], "tokens": [h["token"] for h in held]}
+
+
+def one_waits(conn):
+    for task in ("a", "b", "c"):
+        call(conn, "enqueue_job", task=task)
+    call(conn, "enqueue_job", task="d", queue="mail")
+
+
+def one_schedule(conn):
+    call(conn, "schedule_job", task="tick", every=HOUR, starts_at=START, name="tick")
+    call(conn, "schedule_job", task="tock", every=HOUR, starts_at=START + MINUTE, name="tock")
+    return {"name": "tick"}
+
+
+def two_paused(conn):
+    one_schedule(conn)
+    call(conn, "pause_schedule", name="tick")
+    call(conn, "pause_schedule", name="tock")
+    return {"name": "tick"}
+
+
+def two_cancelled(conn):
+    one_waits(conn)
+    for job_id in first_jobs(conn, 2):
+        call(conn, "cancel_job", job_id=job_id)
+    return {"job_id": first_jobs(conn, 1)[0]}
+
+
+def first_jobs(conn, number):
+    rows = conn.execute("select id from rota.jobs order by id limit %s", [number])
+    return [job_id for (job_id,) in rows]
+
+
+def lost_leases(conn):
+    one_waits(conn)
+    call(conn, "claim_next_job", lease=TICK, max_jobs=2)
+
+
+# What a call needs first, as what it returns: the arguments that it is called with.
+SCENES = {
+    "enqueue_job": lambda conn: {"task": "work"},
+    "enqueue_jobs": lambda conn: {},
+    "schedule_job": lambda conn: {
+        "task": "tick",
+        "every": 2 * DAY,
+        "name": "tick",
+        "starts_at": START,
+        "ends_at": START + 1000 * DAY,
+    },
+    "claim_next_job": one_waits,
+    "finish_job": lambda conn: one_claimed(conn) | {"error": "boom", "retry_in": MINUTE},
+    "finish_jobs": two_claimed,
+    "heartbeat_job": one_claimed,
+    "heartbeat_jobs": two_claimed,
+    "release_job": one_claimed,
+    "hold_lease": one_claimed,
+    "begin_sleep": lambda conn: {},
+    "end_sleep": lambda conn: call(conn, "begin_sleep", queues=["a", "b"]) and None,
+    "announce_worker": lambda conn: {
+        "worker": "w",
+        "host": "here",
+        "pid": 7,
+        "queues": ["a"],
+        "concurrency": 4,
+        "version": "v",
+    },
+    "dismiss_worker": lambda conn: (
+        call(conn, "announce_worker", **SCENES["announce_worker"](conn)) and None
+    ),
+    "recover_jobs": lost_leases,
+    "cancel_job": lambda conn: one_waits(conn) or {"job_id": first_jobs(conn, 1)[0]},
+    "retry_job": two_cancelled,
+    "pause_queue": one_waits,
+    "resume_queue": lambda conn: call(conn, "pause_queue", queue="mail") and None,
+    "configure_queue": lambda conn: {"queue": "mail"},
+    "configure_retention": lambda conn: {},
+    "pause_schedule": one_schedule,
+    "resume_schedule": two_paused,
+    "trigger_schedule": one_schedule,
+    "delete_schedule": one_schedule,
+    "backfill_schedule": lambda conn: (
+        one_schedule(conn) | {"starts_at": START, "ends_at": START + 3 * HOUR}
+    ),
+    "next_run": lambda conn: {"cron": "0 9 * * *", "time_zone": "UTC", "after": START},
+    "preview_schedule": lambda conn: {"cron": "0 9 * * *", "from_time": START, "n": 3},
+}
+
+# Two values of each parameter that make a difference. Where a call may do without the parameter,
+# the first is left out in a third call, and its default named.
+DIFFERENCES = {
+    "enqueue_job": {
+        "task": ("work", "play"),
+        "payload": (Jsonb({}), Jsonb(1)),
+        "queue": ("default", "mail"),
+        "run_at": (None, START),
+        "priority": (0, 1),
+        "max_retries": (3, 4),
+        "timeout": (None, HOUR),
+        "unique_key": (None, "k"),
+    },
+    "enqueue_jobs": {"jobs": (Jsonb([{"task": "a"}]), Jsonb([{"task": "b"}]))},
+    "schedule_job": {
+        "task": ("tick", "tock"),
+        "payload": (Jsonb({}), Jsonb(1)),
+        "every": (2 * DAY, 3 * DAY),
+        "cron": (None, "0 9 * * *"),
+        "time_zone": ("UTC", "Asia/Tokyo"),
+        "starts_at": (None, START + HOUR),
+        "name": (None, "tock"),
+        "misfire": ("once", "all"),
+        "queue": ("default", "mail"),
+        "priority": (0, 1),
+        "max_retries": (3, 4),
+        "timeout": (None, HOUR),
+        "ends_at": (None, START + 500 * DAY),
+        "max_runs": (None, 1),
+        "fixed_delay": (False, True),
+        "jitter": (timedelta(0), DAY),
+        "misfire_cap": (100, 101),
+        "max_lateness": (None, DAY),
+        "overlap": ("coalesce", "catch_up"),
+    },
+    "claim_next_job": {
+        "queues": (["default"], ["mail"]),
+        "worker": (None, "w"),
+        "lease": (MINUTE, HOUR),
+        "max_jobs": (1, 2),
+        "max_bytes": (None, 1),
+    },
+    "finish_job": {
+        "job_id": (1, 999),
+        "token": (UUID(int=1), UUID(int=2)),
+        "error": (None, "boom"),
+        "result": (None, Jsonb(1)),
+        "retry_in": (HOUR, 2 * HOUR),
+        "retry": (True, False),
+    },
+    "finish_jobs": {
+        "job_ids": ([1, 2], [2, 1]),
+        "tokens": ([UUID(int=1), UUID(int=2)], []),
+        "errors": (None, [None, "boom"]),
+        "results": (None, [Jsonb(1), None]),
+    },
+    "heartbeat_job": {
+        "job_id": (1, 999),
+        "token": (UUID(int=1), UUID(int=2)),
+        "lease": (MINUTE, HOUR),
+        "progress": (None, Jsonb(1)),
+    },
+    "heartbeat_jobs": {
+        "job_ids": ([1, 2], [2, 1]),
+        "tokens": ([UUID(int=1), UUID(int=2)], []),
+        "lease": (MINUTE, HOUR),
+    },
+    "release_job": {
+        "job_id": (1, 999),
+        "token": (UUID(int=1), UUID(int=2)),
+        "delay": (timedelta(0), HOUR),
+        "reason": (None, "full"),
+    },
+    "hold_lease": {"job_id": (1, 999), "token": (UUID(int=1), UUID(int=2))},
+    "begin_sleep": {"queues": (["a"], ["a", "b"])},
+    "end_sleep": {"queues": (["a"], ["a", "b"])},
+    "announce_worker": {
+        "worker": ("w", "v"),
+        "host": ("here", "there"),
+        "pid": (7, 8),
+        "queues": (["a"], ["b"]),
+        "concurrency": (4, 5),
+        "version": ("v", "w"),
+    },
+    "dismiss_worker": {"worker": ("w", "v")},
+    "recover_jobs": {"max_jobs": (1000, 1)},
+    "cancel_job": {"job_id": (1, 2), "reason": (None, "enough")},
+    "retry_job": {"job_id": (1, 2)},
+    "pause_queue": {"queue": ("default", "mail")},
+    "resume_queue": {"queue": ("default", "mail")},
+    "configure_queue": {
+        "queue": ("mail", "post"),
+        "max_retries": (None, 4),
+        "backoff_base": (None, HOUR),
+        "backoff_cap": (None, HOUR),
+        "timeout": (None, HOUR),
+    },
+    "configure_retention": {"retention": (7 * DAY, 8 * DAY)},
+    "pause_schedule": {"name": ("tick", "tock")},
+    "resume_schedule": {"name": ("tick", "tock")},
+    "trigger_schedule": {"name": ("tick", "tock")},
+    "delete_schedule": {"name": ("tick", "tock")},
+    "backfill_schedule": {
+        "name": ("tick", "tock"),
+        "starts_at": (START, START + HOUR),
+        "ends_at": (START + 3 * HOUR, START + 4 * HOUR),
+    },
+    "next_run": {
+        "cron": ("0 9 * * *", "0 10 * * *"),
+        "time_zone": ("UTC", "Asia/Tokyo"),
+        "after": (START, START + DAY),
+    },
+    "preview_schedule": {
+        "cron": ("0 9 * * *", "0 10 * * *"),
+        "every": (None, HOUR),
+        "time_zone": ("UTC", "Asia/Tokyo"),
+        "n": (10, 3),
+        "from_time": (None, START),
+    },
+}
+TOGETHER = {  # these replace each other
+    ("schedule_job", "cron"): {"every"},
+    ("schedule_job", "time_zone"): set(),
+    ("preview_schedule", "every"): {"cron"},
+}
+NO_DEFAULT = {  # that a call here could do with: one of two is needed, or the default is random
+    *(("preview_schedule", "cron"), ("schedule_job", "every"), ("finish_job", "retry_in")),
+}
+NO_WORDS_NEEDED = {"check_invariants", "maintain", "version"}  # functions without parameters
+
+
+def signatures(conn):
+    """The parameters of each function that a role of ours may call, and whether each is needed."""
+    rows = conn.execute(
+        """
+        select p.proname, p.proargnames[1:p.pronargs], p.pronargs - p.pronargdefaults
+        from pg_proc as p
+        where p.pronamespace = 'rota'::regnamespace and p.proname not like '\\_%'
+        """
+    )
+    return {name: (parameters or [], needed) for name, parameters, needed in rows}
+
+
+def test_no_parameter_is_forgotten_here(conn):
+    found = {name: parameters for name, (parameters, _) in signatures(conn).items()}
+
+    assert {name for name, parameters in found.items() if not parameters} == NO_WORDS_NEEDED
+    for name, parameters in found.items():
+        named = {"max_bytes"} if name == "claim_next_job" and "max_bytes" not in parameters else ()
+        if parameters:
+            assert set(DIFFERENCES[name]) - set(named) == set(parameters), name
+
+
+def seen(value):
+    """What can be compared between two runs: no ids, tokens or present times."""
+    if isinstance(value, datetime):
+        left = value - datetime.now(UTC)
+        return value.isoformat() if abs(left) > 100 * DAY else f"{round(left / MINUTE / 5)}"
+    if isinstance(value, str):
+        return re.sub(r"pid \d+", "pid", value)
+    return "a token" if isinstance(value, UUID) else value
+
+
+def observed(conn, function, arguments):
+    """Call a function, and return what it says and what has become of everything."""
+    conn.execute("set time zone 'UTC'")
+    try:
+        with conn.transaction():
+            told = call(conn, function, **arguments)
+    except psycopg.Error as error:
+        told = error.sqlstate
+    cursor = conn.cursor(row_factory=dict_row)
+    rows = [cursor.execute(query).fetchall() for query in SEEN]
+    if isinstance(told, list):
+        rows.append(told)
+    return [
+        told if isinstance(told, str) else "",
+        *(
+            sorted(
+                repr(
+                    {
+                        name: seen(value)
+                        for name, value in row.items()
+                        if name not in ("id", "job_id")
+                    }
+                )
+                for row in some
+            )
+            for some in rows
+        ),
+    ]
+
+
+def attempt(connect, function, parameter=None, value=None, leave_out=False):
+    """Set the scene, call with one argument changed, look, and take all of it back."""
+    conn = connect(autocommit=False)
+    arguments = SCENES[function](conn) or {}
+    for replaced in TOGETHER.get((function, parameter), ()):
+        if value is not None:
+            arguments.pop(replaced, None)
+    if leave_out:
+        arguments.pop(parameter, None)
+    elif parameter:
+        if isinstance(value, list) and value and isinstance(value[0], int | UUID):
+            held = arguments[parameter]
+            value = held if min(value, key=str) == value[0] else held[::-1]
+        elif value in (1, UUID(int=1)) and parameter in ("job_id", "token"):
+            value = arguments.get(parameter)
+        elif value == 2 and parameter == "job_id":
+            value = first_jobs(conn, 2)[1]
+        arguments[parameter] = value
+    found = observed(conn, function, arguments)
+    conn.rollback()
+    conn.close()
+    return found
+
+
+CASES = [(name, p) for name, parameters in DIFFERENCES.items() for p in parameters]
+
+
+@pytest.mark.parametrize(("function", "parameter"), CASES)
+def test_each_parameter_makes_a_difference_and_its_default_is_what_is_documented(
+    connect, conn, function, parameter
+):
+    parameters, needed = signatures(conn)[function]
+    if parameter not in parameters:
+        pytest.skip("not there yet")
+    one, other = DIFFERENCES[function][parameter]
+
+    first = attempt(connect, function, parameter, one)
+
+    assert first != attempt(connect, function, parameter, other)
+    if parameters.index(parameter) >= needed and (function, parameter) not in NO_DEFAULT:
+        assert first == attempt(connect, function, parameter, leave_out=True)
+
+
+JOB_LIMITS = {
+    "task": (["t", "t" * 200], ["", "t" * 201, None, "a\x1bb"]),
+    "payload": ([Jsonb(None), Jsonb([])], [None]),
+    "queue": (["q", "q" * 100], ["", "q" * 101, None, "a\x1bb"]),
+    "priority": ([-100, 100], [-101, 101, None]),
+    "max_retries": ([0, 1000, None], [-1, 1001]),
+    "timeout": (
+        [TICK, 366 * DAY, None],
+        [timedelta(0), -TICK, 366 * DAY + TICK, "1 month -29 days"],
+    ),
+}
+LIMITS = {
+    "enqueue_job": JOB_LIMITS
+    | {
+        "run_at": ([FIRST, LAST, None], [FIRST - TICK, LAST + TICK, "infinity"]),
+        "unique_key": (["k", "k" * 500, None], ["", "k" * 501]),
+    },
+    "schedule_job": JOB_LIMITS
+    | {
+        "every": (
+            [timedelta(milliseconds=1), "100 years"],
+            [timedelta(0), timedelta(microseconds=999), "100 years 1 day", "1 mon -1 day", None],
+        ),
+        "time_zone": (["Etc/GMT+12", "Etc/GMT-14", "GB"], ["CET", "Etc/GMT+13", None, "UTC+1"]),
+        "starts_at": ([FIRST, START + 999 * DAY, None], [FIRST - TICK, "infinity"]),
+        "name": (["n", "n" * 200, None], ["", "n" * 201, "a\x1bb"]),
+        "misfire": (["skip", "once", "all"], ["", "never", None]),
+        "ends_at": ([START + TICK, LAST, None], [START, LAST + TICK, FIRST - TICK]),
+        "max_runs": ([1, None], [0, -1]),
+        "fixed_delay": ([True, False], [None]),
+        "jitter": ([timedelta(0), DAY], [-TICK, DAY + TICK, None]),
+        "misfire_cap": ([1, 1000], [0, 1001, None]),
+        "max_lateness": ([TICK, "100 years", None], [timedelta(0), "100 years 1 day"]),
+        "overlap": (["coalesce", "catch_up"], ["", "allow", None]),
+    },
+    "claim_next_job": {
+        "queues": ([["default"], []], [None]),
+        "lease": ([TICK, 30 * DAY], [timedelta(0), -TICK, 30 * DAY + TICK, None]),
+        "max_jobs": ([1, 10_000], [0, 10_001, None]),
+    },
+    "finish_job": {"retry_in": ([timedelta(0), 366 * DAY, None], [-TICK, 366 * DAY + TICK])},
+    "finish_jobs": {
+        "job_ids": ([], [[], None]),
+        "tokens": ([], [[], None]),
+        "errors": ([None, [], [None, None]], [[None], [None] * 3]),
+        "results": ([None, [], [None, None]], [[None], [None] * 3]),
+    },
+    "heartbeat_job": {
+        "lease": ([TICK, 30 * DAY], [timedelta(0), -TICK, 30 * DAY + TICK, None]),
+    },
+    "heartbeat_jobs": {
+        "job_ids": ([], [[], None]),
+        "tokens": ([], [[], None]),
+        "lease": ([TICK, 30 * DAY], [timedelta(0), -TICK, 30 * DAY + TICK, None]),
+    },
+    "release_job": {
+        "delay": (
+            [timedelta(0), 366 * DAY, None],
+            [-TICK, 366 * DAY + TICK, "1 month -29 days -1 second"],
+        )
+    },
+    "announce_worker": {
+        "worker": (["w", "w" * 200], ["", "w" * 201, None]),
+        "queues": ([], [None]),
+    },
+    "recover_jobs": {"max_jobs": ([1, 100_000], [0, 100_001, None])},
+    "cancel_job": {"reason": (["r" * 1000, None], ["r" * 1001])},
+    "pause_queue": {"queue": (["q" * 100], ["", "q" * 101, None, "a\x1bb"])},
+    "resume_queue": {"queue": (["q" * 100], ["", "q" * 101, None, "a\x1bb"])},
+    "configure_queue": {
+        "queue": (["q" * 100], ["", "q" * 101, None, "a\x1bb"]),
+        "max_retries": ([0, 1000], [-1, 1001]),
+        "backoff_base": ([TICK, 366 * DAY], [timedelta(0), 366 * DAY + TICK]),
+        "backoff_cap": ([TICK, 366 * DAY], [timedelta(0), 366 * DAY + TICK]),
+        "timeout": ([TICK, 366 * DAY], [timedelta(0), 366 * DAY + TICK, "1 month -29 days"]),
+    },
+    "configure_retention": {"retention": ([7 * DAY, "100 years"], [7 * DAY - TICK, "101 years"])},
+    "backfill_schedule": {
+        "starts_at": ([START + 3 * HOUR - TICK], [START + 3 * HOUR, None, "-infinity"]),
+        "ends_at": (
+            [START + TICK, START + 1000 * HOUR],
+            [START, None, "infinity", START + 1000 * HOUR + TICK],
+        ),
+    },
+    "next_run": {
+        "after": ([FIRST, LAST], [FIRST - TICK, LAST + TICK]),
+        "cron": (["* * * * *"], ["* * * *", "60 * * * *"]),
+        "time_zone": (["Asia/Tokyo"], ["JST"]),
+    },
+    "preview_schedule": {
+        "n": ([1, 1000], [0, 1001, None]),
+        "from_time": ([FIRST + TICK, LAST, None], [FIRST - TICK, LAST + TICK]),
+    },
+}
+LIMIT_CASES = [
+    pytest.param(
+        function, parameter, value, good, id=f"{function}-{parameter}-{value!s:.20}-{good}"
+    )
+    for function, parameters in LIMITS.items()
+    for parameter, (accepted, refused) in parameters.items()
+    for good, values in ((True, accepted), (False, refused))
+    for value in values
+]
+
+
+@pytest.mark.parametrize(("function", "parameter", "value", "good"), LIMIT_CASES)
+def test_each_parameter_is_held_to_its_range(connect, function, parameter, value, good):
+    conn = connect(autocommit=False)
+    arguments = (SCENES[function](conn) or {}) | {parameter: value}
+
+    if good:
+        call(conn, function, **arguments)
+    else:
+        with pytest.raises(psycopg.Error) as caught:
+            call(conn, function, **arguments)
+        assert caught.value.sqlstate in ("RTV01", "RTV02"), caught.value
+    conn.rollback()
+
+
+@pytest.mark.parametrize("parameter", [*LIMITS["enqueue_job"]])
+def test_a_bulk_holds_its_jobs_to_the_same_ranges(connect, parameter):
+    conn = connect(autocommit=False)
+    accepted, refused = LIMITS["enqueue_job"][parameter]
+
+    def enqueue(value):
+        if isinstance(value, timedelta):
+            value = f"{value / TICK:.0f} us"
+        value = value.isoformat() if isinstance(value, datetime) else getattr(value, "obj", value)
+        with conn.transaction():
+            return call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "work", parameter: value}]))
+
+    for value in accepted:
+        assert enqueue(value)
+    for value in refused:
+        if value is None and parameter != "task":
+            continue  # left out
+        with pytest.raises(psycopg.Error) as caught:
+            enqueue(value)
+        assert caught.value.sqlstate == "RTV01"
+    conn.rollback()
+
+
+def test_a_bulk_gives_each_job_what_a_single_call_gives_it(conn):
+    """Beside a queue whose settings differ, and the queue that is the default."""
+    call(conn, "configure_queue", queue="default", max_retries=8, timeout=8 * MINUTE)
+    call(conn, "configure_queue", queue="mail", max_retries=9, timeout=9 * MINUTE)
+    values = {
+        "payload": {"n": 1},
+        "queue": "mail",
+        "run_at": START.isoformat(),
+        "priority": 5,
+        "max_retries": 0,
+        "timeout": "00:00:07",
+        "unique_key": "k",
+    }
+    requests = [{}, {"queue": "post"}, values] + [{name: values[name]} for name in values]
+    cursor = conn.cursor(row_factory=dict_row)
+
+    def made(jobs):
+        rows = cursor.execute("select * from rota.jobs where id = any(%s)", [jobs]).fetchall()
+        for row in rows:
+            if row["unique_key"]:
+                call(conn, "cancel_job", job_id=row["id"])
+        by_id = {row["id"]: row for row in rows}
+        return [
+            {name: seen(value) for name, value in by_id[job_id].items() if name != "id"}
+            for job_id in jobs
+        ]
+
+    for request in requests:
+        (row,) = call(
+            conn,
+            "enqueue_job",
+            task="work",
+            **{name: Jsonb(v) if name == "payload" else v for name, v in request.items()},
+        )
+        (single,) = made([row["job_id"]])
+        (row,) = call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "work", **request}]))
+        assert made([row["job_id"]]) == [single], request
+        expected = {"": (8, 8), "mail": (9, 9), "post": (3, None)}[request.get("queue", "")]
+        retries = request.get("max_retries", expected[0])
+        timeout = (
+            timedelta(seconds=7) if "timeout" in request else (expected[1] and expected[1] * MINUTE)
+        )
+        assert (single["max_retries"], single["timeout"]) == (retries, timeout)

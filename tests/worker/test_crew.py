@@ -1,0 +1,97 @@
+"""What becomes of the jobs in hand when their worker stops, looked at from within."""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import uuid4
+
+from tests.waiting import wait_until
+from worker import task
+from worker.crew import STOPPED, Crew
+from worker.desk import Desk
+from worker.job import Job, clock
+
+started: list[int] = []
+gate = threading.Event()
+
+
+@task("held in a thread")
+def in_a_thread(job: Job) -> None:
+    started.append(job.id)
+    gate.wait(30)
+
+
+def start_thread(name: str, work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def in_hand(desk: Desk, name: str, number: int, queue: str = "q") -> list[Job]:
+    """Jobs that were claimed and wait to be started."""
+    now = clock()
+    jobs = [
+        Job(desk, now, now + 60, (id_, str(uuid4()), name, "{}", queue, 1, 3, None, 0.0))
+        for id_ in range(number)
+    ]
+    desk.take(jobs)
+    for job in jobs:
+        desk.ready.put(job)
+    return jobs
+
+
+def test_a_stop_hands_back_what_was_not_started_while_the_rest_still_runs() -> None:
+    started.clear()
+    gate.clear()
+    desk = Desk({})
+    crew = Crew(desk, 1, start_thread)
+    crew.start()
+    in_hand(desk, "held in a thread", 5)
+    wait_until(lambda: started)
+
+    stop = start_thread("stop", lambda: crew.stop(30))
+    wait_until(lambda: desk.done.qsize() == 4)
+    back = [desk.done.get_nowait() for _ in range(4)]
+    assert stop.is_alive()
+    gate.set()
+    stop.join(30)
+
+    assert started == [0]
+    assert {(job.id, job.handed_back, job.error) for job in back} == {
+        (id_, timedelta(), STOPPED) for id_ in range(1, 5)
+    }
+    last = desk.done.get_nowait()
+    assert (last.id, last.handed_back, last.error) == (0, None, None)
+    assert desk.in_hand == set()
+
+
+def test_a_job_that_is_given_up_leaves_its_place_in_its_queues_limit() -> None:
+    gate.set()
+    desk = Desk({"q": 2})
+    crew = Crew(desk, 1, start_thread)
+    jobs = in_hand(desk, "held in a thread", 2) + in_hand(desk, "held in a thread", 1, "other")
+    assert desk.of_limited_queue == {"q": set(jobs[:2])}
+
+    crew.start()
+    wait_until(lambda: desk.done.qsize() == 3)
+    crew.stop(5)
+
+    assert desk.of_limited_queue == {"q": set()}
+    assert desk.in_hand == set()
+    assert desk.held == set(jobs)  # until the database has been told
+    desk.forget(jobs)
+    assert desk.held == set()
+
+
+def test_only_the_first_of_two_endings_counts() -> None:
+    gate.set()
+    desk = Desk({})
+    (job,) = in_hand(desk, "held in a thread", 1)
+    assert desk.settle(job, error="not started yet") is False
+    desk.start(job)
+
+    assert desk.settle(job, result="1", retry_in=timedelta(5), retry=False) is True
+    assert desk.settle(job, error="too late") is False
+
+    assert (job.error, job.result, job.retry_in, job.retry) == (None, "1", timedelta(5), False)
+    assert desk.done.qsize() == 1
