@@ -14,8 +14,8 @@
 --                                   before its next slot
 --   failed otherwise, ONE_TIME   -> FAILED
 --   a schedule with a next slot  -> SCHEDULED for it, as a new run
---   one whose next slot cannot be -> SCHEDULED as a new run whose slot is not known yet, which the
---   computed                        next claim looks for (_settle_missed)
+--   one whose next slot cannot   -> SCHEDULED as a new run whose slot is not known yet, which the
+--   be computed                     next claim looks for (_settle_missed)
 --   a schedule without one       -> COMPLETED
 --
 -- ending is 'RELEASED', 'LOST', or null for an attempt that its worker finished. Rows come back

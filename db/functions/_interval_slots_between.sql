@@ -28,8 +28,8 @@ begin
         from unnest(
             rota._zone_changes(
                 _interval_slots_between.time_zone,
-                after at time zone 'UTC',
-                upto at time zone 'UTC'
+                date_trunc('second', after at time zone 'UTC'),
+                date_trunc('second', upto at time zone 'UTC')
             )
         ) as u(utc)
         cross join lateral (

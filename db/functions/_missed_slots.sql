@@ -30,6 +30,7 @@ declare
         when 'skip' then coalesce(schedule.max_lateness, interval '1 minute')
         else schedule.max_lateness
     end);
+    v_latest_start constant timestamptz := rota._later(job.scheduled_for, schedule.jitter);
     v_is_late boolean := false;
     v_later bigint := 0;  -- slots that are due, too
     v_kept bigint;
@@ -46,9 +47,7 @@ begin
         end if;
 
         v_is_late := coalesce(slot < v_oldest, false);
-    elsif job.attempt = 0 and job.run_at > rota._later(slot, schedule.jitter)
-        and rota._later(slot, schedule.jitter) < v_oldest
-    then
+    elsif job.attempt = 0 and job.run_at > v_latest_start and v_latest_start < v_oldest then
         v_is_late := job.run_at < v_oldest or 'RELEASED' is distinct from (
             select e.outcome
             from rota.attempts as e

@@ -1,6 +1,7 @@
 -- Looks for a moment after which exactly so many slots come, by counting: where it should be if the
 -- slots lay evenly, and every other time in the middle of what is left, so that it ends after twice
--- the bits of the span in microseconds. Nearly always the first or the second guess is right.
+-- the bits of the span in microseconds, which are less than 60. Nearly always the first or the
+-- second guess is right.
 create or replace function rota._slot_from_end(
     schedule rota.schedules,
     after timestamptz,
@@ -22,7 +23,8 @@ declare
     v_number bigint := number;
     v_even boolean := true;
 begin
-    while v_number <> place loop
+    for v_turn in 1..120 loop
+        exit when v_number = place;
         -- in seconds, for a day is one of the session's time zone
         v_guess := v_late - make_interval(
             secs => extract(epoch from v_late - v_early)::float8 * case

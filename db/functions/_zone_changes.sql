@@ -1,6 +1,7 @@
 -- No two changes in the tz database are closer than 95 hours, so of two moments three days apart
 -- with one offset none lies in between: a span is looked at in steps of three days, and only where
--- the offset differs the moment is searched for.
+-- the offset differs the moment is searched for. Changes are whole seconds, and so must both ends
+-- be.
 create or replace function rota._zone_changes(
     time_zone text,
     utc_after timestamp,

@@ -24,18 +24,7 @@ begin
     from pg_catalog.pg_settings as s
     where s.name = 'deadlock_timeout';
 
-    -- Asked first, for an insert waits where the row is there and somebody holds it.
-    if (select count(*) from rota.chores as c) < 2 then
-        insert into rota.chores (chore)
-        values ('maintain'), ('recover_jobs')
-        on conflict do nothing;
-    end if;
-
-    perform from rota.chores as c
-    where c.chore = 'maintain'
-    for no key update skip locked;
-
-    if not found then
+    if not rota._take_chore('maintain') then
         return;
     end if;
 

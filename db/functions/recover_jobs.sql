@@ -44,12 +44,7 @@ begin
         return 0;
     end if;
 
-    perform
-    from rota.chores as c
-    where c.chore = 'recover_jobs'
-    for no key update skip locked;
-
-    if not found then
+    if not rota._take_chore('recover_jobs') then
         return 0;
     end if;
 

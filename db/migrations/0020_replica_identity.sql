@@ -1,4 +1,4 @@
--- depends: 0007_chores
+-- depends: 0012_lanes_told_apart
 
 -- A table in a publication (one for all tables takes in ours) can be updated and deleted from only
 -- if its rows can be told apart, and executions have no key. No price is paid but by rows that are

@@ -38,6 +38,14 @@ def test_a_login_without_rights_cannot_keep_recovery_from_its_work(conn, connect
     assert recover(conn) == 1
 
 
+def test_recovery_goes_on_though_the_row_of_its_chore_is_gone(conn, lose):
+    conn.execute("delete from rota.chores")
+    lose()
+
+    assert recover(conn) == 1
+    assert chore(conn) is not None
+
+
 def test_two_sessions_do_not_recover_at_once_and_the_second_waits_for_nothing(connect, lose):
     first, second = connect(autocommit=False), connect()
     lose(3)

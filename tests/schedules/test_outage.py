@@ -111,6 +111,15 @@ def test_a_claim_settles_one_schedule_however_long_that_takes(conn, at):
     assert [len(claim(conn)) for _ in range(4)] == [1, 1, 1, 0]
 
 
+def test_a_claim_settles_one_schedule_of_a_lane_though_another_took_all_the_time(conn, at):
+    schedules(conn, 1, task="late", cron="0 0 * * *", misfire="skip", priority=1)
+    schedules(conn, 1)
+    at(DAY + HOUR)
+    slow_settling(conn, 1.1)
+
+    assert [row["task"] for row in claim(conn)] == ["tick"]
+
+
 def test_ordinary_jobs_found_with_schedules_are_claimed_with_them(conn, at):
     schedules(conn, 20)
     at(2 * DAY)
@@ -131,7 +140,7 @@ def test_a_claim_goes_on_behind_schedules_that_have_nothing_to_run(conn, at):
 
     assert [row["task"] for row in claim(conn, max_jobs=1)] == ["ordinary"]
 
-    skipped = conn.execute("select count(*) from rota.job_executions where outcome = 'SKIPPED'")
+    skipped = conn.execute("select count(*) from rota.attempts where outcome = 'SKIPPED'")
     assert skipped.fetchone() == (30,)
 
 
@@ -143,7 +152,7 @@ def test_a_claim_ends_though_it_has_found_nothing_to_run(conn, at):
     assert claim(conn, max_jobs=1) == []
 
     (settled,) = conn.execute(
-        "select count(*) from rota.job_executions where outcome = 'SKIPPED'"
+        "select count(*) from rota.attempts where outcome = 'SKIPPED'"
     ).fetchone()
     assert 1 <= settled <= 5  # in a second
 
@@ -243,7 +252,7 @@ def test_all_schedules_are_settled_after_a_week_while_ordinary_jobs_flow(conn, a
 
     print(f"{len(tasks)} runs, {claims} claims, {time.monotonic() - began:.1f} s")
     settled = conn.execute(
-        "select count(*) from rota.job_executions where outcome = 'SKIPPED'"
+        "select count(*) from rota.attempts where outcome = 'SKIPPED'"
         " and result ->> 'slots' = '9080'"
     ).fetchone()
     assert settled == (SCHEDULES,)

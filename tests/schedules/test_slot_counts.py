@@ -41,6 +41,10 @@ WALK = """
             v_slots := v_slots || v_slot;
         end loop;
 
+        if v_slots = '{}' then
+            return 'there is no slot';
+        end if;
+
         for v_number in 1..cardinality(v_slots) - 1 loop
             continue when v_number < steps - 5 and v_number % 7 > 0;
 
@@ -196,7 +200,8 @@ def test_as_many_slots_of_an_interval_are_counted_as_walked(
 @pytest.mark.parametrize("starts_at", ["2011-12-28T00:00-10:00", "2011-12-28T09:00-10:00"])
 def test_a_day_that_is_skipped_is_no_slot_of_its_own(conn: Connection, starts_at: str) -> None:
     moment = datetime.fromisoformat(starts_at)
-    day = {"days": 1, "zone": "Pacific/Apia", "starts_at": moment, "after": moment, "steps": 9}
+    day = {"months": 0, "days": 1, "seconds": 0, "zone": "Pacific/Apia"}
+    day |= {"starts_at": moment, "after": moment, "steps": 9}
 
     assert differences(conn, [day]) == []
 
