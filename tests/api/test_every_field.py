@@ -19,7 +19,9 @@ from db.gateway import call
 
 OTHER_NAMES = {  # columns that the API shows as seconds
     name: f"{name}_seconds"
-    for name in ("timeout", "backoff_base", "backoff_cap", "jitter", "max_lateness")
+    for name in (
+        *("timeout", "backoff_base", "backoff_cap", "jitter", "max_lateness", "clock_difference"),
+    )
 }
 START = "2030-01-31T09:00:00+00:00"
 
@@ -105,7 +107,8 @@ def eventful(conn: Connection) -> dict[str, Any]:
     )
     call(conn, "pause_queue", queue="mail")
     about = {"host": "here", "pid": 7, "queues": ["mail"], "concurrency": 4, "version": "v"}
-    call(conn, "announce_worker", worker="w", **about)
+    more = {"tasks": ["work", "tick"], "overrun": 3, "clock": datetime.now(UTC)}
+    call(conn, "announce_worker", worker="w", **about, **more)
     call(conn, "announce_worker", worker="gone", **about)
     call(conn, "dismiss_worker", worker="gone")
     return held
@@ -129,7 +132,7 @@ def test_a_job_is_shown_with_all_that_its_view_holds(
     assert_shown(shown, row)
     assert len(shown["executions"]) == 2
     for one, attempt in zip(shown["executions"], attempts, strict=True):
-        assert_shown(one, attempt, {"job_id"})
+        assert_shown(one, attempt, {"job_id", "scheduled_for", "job_state", "next_run_at"})
     page = client.get(shown["executions_url"]).json
     assert page == {"executions": shown["executions"], "next": None}
     (listed,) = client.get("/jobs?task=work").json["jobs"]
