@@ -288,7 +288,11 @@ def test_the_second_look_at_a_lane_takes_its_time(conn):
 
 def cursor_of(conn):
     return conn.execute(
-        "select (current_setting(rota._lane_setting('default', 0))::rota.lane_scan).run_at::text"
+        """
+        select extract(
+            epoch from (current_setting(rota._lane_setting('default', 0))::rota.lane_scan).run_at
+        )::float8
+        """
     ).fetchone()[0]
 
 
