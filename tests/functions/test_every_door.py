@@ -14,7 +14,8 @@ NEEDED = {  # arguments of those that need some
     "begin_sleep": {"queues": ["a"]},
     "end_sleep": {"queues": ["a"]},
     "dismiss_worker": {"worker": "w"},
-    "pause_queue": {"queue": "new"},
+    "pause_queue": {"queue": "mail"},
+    "delete_queue": {"queue": "mail"},
     "resume_queue": {"queue": "mail"},
     "configure_retention": {"retention": "8 days"},
 }

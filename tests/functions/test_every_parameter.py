@@ -344,7 +344,7 @@ def seen(value):
         return value.isoformat() if abs(left) > 100 * DAY else f"{round(left / MINUTE / 5)}"
     if isinstance(value, str):
         return re.sub(r"pid \d+", "pid", value)
-    if isinstance(value, timedelta):
+    if isinstance(value, timedelta) and value.microseconds:  # it was measured
         return f"{round(value / MINUTE)} minutes"
     return "a token" if isinstance(value, UUID) else value
 

@@ -135,7 +135,12 @@ def scenario(conn: Connection) -> list[Any]:
     do("recover_jobs")
     advance(24 * 9)
     for queues in (["default"], ["other", "default"]):
-        for job in do("claim_next_job", queues=queues, max_jobs=20, worker="w", max_bytes=10_000):
+        jobs: list[dict[str, Any]] = []
+        claim = {"queues": queues, "max_jobs": 20, "worker": "w", "max_bytes": 10_000}
+        while batch := call(conn, "claim_next_job", **claim):  # a call may leave some to the next
+            jobs += batch
+        seen.append([tuple(map(plain, job.items())) for job in jobs])
+        for job in jobs:
             do("finish_job", job_id=job["id"], token=job["token"])
     do("next_due_in", queues=["default", "other"], within="1 day")
     do("pause_schedule", name="grid")
@@ -229,6 +234,7 @@ def settings(conn: Connection, kinds: list[str]) -> list[tuple[Any, ...]]:
 
 
 def try_all(conn: Connection, values: Callable[[tuple[Any, ...]], list[str]], kinds: list[str]):
+    run(conn)  # the first time takes long, and a claim that settles takes no longer than it may
     expected = run(conn)
     assert isinstance(expected, list), expected
     differing, tried = {}, 0

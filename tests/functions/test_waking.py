@@ -277,7 +277,11 @@ MAKERS = {
     "schedule_job": (None, {"task": "t", "every": timedelta(hours=1), "queue": "mail"}),
     "retry_job": (cancelled, {}),
     "resume_queue": (
-        lambda conn, queue: call(conn, "pause_queue", queue=queue) and None,
+        lambda conn, queue: (
+            call(conn, "configure_queue", queue=queue)
+            and call(conn, "pause_queue", queue=queue)
+            and None
+        ),
         {"queue": "mail"},
     ),
     "resume_schedule": (paused, {}),
