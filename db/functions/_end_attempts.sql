@@ -195,15 +195,14 @@ begin
                     and d.attempt <= d.max_retries
             ) as p
             where d.verdict = 'NEXT RUN' and p.reason is not null
-        ), told as materialized (  -- those who sleep, of what comes back; not run unless it is read
-            select rota._wake(d.queue, min(d.new_run_at), v_now)
-            from decided as d
-            where d.new_run_at < 'infinity'
-            group by d.queue
         )
         select d.id, d.token, d.new_state, nullif(d.new_run_at, 'infinity')
         from decided as d
-        cross join (select count(*) from told) as t;
+        where case  -- always true: those who sleep are told of what comes back
+            when d.new_run_at < 'infinity' and not rota._nobody_sleeps(d.queue, d.new_run_at, v_now)
+                then rota._wake(d.queue, d.new_run_at, v_now) is not null
+            else true
+        end;
 end;
 $$;
 

@@ -200,6 +200,7 @@ def run(conn: Connection, name: str | None = None, value: str | None = None) -> 
             answers = scenario(conn)
             raise Undone
     except Undone:
+        conn.execute("vacuum rota.live_jobs")  # what is undone lies in the way, and claims notice
         return answers
     except psycopg.Error as error:
         return f"{error.sqlstate}: {error} {error.diag.context}"
