@@ -181,4 +181,4 @@ def test_the_demo_looks_for_the_run_where_that_keeps_its_state(db, state):
         text=True,
     )
 
-    assert "No worker serves the queue default" in demo.stdout, demo
+    assert "No worker of the queue default knows" in demo.stdout, demo
