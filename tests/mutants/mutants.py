@@ -21,6 +21,7 @@ LIFE = "tests/schedules/test_life.py"
 NEXT_RUN = "tests/schedules/test_next_run.py"
 ATTEMPTS = "tests/worker/test_attempts.py"
 WORKER_CLAIMS = "tests/worker/test_claiming.py"
+THREADS = "tests/worker/test_threads.py"
 WORKER_FAULTS = "tests/worker/test_faults.py"
 
 
@@ -576,7 +577,7 @@ MUTANTS = [
     mutant(
         "nobody takes back what a dead worker held",
         "worker/keeper.py",
-        "(self._recover, 0.0), ",
+        '            Chore("recover_jobs", self._recover),\n',
         "",
         f"{WORKER_FAULTS}::test_a_job_whose_worker_was_killed_is_run_by_another",
     ),
@@ -590,8 +591,8 @@ MUTANTS = [
     mutant(
         "a forked child goes on as a second worker",
         "worker/crew.py",
-        "        if os.getpid() != self._pid:\n            os._exit(0)  # the handler forked",
-        "        if False:\n            os._exit(0)  # the handler forked",
+        "                _end_child(None)\n            _succeed(desk, job, value)\n\n\nclass Cor",
+        "                pass\n            _succeed(desk, job, value)\n\n\nclass Cor",
         f"{ATTEMPTS}::test_a_handler_that_forks_and_returns_twice_finishes_once",
     ),
     mutant(
@@ -610,9 +611,44 @@ MUTANTS = [
     ),
     mutant(
         "one result that the database refuses is tried for ever and holds up the others",
-        "worker/link.py",
-        "                if not passes(error) or (unless and error.sqlstate == unless):\n",
-        "                if unless and error.sqlstate == unless:\n",
+        "worker/finisher.py",
+        "        elif passes(error):\n",
+        "        elif True:\n",
         f"{ATTEMPTS}::test_what_the_database_refuses_fails_that_attempt_alone",
+    ),
+    mutant(
+        "what finishes waits for a row that somebody else has locked",
+        "worker/finisher.py",
+        "        if error.sqlstate == LOCKED:\n            self._part_locked(parcel)\n        elif",
+        "        if",
+        f"{THREADS}::test_what_finishes_beside_a_locked_row_is_told_at_once",
+    ),
+    mutant(
+        "progress that meets a lock is dropped",
+        "worker/keeper.py",
+        "                self._desk.with_news.add(job)\n",
+        "",
+        f"{THREADS}::test_progress_of_a_locked_row_is_stored_once_it_is_free",
+    ),
+    mutant(
+        "a recovery that ran out of time asks for as much again",
+        "worker/link.py",
+        "            if error.sqlstate == OUT_OF_TIME:\n                self.size = max",
+        "            if False:\n                self.size = max",
+        f"{THREADS}::test_a_recovery_that_ran_out_of_time_asks_for_half",
+    ),
+    mutant(
+        "a place that an overrun handler holds is not shown",
+        "worker/desk.py",
+        "        self.overrun.add(job)  # first, so that give_up comes after it\n",
+        "",
+        f"{THREADS}::test_places_that_overrun_handlers_hold_are_shown",
+    ),
+    mutant(
+        "a forked child takes a signal as its parent does",
+        "worker/surroundings.py",
+        "        signal.signal(number, signal.SIG_DFL)\n",
+        "        pass\n",
+        "tests/worker/test_hostile.py::test_a_forked_child_is_no_worker",
     ),
 ]
