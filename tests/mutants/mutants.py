@@ -29,6 +29,7 @@ OUTAGE = "tests/schedules/test_outage.py"
 NEXT_RUN = "tests/schedules/test_next_run.py"
 ATTEMPTS = "tests/worker/test_attempts.py"
 WORKER_CLAIMS = "tests/worker/test_claiming.py"
+THREADS = "tests/worker/test_threads.py"
 WORKER_FAULTS = "tests/worker/test_faults.py"
 
 
@@ -939,5 +940,40 @@ MUTANTS = [
         "    v_schedule.trigger_requested_at := v_old.trigger_requested_at;\n",
         "",
         f"{LIFE}::test_saving_a_schedule_anew_keeps_a_trigger_that_was_asked_for",
+    ),
+    mutant(
+        "what finishes waits for a row that somebody else has locked",
+        "worker/finisher.py",
+        "        if error.sqlstate == LOCKED:\n            self._part_locked(parcel)\n        elif",
+        "        if",
+        f"{THREADS}::test_what_finishes_beside_a_locked_row_is_told_at_once",
+    ),
+    mutant(
+        "progress that meets a lock is dropped",
+        "worker/keeper.py",
+        "                self._desk.with_news.add(job)\n",
+        "",
+        f"{THREADS}::test_progress_of_a_locked_row_is_stored_once_it_is_free",
+    ),
+    mutant(
+        "a recovery that ran out of time asks for as much again",
+        "worker/link.py",
+        "            if error.sqlstate == OUT_OF_TIME:\n                self.size = max",
+        "            if False:\n                self.size = max",
+        f"{THREADS}::test_a_recovery_that_ran_out_of_time_asks_for_half",
+    ),
+    mutant(
+        "a place that an overrun handler holds is not shown",
+        "worker/desk.py",
+        "        self.overrun.add(job)  # first, so that give_up comes after it\n",
+        "",
+        f"{THREADS}::test_places_that_overrun_handlers_hold_are_shown",
+    ),
+    mutant(
+        "a forked child takes a signal as its parent does",
+        "worker/surroundings.py",
+        "        signal.signal(number, signal.SIG_DFL)\n",
+        "        pass\n",
+        "tests/worker/test_hostile.py::test_a_forked_child_is_no_worker",
     ),
 ]

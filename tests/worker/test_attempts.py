@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,16 +39,48 @@ def test_a_job_runs_and_its_result_is_kept(
 
 
 def test_a_file_outside_the_folder_is_not_read(
-    start_worker: StartWorker, enqueue: Callable[..., int], job: ReadJob, settled: Callable
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    job: ReadJob,
+    settled: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job_id = enqueue("count_words", {"file": "/etc/passwd"})
-    other_id = enqueue("count_words", {"file": "worker/../../../../../../etc/passwd"})
+    (tmp_path / "inside").write_text("to be or not to be")
+    monkeypatch.setenv("ROTA_FILES", str(tmp_path))
+    inside = enqueue("count_words", {"file": "inside"})
+    outside = [
+        enqueue("count_words", {"file": name})
+        for name in ("/etc/passwd", "x/../../../../../../etc/passwd")
+    ]
+
+    start_worker()
+    settled()
+
+    assert job(inside)["result"]["words"] == 6
+    assert [(job(id)["state"], job(id)["attempt"]) for id in outside] == [("FAILED", 1)] * 2
+    assert all("there is no file" in job(id)["last_error"] for id in outside)
+
+
+@pytest.mark.parametrize("folder", [None, ""])
+def test_no_file_is_read_unless_a_folder_is_named(
+    folder: str | None,
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    job: ReadJob,
+    settled: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ROTA_FILES", raising=False)
+    if folder is not None:
+        monkeypatch.setenv("ROTA_FILES", folder)
+    job_id = enqueue("count_words", {"file": "README.md"})
 
     start_worker()
     settled()
 
     assert (job(job_id)["state"], job(job_id)["attempt"]) == ("FAILED", 1)
-    assert (job(other_id)["state"], job(other_id)["attempt"]) == ("FAILED", 1)
+    assert "its ROTA_FILES names no folder" in job(job_id)["last_error"]
 
 
 def test_a_failing_job_is_retried_until_its_retries_are_spent(

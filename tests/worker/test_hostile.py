@@ -113,7 +113,10 @@ def test_a_forked_child_is_no_worker(
     trace: Trace,
 ) -> None:
     worker = start_worker(*HOSTILE, "--concurrency", "2", "--poll", "0.1")
-    sessions = "select pid from pg_stat_activity where application_name like 'rota worker%'"
+    sessions = (
+        "select pid from pg_stat_activity"
+        " where application_name like 'rota worker%' and datname = current_database()"
+    )
     enqueue("echo")
     settled()
     before = set(conn.execute(sessions).fetchall())
