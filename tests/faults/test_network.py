@@ -181,7 +181,8 @@ def test_f35_a_post_that_is_repeated_after_the_api_was_killed_makes_one_job(
     log = house.folder / "api.log"
     first = house.run(["-m", "app"], environment, log)
     wait_until(lambda: "serving" in log.read_text())
-    proxy.swallow_reply("COMMIT", keep_open=True)
+    # the whole statement: BEGIN says READ COMMITTED
+    proxy.swallow_reply("COMMIT\0", keep_open=True)
 
     def post() -> dict[str, Any]:
         body = {"task": "work", "unique_key": "once", "payload": {"key": "once"}}
