@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from db.gateway import call
 from tests.waiting import wait_until
 
-STEP = timedelta(milliseconds=10)
+STEP = timedelta(milliseconds=1)  # too short for a look at what lies behind a cursor
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def scenario(conn: Connection) -> list[Any]:
 
     conn.execute("alter sequence rota.job_ids restart")
     conn.execute("select setseed(0.5)")  # for the backoff
-    do("enqueue_job", task="first", queue="other")
+    do("enqueue_job", task="first", queue="other", run_at="2027-03-01 00:00+00")
     do("enqueue_job", task="keyed", priority=3, timeout="1 day", unique_key="k")
     do("enqueue_job", task="keyed", priority=3, timeout="1 day", unique_key="k")
     do(
