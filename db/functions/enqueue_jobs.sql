@@ -1,3 +1,4 @@
+-- Times and intervals in the document are read the same way in every session.
 -- A misspelt key must not be a job that silently lacks an option.
 -- All or nothing: every job is checked before the first is written, and one statement writes all
 -- that have no unique_key. Those that have one go through enqueue_job in the order of their keys,
@@ -12,6 +13,8 @@ create or replace function rota.enqueue_jobs(jobs jsonb)
     volatile
     security definer
     set search_path = pg_catalog, pg_temp
+    set datestyle = 'ISO, YMD'
+    set intervalstyle = 'postgres'
     set jit = off
     set enable_nestloop = off
 as $$

@@ -29,7 +29,7 @@ def still(connect, clock):
             execute format(
                 'create or replace function rota._now() returns timestamptz language sql volatile'
                     ' as $$ select timestamptz %L + (select c.ahead from rota_test.clock as c) $$',
-                clock_timestamp()
+                rota._utc_text(clock_timestamp())
             );
         end;
         $do$

@@ -10,6 +10,14 @@ from psycopg.types.json import Jsonb
 from db.gateway import call
 
 
+@pytest.fixture
+def conn(conn):
+    """A connection that shows names and warnings as they are, whatever the database says."""
+    conn.execute("set quote_all_identifiers = off")
+    conn.execute("set client_min_messages = 'notice'")
+    return conn
+
+
 def finish_one(conn, **ending):
     (row,) = call(conn, "enqueue_job", task="work", max_retries=0)
     (claimed,) = call(conn, "claim_next_job")
