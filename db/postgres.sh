@@ -71,8 +71,8 @@ fi
 case ${1:-} in
     start)
         if [[ $is_ours == yes ]]; then exec docker-entrypoint.sh postgres; fi
-        echo "compose: DATABASE_URL names another server; this one stays off"
         trap 'exit 0' TERM INT
+        echo "compose: DATABASE_URL names another server; this one stays off"
         sleep infinity &
         wait
         ;;

@@ -167,9 +167,7 @@ def test_the_bundled_server_stays_off_where_the_url_names_another(url, tmp_path)
             process.terminate()
             code = process.wait(10)
         finally:
-            with contextlib.suppress(
-                ProcessLookupError
-            ):  # what it started ends with it, or soon after
+            with contextlib.suppress(ProcessLookupError):  # where nothing is left of it
                 os.killpg(process.pid, signal.SIGKILL)
 
     assert ready.returncode == 0 and "pg_isready" not in ready.stdout
