@@ -2,8 +2,6 @@
 
 import contextlib
 import logging
-import os
-import socket
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from psycopg import IsolationLevel
 from psycopg.adapt import Buffer, Loader
 from psycopg.conninfo import conninfo_to_dict
 
-from db.session import settings
+from db.session import for_transaction, hang_up
 
 log = logging.getLogger("rota.api")
 
@@ -118,8 +116,7 @@ class Database:
         for conn, since in list(self._lent.items()):
             if now - since > LONGEST_TRANSACTION and not conn.closed:
                 with contextlib.suppress(OSError, psycopg.Error):
-                    with socket.socket(fileno=os.dup(conn.fileno())) as copy:
-                        copy.shutdown(socket.SHUT_RDWR)
+                    hang_up(conn)
                     log.warning("no answer from the database for too long, a connection is cut")
 
     def _begin(self) -> psycopg.Connection:
@@ -156,10 +153,7 @@ class Database:
 @cache
 def _transaction_settings(server_version: int) -> str:
     """Return the statement that sets for one transaction what its statements rely on."""
-    return "select " + ", ".join(
-        f"pg_catalog.set_config('{name}', '{value}', true)"
-        for name, value in (settings(server_version) | SETTINGS).items()
-    )
+    return for_transaction(server_version, **SETTINGS)
 
 
 def database() -> Database:

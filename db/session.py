@@ -1,5 +1,8 @@
 """What each session of Rota's own sets for itself, whatever the database, the role or libpq say."""
 
+import os
+import socket
+
 from psycopg import Connection
 
 NEWEST_SETTINGS = {170000: {"transaction_timeout": "0"}}  # by the server version that brought them
@@ -52,3 +55,24 @@ def settle(conn: Connection, **limits: str) -> None:
         """,
         [list(values), list(values.values())],
     )
+
+
+def for_transaction(server_version: int, **limits: str) -> str:
+    """Return the statement that sets the same until a transaction ends, and no longer.
+
+    Behind a pooler a session is not ours to change.
+    """
+    values = settings(server_version) | limits
+    return "select " + ", ".join(
+        f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in values.items()
+    )
+
+
+def hang_up(conn: Connection) -> None:
+    """Cut a connection, from another thread than the one that waits for its answer.
+
+    Raises:
+        OSError: it is gone already; so does psycopg.Error.
+    """
+    with socket.socket(fileno=os.dup(conn.fileno())) as copy:
+        copy.shutdown(socket.SHUT_RDWR)

@@ -4,20 +4,18 @@ import contextlib
 import math
 import os
 import random
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import sql
 from psycopg.adapt import Transformer
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import error_from_result
 from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
-from db.session import settings
+from db.session import for_transaction, hang_up, settle
 from worker.descriptor import Descriptor
 from worker.job import clock
 from worker.log import log
@@ -51,12 +49,7 @@ SESSION_LOST = ("08", "25006", "25P03", "25P04", "57P")
 MEND = "run python -m db.deploy, and start the worker from the same checkout"
 
 
-BEGIN = sql.SQL("begin isolation level read committed read write; select {}")
-
-SET = """
-    select pg_catalog.set_config(s.name, s.value, false)
-    from unnest(%s::pg_catalog.text[], %s::pg_catalog.text[]) as s(name, value)
-"""
+BEGIN = "begin isolation level read committed read write; "
 
 _abandoned: list[Connection] = []  # kept, for to let go of a connection is to close it
 
@@ -380,8 +373,7 @@ class Link:
         if conn is None or not self._is_ours():
             return
         with contextlib.suppress(OSError, psycopg.Error):
-            with socket.socket(fileno=os.dup(conn.fileno())) as copy:
-                copy.shutdown(socket.SHUT_RDWR)
+            hang_up(conn)
             log.warning(reason, extra={"fields": {"purpose": self.purpose}})
 
     def _be_more_patient(self) -> None:
@@ -420,33 +412,26 @@ class Link:
             if self.pooled:
                 conn.prepare_threshold = None
             else:
-                values = self._settings(conn)
-                conn.execute(SET, [list(values), list(values.values())])
+                settle(conn, **self._limits())
         except BaseException:
             self.close()
             raise
 
-    def _settings(self, conn: Connection) -> dict[str, str]:
-        """Return our settings by name."""
-        values = settings(conn.info.server_version)
-        values |= {
+    def _limits(self) -> dict[str, str]:
+        """Return what we set on top of db.session's settings."""
+        limits = {
             "statement_timeout": str(int(self._patience * 1000)),
             "lock_timeout": str(int(self._lock_patience * 1000)),
-            "idle_session_timeout": "0",
         }
         if not self._durable:
-            values["synchronous_commit"] = "off"
-        return values
+            limits["synchronous_commit"] = "off"
+        return limits
 
     def _in_a_transaction(self, conn: Connection, work: Callable[[Connection], Result]) -> Result:
         """Do the work in a session that is ours until its transaction ends."""
-        assignments = sql.SQL(", ").join(
-            sql.SQL("pg_catalog.set_config({}, {}, true)").format(name, value)
-            for name, value in self._settings(conn).items()
-        )
         try:
             # In one message: between two, a limit on idle transactions might end the session.
-            conn.execute(BEGIN.format(assignments))
+            conn.execute(BEGIN + for_transaction(conn.info.server_version, **self._limits()))
             result = work(conn)
             conn.execute("commit")
         except BaseException:
