@@ -142,6 +142,39 @@ def test_bulks_that_share_keys_in_opposite_order_do_not_deadlock(session, ending
     assert [row["job_id"] for row in backwards.answer()] == ids[::-1]
 
 
+def test_a_bulk_takes_its_keys_in_order_whatever_the_order_of_its_jobs(session):
+    first, second = session(), session()
+    first.begin()
+    first.call("enqueue_job", task="t", unique_key="a")
+
+    bulk = second.start(
+        "enqueue_jobs", jobs=Jsonb([{"task": "t", "unique_key": key} for key in "cba"])
+    )
+    assert bulk.waits()
+    # It waits for "a", so it holds neither of the others yet.
+    for key in "bc":
+        assert first.call("enqueue_job", task="t", unique_key=key)[0]["created"]
+    first.commit()
+
+    assert [row["created"] for row in bulk.answer()] == [False] * 3
+
+
+def test_of_many_jobs_of_a_bulk_with_one_key_the_first_is_made(conn):
+    keys = ["b", "a"] * 300
+    rows = call(
+        conn,
+        "enqueue_jobs",
+        jobs=Jsonb(
+            [{"task": "t", "payload": place, "unique_key": key} for place, key in enumerate(keys)]
+        ),
+    )
+
+    assert [place for place, row in enumerate(rows) if row["created"]] == [0, 1]
+    assert conn.execute(
+        "select unique_key, payload from rota.live_jobs order by unique_key"
+    ).fetchall() == [("a", 1), ("b", 0)]
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
@@ -364,6 +397,48 @@ def test_a_cancel_between_two_steps_of_a_retry_finds_the_job(conn, session):
 
     assert cancel[0]["state"] == "CANCELLED"
     assert state(conn, job_id) == "SCHEDULED"
+
+
+def test_a_cancel_whose_job_comes_back_between_its_two_looks_finds_it(conn, session):
+    job_id = enqueue(conn)
+    call(conn, "cancel_job", job_id=job_id)
+    first, second = session(), session()
+    first.begin()
+    first.call("retry_job", job_id=job_id)
+    first.conn.execute("lock table rota.finished_jobs in access exclusive mode")
+
+    # It has looked for a live job already, in vain, and waits to look for one that has ended.
+    cancel = second.start("cancel_job", job_id=job_id)
+    assert cancel.waits()
+    first.commit()
+
+    assert cancel.answer()[0]["state"] == "CANCELLED"
+    assert state(conn, job_id) == "CANCELLED"
+
+
+def test_an_enqueuer_whose_key_s_holder_ends_between_its_two_looks_makes_the_job(conn, session):
+    held = enqueue(conn, unique_key="k")
+    conn.execute("""
+        create function public.pause() returns trigger language plpgsql as $$
+        begin
+            perform pg_advisory_xact_lock(77);
+            return null;
+        end $$;
+        create trigger pause after insert on rota.live_jobs execute function public.pause();
+    """)
+    first, second = session(), session()
+    first.begin()
+    first.conn.execute("select pg_advisory_xact_lock(77)")
+
+    # Its insert has met the holder already, and waits before it asks who that is.
+    waiting = second.start("enqueue_job", task="t", unique_key="k")
+    assert waiting.waits()
+    first.call("finish_job", **claim(first.conn))
+    first.commit()
+
+    (made,) = waiting.answer()
+    assert made["created"]
+    assert made["job_id"] != held
 
 
 def test_a_job_that_is_committed_late_is_not_skipped_for_one_that_came_after(conn, session):

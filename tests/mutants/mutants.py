@@ -976,4 +976,47 @@ MUTANTS = [
         "        pass\n",
         "tests/worker/test_hostile.py::test_a_forked_child_is_no_worker",
     ),
+    # -- between two looks
+    mutant(
+        "a cancel looks once for a job that may be on its way back",
+        "db/functions/cancel_job.sql",
+        "for v_look in 1..2 loop",
+        "for v_look in 1..1 loop",
+        f"{RACES}::test_a_cancel_whose_job_comes_back_between_its_two_looks_finds_it",
+    ),
+    mutant(
+        "an enqueue answers nothing when the holder of its key ends meanwhile",
+        "db/functions/enqueue_job.sql",
+        "        exit when found;\n",
+        "        exit;\n",
+        f"{RACES}::test_an_enqueuer_whose_key_s_holder_ends_between_its_two_looks_makes_the_job",
+    ),
+    mutant(
+        "a bulk takes its keys in the order of its jobs",
+        "db/functions/enqueue_jobs.sql",
+        'order by t.unique_key collate "C", t.place',
+        "order by t.place",
+        f"{RACES}::test_a_bulk_takes_its_keys_in_order_whatever_the_order_of_its_jobs",
+    ),
+    mutant(
+        "of equal keys in a bulk any job is made",
+        "db/functions/enqueue_jobs.sql",
+        'order by t.unique_key collate "C", t.place',
+        'order by t.unique_key collate "C", t.place desc',
+        f"{RACES}::test_of_many_jobs_of_a_bulk_with_one_key_the_first_is_made",
+    ),
+    mutant(
+        "a retry of a paused schedule tells a time that never comes",
+        END,
+        "select d.id, d.token, d.new_state, nullif(d.new_run_at, 'infinity')",
+        "select d.id, d.token, d.new_state, d.new_run_at",
+        f"{LIFE}::test_a_retry_of_a_run_that_was_paused_meanwhile_waits_for_no_time_that_one_can_name",
+    ),
+    mutant(
+        "a retry of a paused schedule runs all the same",
+        END,
+        "when d.verdict = 'SAME RUN' and (d.next).run_at = 'infinity' then 'infinity'\n",
+        "\n",
+        f"{LIFE}::test_a_retry_of_a_run_that_was_paused_meanwhile_waits_for_no_time_that_one_can_name",
+    ),
 ]

@@ -429,6 +429,23 @@ def test_a_pause_while_it_runs_lets_the_run_end_and_holds_the_next(conn, at):
     assert claim(conn) is None
 
 
+def test_a_retry_of_a_run_that_was_paused_meanwhile_waits_for_no_time_that_one_can_name(conn, at):
+    hourly(conn, max_retries=1)
+    at(HOUR)
+    _, held = claim(conn)
+    call(conn, "pause_schedule", name="tick")
+
+    (told,) = call(conn, "finish_job", **held, error="boom", retry_in=MINUTE)
+
+    assert (told["state"], told["run_at"]) == ("SCHEDULED", None)
+    query = "select next_run_at, job_state from rota.job_executions where outcome = 'FAILED'"
+    assert conn.execute(query).fetchall() == [(None, "SCHEDULED")]
+    query = "select run, attempt, run_at = 'infinity' from rota.live_jobs"
+    assert conn.execute(query).fetchall() == [(1, 1, True)]
+    at(3 * HOUR)
+    assert claim(conn) is None
+
+
 def test_pausing_and_resuming_ahead_of_the_slot_changes_nothing(conn, at):
     hourly(conn)
     call(conn, "pause_schedule", name="tick")
