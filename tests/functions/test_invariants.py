@@ -49,6 +49,8 @@ DAMAGE = {
     "L3: a live": "update rota.live_jobs set token ="
     " (select token from rota.attempts where job_id = 4) where id = 4",
     "C2": "delete from rota.lanes",
+    "C2: claims": "update rota.lanes set queue = 'another'",
+    "C2: claims know": "update rota.lanes set priority = 77",
     "E5": "update rota.live_jobs set unique_key = 'k' where id in (1, 2)",
     "K2: a live": "delete from rota.schedules",
     "K2: a schedule": "update rota.finished_jobs set schedule_type = 'CRON', state = 'FAILED'",

@@ -106,6 +106,12 @@ def test_recovery_stops_after_a_second_and_the_next_call_goes_on(conn, lose):
     assert [recover(conn) for _ in range(4)] == [100, 100, 50, 0]
 
 
+def test_recovery_goes_on_within_its_second_and_to_its_number(conn, lose):
+    lose(350)
+
+    assert [recover(conn, max_jobs=310) for _ in range(3)] == [310, 40, 0]
+
+
 def test_recovery_leaves_alone_what_moved_between_its_look_and_its_lock(connect, clock, lose):
     """A heartbeat that is not committed yet: the look sees the old lease, the lock the new one."""
     conn, holder = connect(), connect(autocommit=False)

@@ -122,15 +122,18 @@ def test_a_sleeper_of_the_release_before_is_notified_still(conn, sleeper):
     assert notified(conn, sleeper) == ["mail"]
 
 
-def test_falling_asleep_does_not_wait_for_a_lock_that_an_outsider_holds(conn, connect, sleeper):
+@pytest.mark.parametrize("held", ["a", "mail", "z"])
+def test_falling_asleep_does_not_wait_for_a_lock_that_an_outsider_holds(
+    conn, connect, sleeper, held
+):
     outsider = connect()
-    outsider.execute("select pg_advisory_lock(rota._wake_class(), hashtext('mail'))")
+    outsider.execute("select pg_advisory_lock(rota._wake_class(), hashtext(%s))", [held])
     sleeper.execute("set lock_timeout = '1s'")
 
     assert call(sleeper, "begin_sleep", queues=["a", "mail", "z"]) == [{"begin_sleep": False}]
 
     assert advisory_locks(conn, sleeper) == 0
-    assert call(conn, "enqueue_job", task="t", queue="mail")[0]["created"]
+    assert call(conn, "enqueue_job", task="t", queue=held)[0]["created"]
     outsider.execute("select pg_advisory_unlock_all()")
     assert call(sleeper, "begin_sleep", queues=["a", "mail", "z"]) == [{"begin_sleep": True}]
 

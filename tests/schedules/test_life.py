@@ -446,6 +446,24 @@ def test_a_retry_of_a_run_that_was_paused_meanwhile_waits_for_no_time_that_one_c
     assert claim(conn) is None
 
 
+def test_a_schedule_that_is_saved_after_the_clock_was_put_back_may_run_slots_it_had_skipped(
+    conn, at
+):
+    hourly(conn, misfire="skip")
+    at(HOUR)
+    assert run(conn) == 1
+    at(2 * HOUR + 10 * MINUTE)
+    assert claim(conn) is None
+    at(4 * HOUR + 10 * MINUTE)
+    assert claim(conn) is None
+    assert [slot for slot, _ in skipped(conn)] != []
+    at(90 * MINUTE)
+
+    hourly(conn, misfire="skip", every=30 * MINUTE)
+
+    assert hours(status(conn)["scheduled_for"]) == 2
+
+
 def test_pausing_and_resuming_ahead_of_the_slot_changes_nothing(conn, at):
     hourly(conn)
     call(conn, "pause_schedule", name="tick")

@@ -309,6 +309,46 @@ def test_what_cannot_come_is_refused_with_the_field(
     assert refusal.value.diag.message_hint
 
 
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [
+        ("* * * * MON-XYZ", "day-of-week takes 0 to 7 or SUN to SAT: *,"),
+        ("* * * * XYZ-MON", "day-of-week takes 0 to 7 or SUN to SAT: *,"),
+        ("* * * JAN-XYZ *", "month takes 1 to 12 or JAN to DEC: *,"),
+        ("* * JAN * *", "day-of-month takes 1 to 31: *,"),
+        ("* 1-MON * * *", "hour takes 0 to 23: *,"),
+        ("61 * * * *", "minute takes 0 to 59: *,"),
+    ],
+)
+def test_a_field_is_refused_with_what_it_takes(conn: Connection, field: str, hint: str) -> None:
+    with pytest.raises(psycopg.Error) as refusal:
+        conn.execute("select rota.next_run(%s, 'UTC', now())", [field])
+
+    assert refusal.value.sqlstate == "RTV02"
+    assert refusal.value.diag.message_hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("back", "months"),
+    [
+        (27, {28: 1, 29: 2, 30: 3, 31: 4}),
+        (28, {28: None, 29: 1, 30: 2, 31: 3}),
+        (29, {28: None, 29: None, 30: 1, 31: 2}),
+        (30, {28: None, 29: None, 30: None, 31: 1}),
+    ],
+)
+def test_a_day_before_the_first_of_a_short_month_does_not_come(
+    conn: Connection, back: int, months: dict[int, int | None]
+) -> None:
+    firsts = {28: "2030-02-01", 29: "2028-02-01", 30: "2030-04-01", 31: "2030-01-01"}
+    for length, day in months.items():
+        first = datetime.fromisoformat(firsts[length]).replace(tzinfo=UTC)
+        found = conn.execute(
+            "select rota.next_run(%s, 'UTC', %s)", [f"0 0 L-{back} * *", first - timedelta(hours=1)]
+        ).fetchone()[0]
+        assert (found.day if found < first + timedelta(days=length) else None) == day
+
+
 def test_a_long_expression_is_refused_unread(ask: Callable) -> None:
     after = datetime(2025, 6, 18, tzinfo=UTC)
 

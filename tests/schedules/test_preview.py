@@ -71,6 +71,30 @@ def test_a_repeated_time_is_marked_and_runs_once(preview):
     ]
 
 
+def test_seconds_that_follow_each_other_are_not_taken_for_one(preview):
+    for start in (SPRING, SPRING + DAY, AUTUMN):
+        rows = preview(cron="*/1 * * * * *", n=5, from_time=start)
+        assert [note for _, note in rows] == [""] * 5
+    rows = preview(cron="0-59 * * * * *", n=5, from_time=SPRING)
+    assert [note for _, note in rows] == [""] * 5
+
+
+def test_of_two_moments_with_one_local_time_it_says_which_is_which(conn):
+    rows = call(
+        conn,
+        "preview_schedule",
+        cron="0 */1 * * *",
+        time_zone="Europe/Berlin",
+        n=2,
+        from_time=AUTUMN + timedelta(hours=24),
+    )
+
+    assert [row["note"].split(" of ")[0] for row in rows] == [
+        "repeated: the first",
+        "repeated: the second",
+    ]
+
+
 def test_a_pattern_runs_at_both_moments_of_a_repeated_time_and_none_that_is_skipped(preview):
     assert preview(cron="0 */1 * * *", n=4, from_time=AUTUMN + timedelta(hours=23)) == [
         ("27 01:00:00+02:00", ""),

@@ -197,6 +197,19 @@ def test_as_many_slots_of_an_interval_are_counted_as_walked(
     assert differences(conn, schedules) == []
 
 
+@pytest.mark.parametrize("change", ["2030-03-31T01:00+00:00", "2030-10-27T01:00+00:00"])
+@pytest.mark.parametrize(
+    "cron", ["* * * * * *", "58,59 59 * * * *", "0,1 0 * * * *", "*/1 * 2 * * *", "59 59 2 * * *"]
+)
+def test_every_second_around_a_change_of_the_clocks_is_counted(
+    conn: Connection, cron: str, change: str
+) -> None:
+    after = datetime.fromisoformat(change) - 5 * SECOND
+    timing = {"cron": cron, "zone": "Europe/Berlin", "starts_at": after - DAY, "steps": 20}
+
+    assert differences(conn, [{**timing, "after": after - n * SECOND} for n in range(3)]) == []
+
+
 @pytest.mark.parametrize("starts_at", ["2011-12-28T00:00-10:00", "2011-12-28T09:00-10:00"])
 def test_a_day_that_is_skipped_is_no_slot_of_its_own(conn: Connection, starts_at: str) -> None:
     moment = datetime.fromisoformat(starts_at)
