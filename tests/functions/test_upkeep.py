@@ -366,6 +366,23 @@ def test_weeks_of_the_past_that_nobody_prepared_get_their_partition(conn, clock)
     assert partition in partitions(conn, "finished_jobs")
 
 
+def test_while_the_retention_is_being_changed_weeks_are_made_and_none_is_dropped(
+    conn, connect, clock
+):
+    finish_one(conn)
+    clock.advance(timedelta(days=200))
+    finish_one(conn)
+    clock.advance(timedelta(days=60))
+    assert in_default(conn, "finished_jobs") == 1
+    changing = connect(autocommit=False)
+    call(changing, "configure_retention", retention=timedelta(days=7))
+
+    call(conn, "maintain")
+
+    assert in_default(conn, "finished_jobs") == in_default(conn, "attempts") == 0
+    assert conn.execute("select count(*) from rota.jobs").fetchone() == (2,)
+
+
 def test_rows_of_the_default_partition_go_when_the_retention_has_passed(conn, clock):
     clock.advance(timedelta(days=200))
     finish_one(conn)
