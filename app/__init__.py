@@ -4,8 +4,19 @@ import os
 
 from flask import Flask
 
-from app import docs, errors, health, inputs, jobs, logs, protection, queues, schedules, workers
-from app.database import Database
+from rota.app import (
+    docs,
+    errors,
+    health,
+    inputs,
+    jobs,
+    logs,
+    protection,
+    queues,
+    schedules,
+    workers,
+)
+from rota.app.database import Database
 
 
 def create_app(database_url: str | None = None) -> Flask:

@@ -1,4 +1,4 @@
-"""Serve the API: ``python -m app``, on HOST (127.0.0.1) and PORT (5000).
+"""Serve the API: ``rota api``, on HOST (127.0.0.1) and PORT (5000).
 
 The server is waitress: pure Python, one process, threads. It reads a request to its end before a
 thread sees it, so slow clients hold no thread and no database connection; and app/server.py ends
@@ -6,6 +6,7 @@ their connections in time, so nothing needs to stand in front of it. For more th
 run several processes.
 """
 
+import argparse
 import logging
 import os
 import signal
@@ -16,17 +17,23 @@ import time
 import psycopg
 from flask import Flask
 
-from app import create_app, logs
-from app.health import look
-from app.server import Server
+from rota.app import create_app, logs
+from rota.app.health import look
+from rota.app.server import Server
 
 GRACE_SECONDS = 15  # longer than a request's statements may take
 
 log = logging.getLogger("rota.api")
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
+    argparse.ArgumentParser(
+        prog="rota api",
+        description="Serve the REST interface of the database that DATABASE_URL names, on HOST"
+        " (127.0.0.1) and PORT (5000).",
+        epilog="SIGTERM or Ctrl-C stops gently.",
+    ).parse_args(sys.argv[1:] if arguments is None else arguments)
     logs.configure()
     host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "5000")
     try:

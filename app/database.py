@@ -15,7 +15,7 @@ from psycopg import IsolationLevel
 from psycopg.adapt import Buffer, Loader
 from psycopg.conninfo import conninfo_to_dict
 
-from db.session import for_transaction, hang_up
+from rota.db.session import for_transaction, hang_up
 
 log = logging.getLogger("rota.api")
 

@@ -1,7 +1,9 @@
 """The documentation: OpenAPI at /apispec.json, Swagger UI at /apidocs/."""
 
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 from flasgger import Swagger
@@ -15,6 +17,7 @@ PAGE = HERE / "apidocs"
 SWAGGER_UI = Path(str(files("flask_swagger_ui"))) / "dist"
 SWAGGER_UI_FILES = {"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"}
 
+# The answers that openapi.yaml describes once, and whose they are.
 FOR_EVERY_OPERATION = {
     "403": "Foreign",
     "421": "Misdirected",
@@ -25,8 +28,15 @@ FOR_EVERY_CHANGE = {
     "400": "Malformed",
     "413": "TooLarge",
     "415": "NotJson",
-    "422": "Invalid",
+    "422": "Unexpected",
 }
+FOR_EVERY_LIST = {"422": "Invalid"}
+FOR_EVERY_PATH_WITH = {
+    "{job_id}": {"404": "NoJob"},
+    "{name}": {"404": "NoSchedule"},
+    "{queue}": {"404": "NoQueue"},
+}
+OF_STATUS = {"404": "NotFound", "409": "Conflict", "422": "Invalid", "503": "Unavailable"}
 
 blueprint = Blueprint("docs", __name__)
 
@@ -56,6 +66,8 @@ def asset(name: str) -> Response:
 def init_app(app: Flask) -> None:
     """Collect the documentation from the docstrings of the routes, which must exist by now."""
     app.register_blueprint(blueprint)
+    template = yaml.safe_load((HERE / "openapi.yaml").read_text())
+    del template["x-fields"]
     swagger = Swagger(
         app,
         config={
@@ -64,15 +76,51 @@ def init_app(app: Flask) -> None:
             "swagger_ui": False,
             "specs": [{"endpoint": "spec", "route": "/apispec.json"}],
         },
-        template=yaml.safe_load((HERE / "openapi.yaml").read_text()),
+        template=template,
         sanitizer=lambda text: text,
     )
     with app.app_context():
         spec = swagger.get_apispecs("spec")
     for path, operations in spec["paths"].items():
         for method, operation in operations.items():
-            errors = FOR_EVERY_OPERATION | (FOR_EVERY_CHANGE if method != "get" else {})
-            errors |= {"404": "NotFound"} if "{" in path else {}
-            for status, name in errors.items():
-                reference = {"$ref": f"#/components/responses/{name}"}
-                operation["responses"].setdefault(status, reference)
+            _write_out(operation, template["components"]["responses"])
+            for status, name in _shared_responses(path, method, operation).items():
+                operation["responses"].setdefault(status, _reference("responses", name))
+
+
+def _shared_responses(path: str, method: str, operation: dict[str, Any]) -> dict[str, str]:
+    """Return the names of the responses that an operation has like others, by their status."""
+    shared = dict(FOR_EVERY_OPERATION)
+    for parameter, responses in FOR_EVERY_PATH_WITH.items():
+        if parameter in path:
+            shared |= responses
+    if method != "get":
+        shared |= FOR_EVERY_CHANGE
+    elif _reference("parameters", "Limit") in operation.get("parameters", []):
+        shared |= FOR_EVERY_LIST
+    return shared
+
+
+def _write_out(operation: dict[str, Any], shared: dict[str, Any]) -> None:
+    """Write out what the docstrings of routes say in short.
+
+    ``json: Job`` in a body or a response is content of that schema; an example may stand beside it.
+    A response that has the members of an error is the shared one of its status, with that example.
+    """
+    for part in (operation.get("requestBody", {}), *operation["responses"].values()):
+        if "json" in part:
+            content = {"schema": _reference("schemas", part.pop("json"))}
+            for name in ("example", "examples"):
+                if name in part:
+                    content[name] = part.pop(name)
+            part["content"] = {"application/json": content}
+    for status, error in operation["responses"].items():
+        if "code" in error:
+            response = deepcopy(shared[OF_STATUS[status]])
+            example = {"code": None, "message": None, "detail": None, "hint": None} | error
+            response["content"]["application/json"]["example"] = example
+            operation["responses"][status] = response
+
+
+def _reference(kind: str, name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/{kind}/{name}"}

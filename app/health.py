@@ -5,10 +5,10 @@ from typing import Any
 import psycopg
 from flask import Blueprint
 
-from app.database import Database, database
-from app.errors import RequestError, status_of
-from db.deploy import checkout_version
-from db.gateway import call
+from rota.app.database import Database, database
+from rota.app.errors import RequestError, status_of
+from rota.db.deploy import checkout_version
+from rota.db.gateway import call
 
 blueprint = Blueprint("health", __name__)
 
@@ -71,11 +71,11 @@ def look(database: Database) -> tuple[str | None, list[str]]:
     except psycopg.Error as error:
         if status_of(error) == 503:
             raise
-        return "the database has no schema rota for this user; run: python -m db.deploy", []
+        return "the database has no schema rota for this user; run: rota deploy", []
     if deployed != VERSION:
         return (
             f"the database has version {deployed[:12]}, this checkout is {VERSION[:12]};"
-            " run: python -m db.deploy"
+            " run: rota deploy"
         ), missing
     if len(missing) == len(FUNCTIONS) + len(VIEWS):
         return f"this login may do nothing that the API is for: {GRANT}", missing
@@ -88,12 +88,11 @@ def live() -> dict[str, str]:
 
     ---
     tags: [health]
+    operationId: getLiveness
     responses:
       200:
         description: It does.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/Alive"}
+        json: Alive
     """
     return {"status": "alive"}
 
@@ -106,12 +105,14 @@ def ready() -> dict[str, Any]:
     its login has rights to some of it. What it has no rights to is listed: such requests fail.
     ---
     tags: [health]
+    operationId: getReadiness
     responses:
       200:
         description: They can.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/Ready"}
+        json: Ready
+      503:
+        code: HTTP503
+        message: "the database has no schema rota for this user; run: rota deploy"
     """
     difference, missing = look(database())
     if difference is not None:

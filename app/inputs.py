@@ -17,7 +17,8 @@ from flask import g, request
 from psycopg.types.json import Jsonb
 from werkzeug.routing import BaseConverter, PathConverter, ValidationError
 
-from app.errors import RequestError, invalid
+from rota.app.errors import RequestError, invalid
+from rota.storable import check_json, check_text
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_DEPTH = 100
@@ -25,6 +26,8 @@ MAX_DIGITS = 4300  # of one number, written out; those of all numbers of a body 
 MAX_INTEGER = 2**31 - 1
 MAX_ID = 2**63 - 1
 PAGE_SIZE = 50
+
+_encoder = json.JSONEncoder(ensure_ascii=False, default=str)
 
 
 class IdConverter(BaseConverter):
@@ -72,7 +75,7 @@ def text(value: Any) -> str:
     """Take text that the database can store."""
     if not isinstance(value, str):
         raise ValueError("must be a string")
-    _check_text(value)
+    check_text(value)
     return value
 
 
@@ -124,22 +127,17 @@ def instant(value: Any) -> datetime:
 
 
 def json_value(value: Any) -> Jsonb:
-    """Take any JSON that a ``jsonb`` can store.
-
-    NUL and lone surrogates pass Python's parser, but are no text to PostgreSQL.
-    """
+    """Take any JSON that a ``jsonb`` can store."""
     waiting = [(value, 1)]
     while waiting:
         item, depth = waiting.pop()
         if depth > MAX_DEPTH:
             raise ValueError(f"must not be nested deeper than {MAX_DEPTH} levels")
-        if isinstance(item, str):
-            _check_text(item)
-        elif isinstance(item, list):
+        if isinstance(item, list):
             waiting.extend((child, depth + 1) for child in item)
         elif isinstance(item, dict):
-            waiting.extend((key, depth) for key in item)
             waiting.extend((child, depth + 1) for child in item.values())
+    check_json(_encoder.encode(value))
     return Jsonb(value, dumps=write_json)
 
 
@@ -289,16 +287,6 @@ def read_query(fields: Mapping[str, Field]) -> dict[str, Any]:
         if len(values) > 1:
             raise invalid(name[:80], "is given more than once")
     return parse_fields(request.args.to_dict(), fields, "this query")
-
-
-def _check_text(value: str) -> None:
-    if "\0" in value:
-        raise ValueError("must not contain the character NUL")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError("must not contain half of a surrogate pair") from None
 
 
 def _decode(data: bytes) -> str:

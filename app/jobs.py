@@ -8,10 +8,10 @@ from flask import Blueprint, Response, url_for
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from app.answers import answer_page, moments, next_url, read_page, read_rows
-from app.database import transaction
-from app.errors import RequestError, invalid
-from app.inputs import (
+from rota.app.answers import answer_page, moments, next_url, read_page, read_rows
+from rota.app.database import transaction
+from rota.app.errors import RequestError, invalid
+from rota.app.inputs import (
     PAGE_SIZE,
     Field,
     instant,
@@ -27,7 +27,7 @@ from app.inputs import (
     text,
     write_json,
 )
-from db.gateway import call
+from rota.db.gateway import call
 
 blueprint = Blueprint("jobs", __name__)
 
@@ -124,7 +124,7 @@ JOB = sql.SQL(
 
 
 @blueprint.post("/jobs")
-def create_job() -> tuple[dict[str, Any], int, dict[str, str]]:
+def enqueue_job() -> tuple[dict[str, Any], int, dict[str, str]]:
     """Add a job.
 
     A job of type `ONE_TIME` runs once; one of type `INTERVAL` runs again and again, every
@@ -134,55 +134,50 @@ def create_job() -> tuple[dict[str, Any], int, dict[str, str]]:
     updated.
     ---
     tags: [jobs]
+    operationId: enqueueJob
     requestBody:
       required: true
-      content:
-        application/json:
-          schema: {$ref: "#/components/schemas/NewJob"}
-          examples:
-            now:
-              summary: As soon as a worker is free
-              value: {task: echo, payload: {greeting: hello}}
-            later:
-              summary: Not before a moment, at most once under its key
-              value:
-                task: echo
-                payload: {order: 7}
-                run_at: "2030-01-31T09:00:00+01:00"
-                priority: 10
-                max_retries: 5
-                timeout_seconds: 30
-                unique_key: order-7
-            recurring:
-              summary: Every minute
-              value:
-                task: echo
-                schedule_type: INTERVAL
-                interval_seconds: 60
-                name: every-minute
-            cron:
-              summary: On weekdays at nine, by the clocks of New York
-              value:
-                task: echo
-                schedule_type: CRON
-                cron: 0 9 * * MON-FRI
-                time_zone: America/New_York
-                name: good-morning
+      json: NewJob
+      examples:
+        now:
+          summary: As soon as a worker is free
+          value: {task: echo, payload: {greeting: hello}}
+        later:
+          summary: Not before a moment, at most once under its key
+          value:
+            task: echo
+            payload: {order: 7}
+            run_at: "2030-01-31T09:00:00+01:00"
+            priority: 10
+            max_retries: 5
+            timeout_seconds: 30
+            unique_key: order-7
+        recurring:
+          summary: Every minute
+          value:
+            task: echo
+            schedule_type: INTERVAL
+            interval_seconds: 60
+            name: every-minute
+        cron:
+          summary: On weekdays at nine, by the clocks of New York
+          value:
+            task: echo
+            schedule_type: CRON
+            cron: 0 9 * * MON-FRI
+            time_zone: America/New_York
+            name: good-morning
     responses:
       201:
         description: The job was added.
-        headers:
-          Location: {schema: {type: string}, description: Where to look at the job.}
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/CreatedJob"}
+        headers: {Location: {$ref: "#/components/headers/Location"}}
+        json: CreatedJob
       200:
         description: A live job holds this key, or had this name, already.
-        headers:
-          Location: {schema: {type: string}, description: Where to look at the job.}
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/CreatedJob"}
+        headers: {Location: {$ref: "#/components/headers/Location"}}
+        json: CreatedJob
+        example: {job_id: 1, created: false}
+      422: {code: RTV01, message: "task: is required"}
     """
     body = read_body()
     chosen = parse_fields({"schedule_type": body.pop("schedule_type", None)}, KIND)
@@ -196,31 +191,28 @@ def create_job() -> tuple[dict[str, Any], int, dict[str, str]]:
 
 
 @blueprint.post("/jobs/bulk")
-def create_jobs() -> tuple[dict[str, Any], int]:
+def enqueue_jobs() -> tuple[dict[str, Any], int]:
     """Add many jobs of type ONE_TIME, all or none.
 
     ---
     tags: [jobs]
+    operationId: enqueueJobs
     requestBody:
       required: true
-      content:
-        application/json:
-          schema: {$ref: "#/components/schemas/NewJobs"}
-          example:
-            jobs:
-              - {task: echo, payload: {number: 1}}
-              - {task: echo, payload: {number: 2}, queue: mail, timeout_seconds: 2.5}
+      json: NewJobs
+      example:
+        jobs:
+          - {task: echo, payload: {order: 8}, unique_key: order-8}
+          - {task: echo, payload: {order: 9}, unique_key: order-9, timeout_seconds: 2.5}
     responses:
       201:
         description: The jobs, in the order of the request; at least one was added.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/CreatedJobs"}
+        json: CreatedJobs
       200:
         description: None was added, for live jobs hold all of the keys.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/CreatedJobs"}
+        json: CreatedJobs
+        example: {jobs: [{job_id: 1, created: false}, {job_id: 2, created: false}]}
+      422: {code: RTV01, message: "jobs[1].task: is required"}
     """
     arguments = parse_fields(read_body(), {"jobs": Field(_bulk, required=True)})
     with transaction() as conn:
@@ -237,11 +229,18 @@ def list_jobs() -> Response:
     no `next`. With the state `RUNNING` it looks at all live jobs.
     ---
     tags: [jobs]
+    operationId: listJobs
     parameters:
-      - {name: state, in: query, schema: {$ref: "#/components/schemas/State"}}
-      - {name: queue, in: query, schema: {type: string}, example: default}
-      - {name: task, in: query, schema: {type: string}, example: echo}
-      - {name: schedule_type, in: query, schema: {$ref: "#/components/schemas/ScheduleType"}}
+      - name: state
+        in: query
+        description: Only jobs in this state.
+        schema: {$ref: "#/components/schemas/State"}
+      - {name: queue, in: query, description: Only jobs of this queue., schema: {type: string}}
+      - {name: task, in: query, description: Only jobs for this handler., schema: {type: string}}
+      - name: schedule_type
+        in: query
+        description: Only jobs that run once, or again and again in this way.
+        schema: {$ref: "#/components/schemas/ScheduleType"}
       - $ref: "#/components/parameters/Limit"
       - name: before
         in: query
@@ -250,10 +249,7 @@ def list_jobs() -> Response:
     responses:
       200:
         description: A page of jobs.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/Jobs"}
-      422: {$ref: "#/components/responses/Invalid"}
+        json: Jobs
     """
     query = read_query(FILTERS | LIMIT | {"before": Field(row_id)})
     limit = query.pop("limit", PAGE_SIZE)
@@ -276,14 +272,13 @@ def get_job(job_id: int) -> Response:
     With its last 20 executions, the newest first, the running one included.
     ---
     tags: [jobs]
+    operationId: getJob
     parameters:
       - $ref: "#/components/parameters/JobId"
     responses:
       200:
         description: The job.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/Job"}
+        json: Job
     """
     executions_url = url_for("jobs.list_executions", job_id=job_id)
     with transaction() as conn:
@@ -299,6 +294,7 @@ def list_executions(job_id: int) -> Response:
 
     ---
     tags: [jobs]
+    operationId: listExecutions
     parameters:
       - $ref: "#/components/parameters/JobId"
       - $ref: "#/components/parameters/Limit"
@@ -309,10 +305,7 @@ def list_executions(job_id: int) -> Response:
     responses:
       200:
         description: A page of executions.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/Executions"}
-      422: {$ref: "#/components/responses/Invalid"}
+        json: Executions
     """
     query = read_query(LIMIT | {"before": Field(_execution_position)})
     before = query.get("before")
@@ -344,24 +337,19 @@ def cancel_job(job_id: int) -> dict[str, Any]:
     returns, or when its lease runs out.
     ---
     tags: [jobs]
+    operationId: cancelJob
     parameters:
       - $ref: "#/components/parameters/JobId"
     requestBody:
-      content:
-        application/json:
-          schema:
-            type: object
-            additionalProperties: false
-            properties:
-              reason: {type: string, maxLength: 1000, nullable: true}
-          example: {reason: not needed any more}
+      json: Cancellation
+      example: {reason: not needed any more}
     responses:
       200:
         description: What became of the job.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/JobOutcome"}
-      409: {$ref: "#/components/responses/Conflict"}
+        json: JobOutcome
+        example: {job_id: 1, state: CANCELLED, run_at: null}
+      409: {code: RTC01, message: job 1 is COMPLETED already}
+      422: {code: RTV01, message: "reason: must be a string"}
     """
     arguments = parse_fields(read_body(), {"reason": Field(text)})
     with transaction() as conn:
@@ -375,15 +363,16 @@ def retry_job(job_id: int) -> dict[str, Any]:
     Under its own id; its history is kept.
     ---
     tags: [jobs]
+    operationId: retryJob
     parameters:
       - $ref: "#/components/parameters/JobId"
     responses:
       200:
         description: What became of the job.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/JobOutcome"}
-      409: {$ref: "#/components/responses/Conflict"}
+        json: JobOutcome
+      409:
+        code: RTC01
+        message: job 1 is COMPLETED; only a FAILED or CANCELLED job can be retried
     """
     parse_fields(read_body(), {})
     with transaction() as conn:

@@ -1,36 +1,14 @@
-"""Structured logs: one JSON object a line, on standard error, without payloads."""
+"""The API's log, on standard error: one line a request."""
 
-import json
 import logging
 import sys
 import time
-import traceback
-from datetime import UTC, datetime
 
 from flask import Flask, Response, g, request
 
-LONGEST_TEXT = 4000
+from rota.logs import JsonLines
 
 log = logging.getLogger("rota.api")
-
-
-class JsonLines(logging.Formatter):
-    """Write a record as one line of ASCII JSON, so that no text can forge or hide a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with what was passed as ``extra={"fields": …}``."""
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage()[:LONGEST_TEXT],
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["exception"] = "".join(traceback.format_exception(*record.exc_info))[
-                -LONGEST_TEXT:
-            ]
-        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
 def configure() -> None:

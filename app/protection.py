@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 
-from app.errors import RequestError
+from rota.app.errors import RequestError
 
 HEADERS = {
     "Content-Security-Policy": (

@@ -4,10 +4,10 @@ import psycopg
 from flask import Blueprint, Response
 from psycopg import sql
 
-from app.answers import answer_page, moments, next_url, read_page, read_rows
-from app.database import transaction
-from app.errors import RequestError
-from app.inputs import (
+from rota.app.answers import answer_page, moments, next_url, read_page, read_rows
+from rota.app.database import transaction
+from rota.app.errors import RequestError
+from rota.app.inputs import (
     PAGE_SIZE,
     Field,
     integer,
@@ -18,7 +18,7 @@ from app.inputs import (
     seconds,
     text,
 )
-from db.gateway import call
+from rota.db.gateway import call
 
 blueprint = Blueprint("queues", __name__)
 
@@ -48,6 +48,7 @@ def list_queues() -> Response:
     A setting that is null was never set; the built-in default holds.
     ---
     tags: [queues]
+    operationId: listQueues
     parameters:
       - $ref: "#/components/parameters/Limit"
       - name: after
@@ -57,10 +58,7 @@ def list_queues() -> Response:
     responses:
       200:
         description: A page of queues.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/Queues"}
-      422: {$ref: "#/components/responses/Invalid"}
+        json: Queues
     """
     query = read_query({"limit": Field(rows_up_to(200)), "after": Field(text)})
     limit = query.pop("limit", PAGE_SIZE)
@@ -78,10 +76,12 @@ def get_queue(queue: str) -> Response:
 
     ---
     tags: [queues]
+    operationId: getQueue
     parameters:
       - $ref: "#/components/parameters/Queue"
     responses:
-      200: {$ref: "#/components/responses/Queue"}
+      200: {description: The queue., json: Queue}
+      404: {code: RTN03, message: there is no queue default}
     """
     with transaction() as conn:
         return _answer_queue(conn, queue)
@@ -95,6 +95,7 @@ def delete_queue(queue: str) -> tuple[str, int]:
     next job that is added to it.
     ---
     tags: [queues]
+    operationId: deleteQueue
     parameters:
       - name: queue
         in: path
@@ -103,7 +104,14 @@ def delete_queue(queue: str) -> tuple[str, int]:
         example: old-mail
     responses:
       204: {description: It is gone.}
-      409: {$ref: "#/components/responses/Conflict"}
+      404:
+        code: RTN03
+        message: there is no queue old-mail
+        hint: A queue begins with its first job, or with configure_queue.
+      409:
+        code: RTC01
+        message: queue old-mail has live jobs
+        hint: Let them end, or cancel them, and then delete the queue.
     """
     parse_fields(read_body(), {})
     with transaction() as conn:
@@ -119,11 +127,11 @@ def pause_queue(queue: str) -> Response:
     not found; to pause a queue before its first job, change its settings first.
     ---
     tags: [queues]
+    operationId: pauseQueue
     parameters:
       - $ref: "#/components/parameters/Queue"
     responses:
-      200: {$ref: "#/components/responses/Queue"}
-      422: {$ref: "#/components/responses/Invalid"}
+      200: {$ref: "#/components/responses/PausedQueue"}
     """
     parse_fields(read_body(), {})
     with transaction() as conn:
@@ -137,11 +145,11 @@ def resume_queue(queue: str) -> Response:
 
     ---
     tags: [queues]
+    operationId: resumeQueue
     parameters:
       - $ref: "#/components/parameters/Queue"
     responses:
-      200: {$ref: "#/components/responses/Queue"}
-      422: {$ref: "#/components/responses/Invalid"}
+      200: {description: The queue as it is now., json: Queue}
     """
     parse_fields(read_body(), {})
     with transaction() as conn:
@@ -157,19 +165,20 @@ def configure_queue(queue: str) -> Response:
     goes back to the built-in default.
     ---
     tags: [queues]
+    operationId: configureQueue
     parameters:
       - $ref: "#/components/parameters/Queue"
     requestBody:
-      content:
-        application/json:
-          schema: {$ref: "#/components/schemas/QueueSettings"}
-          example:
-            max_retries: 5
-            backoff_base_seconds: 2.5
-            backoff_cap_seconds: 600
-            timeout_seconds: 60
+      json: QueueSettings
+      example:
+        max_retries: 5
+        backoff_base_seconds: 2.5
+        backoff_cap_seconds: 600
+        timeout_seconds: 60
     responses:
-      200: {$ref: "#/components/responses/Queue"}
+      200: {description: The queue as it is now., json: Queue}
+      404: {$ref: "#/components/responses/NotFound"}
+      422: {code: RTV01, message: "timeout_seconds: must be more than 0"}
     """
     body = read_body()
     settings = parse_fields(body, SETTINGS)

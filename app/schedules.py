@@ -11,10 +11,10 @@ import psycopg
 from flask import Blueprint, Response, url_for
 from psycopg import sql
 
-from app.answers import answer_page, moments, next_url, read_page, read_rows
-from app.database import transaction
-from app.errors import RequestError, invalid
-from app.inputs import (
+from rota.app.answers import answer_page, moments, next_url, read_page, read_rows
+from rota.app.database import transaction
+from rota.app.errors import RequestError, invalid
+from rota.app.inputs import (
     PAGE_SIZE,
     Field,
     boolean,
@@ -30,7 +30,7 @@ from app.inputs import (
     seconds_from_zero,
     text,
 )
-from db.gateway import call
+from rota.db.gateway import call
 
 blueprint = Blueprint("schedules", __name__)
 
@@ -85,7 +85,7 @@ NO_INTERVAL = (
 
 
 @blueprint.post("/schedules")
-def create_schedule() -> tuple[dict[str, Any], int, dict[str, str]]:
+def save_schedule() -> tuple[dict[str, Any], int, dict[str, str]]:
     """Save a schedule under its name.
 
     Exactly one of `cron`, `interval_seconds` and `every` says when it runs. Where a schedule has
@@ -93,46 +93,43 @@ def create_schedule() -> tuple[dict[str, Any], int, dict[str, str]]:
     default.
     ---
     tags: [schedules]
+    operationId: saveSchedule
     requestBody:
       required: true
-      content:
-        application/json:
-          schema: {$ref: "#/components/schemas/NewSchedule"}
-          examples:
-            cron:
-              summary: Every night, by the clocks of Berlin
-              value:
-                name: nightly
-                task: echo
-                cron: 30 2 * * *
-                time_zone: Europe/Berlin
-                misfire: once
-            every:
-              summary: At the end of each month
-              value:
-                name: month-end
-                task: echo
-                every: P1M
-                time_zone: America/New_York
-                starts_at: "2030-01-31T09:00:00-05:00"
-            interval:
-              summary: Every five minutes, started up to 30 seconds later
-              value: {name: poll, task: echo, interval_seconds: 300, jitter_seconds: 30}
+      json: NewSchedule
+      examples:
+        cron:
+          summary: Every night, by the clocks of Berlin
+          value:
+            name: nightly
+            task: echo
+            cron: 30 2 * * *
+            time_zone: Europe/Berlin
+            misfire: once
+        every:
+          summary: At the end of each month
+          value:
+            name: month-end
+            task: echo
+            every: P1M
+            time_zone: America/New_York
+            starts_at: "2030-01-31T09:00:00-05:00"
+        interval:
+          summary: Every five minutes, started up to 30 seconds later
+          value: {name: poll, task: echo, interval_seconds: 300, jitter_seconds: 30}
     responses:
       201:
         description: The schedule was added.
-        headers:
-          Location: {schema: {type: string}, description: Where to look at the schedule.}
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/CreatedJob"}
+        headers: {Location: {$ref: "#/components/headers/Location"}}
+        json: CreatedJob
       200:
         description: The schedule of this name was changed.
-        headers:
-          Location: {schema: {type: string}, description: Where to look at the schedule.}
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/CreatedJob"}
+        headers: {Location: {$ref: "#/components/headers/Location"}}
+        json: CreatedJob
+        example: {job_id: 1, created: false}
+      422:
+        code: RTV01
+        message: "cron or interval_seconds or every: give exactly one of these"
     """
     return _save(read_body(), OPTIONS | NAME)
 
@@ -144,6 +141,7 @@ def list_schedules() -> Response:
     Payloads are left out; the schedule itself has it.
     ---
     tags: [schedules]
+    operationId: listSchedules
     parameters:
       - $ref: "#/components/parameters/Limit"
       - name: before
@@ -153,10 +151,7 @@ def list_schedules() -> Response:
     responses:
       200:
         description: A page of schedules.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/Schedules"}
-      422: {$ref: "#/components/responses/Invalid"}
+        json: Schedules
     """
     query = read_query({"limit": Field(rows_up_to(200)), "before": Field(row_id)})
     limit = query.pop("limit", PAGE_SIZE)
@@ -174,14 +169,14 @@ def get_schedule(name: str) -> Response:
 
     ---
     tags: [schedules]
+    operationId: getSchedule
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     responses:
       200:
         description: The schedule.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/Schedule"}
+        json: Schedule
+      404: {code: RTN02, message: there is no live schedule nightly}
     """
     with transaction() as conn:
         rows = read_rows(conn, SCHEDULE, {"name": name})
@@ -197,29 +192,25 @@ def put_schedule(name: str) -> tuple[dict[str, Any], int, dict[str, str]]:
     As `POST /schedules` does.
     ---
     tags: [schedules]
+    operationId: putSchedule
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     requestBody:
       required: true
-      content:
-        application/json:
-          schema: {$ref: "#/components/schemas/ScheduleSettings"}
-          example: {task: echo, cron: "0 4 * * MON-FRI", time_zone: Europe/Berlin}
+      json: ScheduleSettings
+      example: {task: echo, cron: "0 4 * * MON-FRI", time_zone: Europe/Berlin}
     responses:
       201:
         description: The schedule was added.
-        headers:
-          Location: {schema: {type: string}, description: Where to look at the schedule.}
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/CreatedJob"}
+        headers: {Location: {$ref: "#/components/headers/Location"}}
+        json: CreatedJob
       200:
         description: The schedule was changed.
-        headers:
-          Location: {schema: {type: string}, description: Where to look at the schedule.}
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/CreatedJob"}
+        headers: {Location: {$ref: "#/components/headers/Location"}}
+        json: CreatedJob
+        example: {job_id: 1, created: false}
+      404: {$ref: "#/components/responses/NotFound"}
+      422: {code: RTV01, message: "every: must be an interval, such as P1M or 1 month"}
     """
     return _save(read_body(), OPTIONS, name=name)
 
@@ -231,14 +222,14 @@ def delete_schedule(name: str) -> dict[str, Any]:
     A run under way is asked to stop; then the schedule ends with it.
     ---
     tags: [schedules]
+    operationId: deleteSchedule
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     responses:
       200:
         description: What became of the schedule's job.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/JobOutcome"}
+        json: JobOutcome
+        example: {job_id: 1, state: CANCELLED, run_at: null}
     """
     return _steer("delete_schedule", name)
 
@@ -250,14 +241,14 @@ def pause_schedule(name: str) -> dict[str, Any]:
     A run under way ends as it would.
     ---
     tags: [schedules]
+    operationId: pauseSchedule
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     responses:
       200:
         description: What became of the schedule's job.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/JobOutcome"}
+        json: JobOutcome
+        example: {job_id: 1, state: SCHEDULED, run_at: null}
     """
     return _steer("pause_schedule", name)
 
@@ -268,14 +259,13 @@ def resume_schedule(name: str) -> dict[str, Any]:
 
     ---
     tags: [schedules]
+    operationId: resumeSchedule
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     responses:
       200:
         description: What became of the schedule's job.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/JobOutcome"}
+        json: JobOutcome
     """
     return _steer("resume_schedule", name)
 
@@ -287,14 +277,14 @@ def trigger_schedule(name: str) -> dict[str, Any]:
     At once, or when the run under way has ended.
     ---
     tags: [schedules]
+    operationId: triggerSchedule
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     responses:
       200:
         description: What became of the schedule's job.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/JobOutcome"}
+        json: JobOutcome
+      409: {code: RTC01, message: schedule "nightly" is over}
     """
     return _steer("trigger_schedule", name)
 
@@ -306,31 +296,22 @@ def backfill_schedule(name: str) -> tuple[dict[str, Any], int]:
     At most 1,000 at a time. A slot whose job of an earlier backfill is still live gets no second.
     ---
     tags: [schedules]
+    operationId: backfillSchedule
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     requestBody:
       required: true
-      content:
-        application/json:
-          schema:
-            type: object
-            additionalProperties: false
-            required: [starts_at, ends_at]
-            properties:
-              starts_at: {type: string, format: date-time}
-              ends_at: {type: string, format: date-time}
-          example: {starts_at: "2030-01-01T00:00:00Z", ends_at: "2030-01-08T00:00:00Z"}
+      json: Range
+      example: {starts_at: "2030-01-01T00:00:00Z", ends_at: "2030-01-03T00:00:00Z"}
     responses:
       201:
         description: The jobs, one for each slot; at least one was added.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/CreatedJobs"}
+        json: CreatedJobs
       200:
         description: None was added.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/CreatedJobs"}
+        json: CreatedJobs
+        example: {jobs: [{job_id: 1, created: false}, {job_id: 2, created: false}]}
+      422: {code: RTV01, message: "ends_at: is required"}
     """
     arguments = parse_fields(read_body(), RANGE)
     with transaction() as conn:
@@ -347,22 +328,20 @@ def preview_schedule() -> dict[str, Any]:
     comes twice (repeated). Nothing is saved.
     ---
     tags: [schedules]
+    operationId: previewSchedule
     requestBody:
       required: true
-      content:
-        application/json:
-          schema: {$ref: "#/components/schemas/Preview"}
-          example:
-            cron: 0,30 2 * * *
-            time_zone: Europe/Berlin
-            n: 5
-            from_time: "2030-03-30T00:00:00Z"
+      json: Preview
+      example:
+        cron: 0,30 2 * * *
+        time_zone: Europe/Berlin
+        n: 5
+        from_time: "2030-03-30T00:00:00Z"
     responses:
       200:
         description: The runs.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/PreviewedRuns"}
+        json: PreviewedRuns
+      422: {code: RTV01, message: "n: must be an integer"}
     """
     arguments = _parse(read_body(), PREVIEW)
     return {"runs": _call("preview_schedule", arguments)}

@@ -31,9 +31,9 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
-from app.errors import WORDS_BY_STATUS
-from app.inputs import MAX_BODY_BYTES
-from app.protection import HEADERS, LOCAL_ADDRESS
+from rota.app.errors import WORDS_BY_STATUS
+from rota.app.inputs import MAX_BODY_BYTES
+from rota.app.protection import HEADERS, LOCAL_ADDRESS
 
 TICK_SECONDS = 0.2
 LARGEST_UPLOAD = 4 * MAX_BODY_BYTES  # what is let in to be refused in JSON

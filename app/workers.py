@@ -3,8 +3,8 @@
 from flask import Blueprint, Response
 from psycopg import sql
 
-from app.answers import answer, moments, read_rows
-from app.database import transaction
+from rota.app.answers import answer, moments, read_rows
+from rota.app.database import transaction
 
 blueprint = Blueprint("workers", __name__)
 
@@ -26,12 +26,11 @@ def list_workers() -> Response:
 
     ---
     tags: [workers]
+    operationId: listWorkers
     responses:
       200:
         description: Workers, the one that was seen last first.
-        content:
-          application/json:
-            schema: {$ref: "#/components/schemas/Workers"}
+        json: Workers
     """
     with transaction() as conn:
         return answer(workers=read_rows(conn, WORKERS))

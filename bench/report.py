@@ -1,4 +1,4 @@
-"""What came out of a run: JSON, tables in Markdown, plots, and the README's section."""
+"""What came out of a run: JSON, tables in Markdown, plots, and the page docs/speed.md."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 QUIET = 0.5  # load average, of a machine that does nothing else
 COLOURS = {"Rota": "#c2410c"}
@@ -31,18 +31,18 @@ class Mark:
 
 
 def write(results: Results, folder: Path, name: str) -> None:
-    """Write the run's files, and its tables into the README if that has a place for them."""
+    """Write the run's files, and its tables into docs/speed.md if that has a place for them."""
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / f"{name}.md").write_text(markdown(results, name, ""))
     for plot in (_plot_rates, _plot_latency, _plot_snapshot):
         plot(results, folder, name)
-    text = README.read_text() if README.exists() else ""
+    text = PAGE.read_text() if PAGE.exists() else ""
     if name != "quick" and START in text and END in text:
         head, rest = text.split(START, 1)
         tail = rest.split(END, 1)[1]
-        section = markdown(results, name, "bench/results/")
-        README.write_text(f"{head}{START}\n\n{section}\n{END}{tail}")
+        section = markdown(results, name, "../bench/results/")
+        PAGE.write_text(f"{head}{START}\n\n{section}\n{END}{tail}")
 
 
 def markdown(results: Results, name: str, path: str) -> str:

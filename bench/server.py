@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 
 from bench.contestants import Contestant, Options, Process
-from db.embedded import Cluster
+from rota.db.embedded import Cluster
 
 DATABASE = "bench"
 

@@ -1,11 +1,11 @@
-"""Bring a database to the state of this checkout: ``python -m db.deploy [URL]``.
+"""Bring a database to the state of this checkout: ``rota deploy [URL]``.
 
 The steps, one deploy of a database at a time, so that any number may be started at once:
 
 1. the schema ``rota`` and the four group roles;
 2. the pending migrations of ``db/migrations`` (yoyo);
-3. in one transaction the views, every file of ``db/functions``, the grants, ``rota.version()``, and
-   a check that the schema holds no function without a file;
+3. in one transaction the views, every file of ``db/functions``, ``db/settings.sql``, the grants,
+   ``rota.version()``, and a check that the schema holds no function without a file;
 4. ``rota`` on the database's search path, the sequence of ids ahead of every job, and the first
    round of upkeep.
 
@@ -32,7 +32,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import default_migration_table
 
-from db.session import settle
+from rota.db.session import settle
 
 FOLDER = Path(__file__).parent
 ROLES = ("rota_producer", "rota_worker", "rota_operator", "rota_reader")
@@ -110,11 +110,17 @@ def _version(conn: Connection) -> str:
 
 
 def _function_files(folder: Path) -> list[Path]:
-    """Return the views, the functions, helpers (``_…``) first, and the grants."""
-    files = sorted((folder / "functions").glob("*.sql"), key=lambda path: path.name)
+    """Return the views, the functions, helpers (``_…``) first, their settings and the grants."""
+    files = sorted((folder / "functions").rglob("*.sql"), key=lambda path: path.name)
     helpers = [path for path in files if path.name.startswith("_")]
     doors = [path for path in files if not path.name.startswith("_")]
-    return [folder / "views.sql", *helpers, *doors, folder / "grants.sql"]
+    return [
+        folder / "views.sql",
+        *helpers,
+        *doors,
+        folder / "settings.sql",
+        folder / "grants.sql",
+    ]
 
 
 def _patiently(step: Callable[[], Result]) -> Result:
@@ -308,7 +314,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
     right is gone.
     """
     with conn.transaction():
-        views, *functions, grants = _function_files(folder)
+        views, *functions, settings, grants = _function_files(folder)
         names = {path.stem for path in functions} | {"version"}
         conn.execute("set local search_path = pg_catalog, pg_temp")
         _refuse_strays(conn, names)
@@ -334,6 +340,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
             conn.execute("select set_config('check_function_bodies', %s, true)", [check])
             for path in functions:
                 _run_file(conn, path)
+        _run_file(conn, settings)
         _run_file(conn, grants)
         _refuse_strays(conn, names)
         created = {
@@ -343,7 +350,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
             )
         }
         if missing := sorted(names - created):
-            raise DeployError(f"db/functions/{missing[0]}.sql does not create rota.{missing[0]}")
+            raise DeployError(f"{missing[0]}.sql does not create rota.{missing[0]}")
     if _has_old_view(conn):
         _outlast_calls(conn)
         return _replace_functions(conn, folder)
@@ -466,16 +473,16 @@ def _heal_job_ids(conn: Connection, report: Callable[[str], None]) -> None:
         report(f"Ids would have been given twice: rota.job_ids was behind, and goes on at {row[0]}")
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Deploy to the URL on the command line, or to DATABASE_URL; say in one line what failed."""
-    parser = argparse.ArgumentParser(prog="python -m db.deploy", description="Deploy Rota.")
+    parser = argparse.ArgumentParser(prog="rota deploy", description="Deploy Rota.")
     parser.add_argument(
         "url",
         nargs="?",
         default=os.environ.get("DATABASE_URL"),
         help="a libpq connection string; DATABASE_URL if left out",
     )
-    url = parser.parse_args().url
+    url = parser.parse_args(sys.argv[1:] if arguments is None else arguments).url
     if not url:
         parser.error("give the database's URL as an argument or in DATABASE_URL")
     try:

@@ -20,7 +20,7 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from db.embedded import binaries
+from rota.db.embedded import binaries
 
 RUNNING: set[subprocess.Popen[str]] = set()
 STOPPING = threading.Event()

@@ -10,9 +10,9 @@ from typing import Any
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
+from rota.testing import Clock
 from tests.concurrency.sessions import forget_cursors
-from tests.conftest import Clock
 
 Arguments = dict[str, Any]
 HOUR = timedelta(hours=1)

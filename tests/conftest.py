@@ -10,7 +10,6 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +19,9 @@ import psycopg
 import pytest
 from psycopg import Connection, sql
 
-from db.deploy import deploy
-from db.embedded import Cluster
+from rota.db.deploy import deploy
+from rota.db.embedded import Cluster
+from rota.testing import Clock
 from tests import hostile
 
 NEWEST = 18
@@ -35,30 +35,6 @@ TEST_SETTINGS = {
     "max_wal_size": "4GB",
     "log_lock_waits": "on",
 }
-
-# Follows the real time, ahead of it or behind it by as much as a test says.
-TEST_CLOCK = """
-    create schema rota_test;
-
-    create table rota_test.clock (ahead interval not null);
-
-    insert into rota_test.clock values ('0');
-
-    create or replace function rota._now()
-        returns timestamptz
-        language sql
-        volatile
-    as $$
-        -- in seconds, which are as long in every zone, and by no function that is under test
-        select clock_timestamp() + make_interval(
-            secs => (select extract(epoch from c.ahead)::float8 from rota_test.clock as c)
-        )
-    $$;
-
-    grant usage on schema rota_test to public;
-
-    grant select on rota_test.clock to public;
-"""
 
 
 class Server(Protocol):
@@ -81,25 +57,6 @@ class RunningServer:
 def new_connection(url: str, **options: Any) -> Connection:
     """Connect as the tests do, also where the server's defaults are hostile."""
     return (hostile.connect if HOSTILE else psycopg.connect)(url, **options)
-
-
-class Clock:
-    """The clock by which one database decides; it runs on, from where it is set."""
-
-    def __init__(self, conn: Connection) -> None:
-        self._conn = conn
-
-    def advance(self, step: timedelta) -> None:
-        """Put the clock forward, or back by a negative step."""
-        self._conn.execute("update rota_test.clock set ahead = ahead + %s", [step])
-
-    def set(self, instant: datetime) -> None:
-        """Put the clock to an instant."""
-        self._conn.execute("update rota_test.clock set ahead = %s - clock_timestamp()", [instant])
-
-    def reset(self) -> None:
-        """Put the clock back to the real time."""
-        self._conn.execute("update rota_test.clock set ahead = '0'")
 
 
 def roomy_memory() -> str | None:
@@ -172,7 +129,7 @@ def template(
         administrate("create database {}", name)
     deploy(cluster.url(name))
     with psycopg.connect(cluster.url(name)) as conn:
-        conn.execute(TEST_CLOCK)
+        Clock(conn)
     yield name
     administrate("drop database {} with (force)", name)
 

@@ -26,9 +26,9 @@ from pathlib import Path
 import psycopg
 from psycopg.types.json import Jsonb
 
-from db.deploy import deploy
-from db.embedded import Cluster
-from db.gateway import call
+from rota.db.deploy import deploy
+from rota.db.embedded import Cluster
+from rota.db.gateway import call
 from tests.conftest import SERVER_VERSION, roomy_memory
 from tests.faults.conftest import SETTINGS, TEMPLATE
 from tests.faults.harness import (

@@ -24,7 +24,7 @@ import yaml
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from db.embedded import Cluster
+from rota.db.embedded import Cluster
 from tests.conftest import SERVER_VERSION, TEST_SETTINGS
 from tests.waiting import wait_until
 
@@ -276,8 +276,8 @@ def test_every_service_does_its_work_by_its_own_command(form, tmp_path, server):
 
 def here(command: list[str]) -> list[str]:
     """Return a container's command, run by this Python."""
-    assert command[0] == "python"
-    return [sys.executable, *command[1:]]
+    program = {"python": [sys.executable], "rota": [sys.executable, "-m", "rota"]}
+    return [*program[command[0]], *command[1:]]
 
 
 def free_port() -> int:

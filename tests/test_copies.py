@@ -7,9 +7,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from db.deploy import ROLES, deploy
-from db.embedded import Cluster
-from db.gateway import call
+from rota.db.deploy import ROLES, deploy
+from rota.db.embedded import Cluster
+from rota.db.gateway import call
 from tests.conftest import SERVER_VERSION, TEST_SETTINGS
 from tests.waiting import wait_until
 

@@ -15,8 +15,8 @@ import pytest
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-import db.deploy
-from db.deploy import DEPLOY_LOCK, FOLDER, ROLES, DeployError, checkout_version, deploy
+import rota.db.deploy
+from rota.db.deploy import DEPLOY_LOCK, FOLDER, ROLES, DeployError, checkout_version, deploy
 from tests.waiting import wait_until
 
 SNAPSHOT = """
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     """A copy of db/ that a test may change."""
     for name in ("migrations", "functions"):
         shutil.copytree(FOLDER / name, tmp_path / name)
-    for name in ("views.sql", "grants.sql"):
+    for name in ("views.sql", "settings.sql", "grants.sql"):
         shutil.copy(FOLDER / name, tmp_path)
     return tmp_path
 
@@ -148,8 +148,8 @@ def test_first_deploys_and_later_ones_at_once_all_succeed(empty_db):
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let deploys wait for each other for half a second."""
-    monkeypatch.setattr(db.deploy, "NOTICEABLE", "200ms")
-    monkeypatch.setattr(db.deploy, "PATIENCE", "300ms")
+    monkeypatch.setattr(rota.db.deploy, "NOTICEABLE", "200ms")
+    monkeypatch.setattr(rota.db.deploy, "PATIENCE", "300ms")
 
 
 def test_a_first_deploy_that_waits_in_vain_names_who_holds_the_lock(empty_db, as_role, impatient):
@@ -225,7 +225,7 @@ def test_a_database_of_another_encoding_that_has_jobs_already_is_deployed_and_to
         name,
     )
     with monkeypatch.context() as patched:
-        patched.setattr(db.deploy, "_check_encoding", lambda *_: None)  # as it was
+        patched.setattr(rota.db.deploy, "_check_encoding", lambda *_: None)  # as it was
         deploy(cluster.url(name))
     lines: list[str] = []
 
@@ -398,7 +398,7 @@ def test_a_broken_function_is_named_with_its_line_and_nothing_changes(empty_db, 
 
 
 def test_a_changed_function_changes_the_version(empty_db, folder):
-    with (folder / "functions" / "_now.sql").open("a") as file:
+    with (folder / "functions" / "time" / "_now.sql").open("a") as file:
         file.write("-- a remark\n")
 
     deploy(empty_db, folder)
@@ -554,7 +554,7 @@ def test_the_command_line_says_in_one_line_what_failed(empty_db):
         conn.execute("create function rota.stray() returns integer return 1")
 
     process = subprocess.run(
-        [sys.executable, "-m", "db.deploy", empty_db],
+        [sys.executable, "-m", "rota.db.deploy", empty_db],
         cwd=FOLDER.parent,
         capture_output=True,
         text=True,

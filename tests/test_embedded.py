@@ -9,7 +9,7 @@ import psutil
 import psycopg
 import pytest
 
-from db.embedded import Cluster, ClusterError
+from rota.db.embedded import Cluster, ClusterError
 from tests.conftest import SERVER_VERSION, TEST_SETTINGS
 
 

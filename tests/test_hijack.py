@@ -13,11 +13,11 @@ import psycopg
 import pytest
 from psycopg import Connection, sql
 
-from db.deploy import ROLES, deploy
-from db.gateway import call
+from rota.db.deploy import ROLES, deploy
+from rota.db.gateway import call
+from rota.testing import Clock
 from tests.calls import CALLS
 from tests.concurrency.sessions import forget_cursors
-from tests.conftest import Clock
 
 TRAPS = Path(__file__).with_name("traps.sql").read_text()
 PLACES = {

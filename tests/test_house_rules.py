@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import Connection, errors
 
-from db.deploy import FOLDER, ROLES
+from rota.db.deploy import FOLDER, ROLES
 
 ROOT = FOLDER.parent
 EXPECTED_GRANTS = Path(__file__).with_name("expected_grants.txt")
@@ -18,7 +18,7 @@ RAISE = re.compile(r"\braise\s+exception\b(?:'(?:[^']|'')*'|[^';])*;")
 # pg_temp last: a path that does not name it is searched for types in pg_temp first, where any
 # caller may have put a domain whose check then runs as the functions' owner.
 PINNED = "search_path=pg_catalog, pg_temp"
-FUNCTION_FILES = sorted((FOLDER / "functions").glob("*.sql"))
+FUNCTION_FILES = sorted((FOLDER / "functions").rglob("*.sql"))
 
 # Every right that anybody but the owner has on anything in the schema.
 GRANTS = """
@@ -100,6 +100,60 @@ def test_a_file_drops_no_function_of_another_name():
             assert dropped == path.stem
 
 
+def rooms() -> list[str]:
+    """Return the rooms of db/functions as its contents page lists them."""
+    page = (FOLDER / "functions" / "README.md").read_text()
+    return re.findall(r"^\| `([\w/]+)` \|", page, re.M)
+
+
+def room(path: Path) -> str:
+    return path.parent.relative_to(FOLDER / "functions").as_posix()
+
+
+def test_every_function_is_in_a_room_that_the_contents_page_names():
+    assert {room(path) for path in FUNCTION_FILES} == set(rooms())
+    assert len(set(rooms())) == len(rooms())
+
+
+def test_a_room_calls_only_rooms_that_stand_above_it():
+    floors = {name: floor for floor, name in enumerate(rooms())}
+    where = {path.stem: room(path) for path in FUNCTION_FILES}
+    calls = [
+        (path, called)
+        for path in FUNCTION_FILES
+        for called in re.findall(r"\brota\.(\w+)\s*\(", re.sub(r"--.*", "", path.read_text()))
+        if called in where
+    ]
+
+    assert len(calls) > 200
+    assert not [
+        f"{path.stem} ({room(path)}) calls {called} ({where[called]})"
+        for path, called in calls
+        if floors[where[called]] > floors[room(path)]
+    ]
+
+
+def test_every_function_that_the_contents_page_names_is_there_in_its_room():
+    page = (FOLDER / "functions" / "README.md").read_text()
+    for name, doors in re.findall(r"^\| `([\w/]+)` \|.*\|(.*)\|$", page, re.M):
+        for door in re.findall(r"`(\w+)`", doors):
+            assert (FOLDER / "functions" / name / f"{door}.sql").exists(), door
+
+
+def test_settings_that_only_make_a_function_fast_stand_in_one_file(conn):
+    planner = re.compile(r"^\s*set (plan_cache_mode|jit|enable_\w+)\b", re.M)
+    assert not [path.stem for path in FUNCTION_FILES if planner.search(path.read_text())]
+
+    named = set(re.findall(r"'(\w+)'", (FOLDER / "settings.sql").read_text()))
+    fast = {
+        function["name"]
+        for function in functions(conn)
+        if any(re.match("plan_cache_mode|jit|enable_", setting) for setting in function["settings"])
+    }
+    assert fast
+    assert fast == named & {path.stem for path in FUNCTION_FILES}
+
+
 def test_each_function_has_a_comment_of_one_sentence(conn):
     for function in functions(conn):
         assert function["comment"], function["name"]
@@ -108,7 +162,7 @@ def test_each_function_has_a_comment_of_one_sentence(conn):
 
 def test_the_file_of_each_door_says_first_why_it_is_safe():
     for path in FUNCTION_FILES:
-        text = re.sub(r"\A(drop function if exists [^;]*;\s*)+", "", path.read_text())
+        text = re.sub(r"\A(drop (function|type) if exists [^;]*;\s*)+", "", path.read_text())
         assert text.startswith("-- ") or path.stem.startswith("_"), path.name
 
 
@@ -147,7 +201,10 @@ def test_sql_stays_within_a_hundred_columns_and_has_no_tabs():
 
 def test_the_text_of_functions_is_read_alike_in_every_session():
     """No backslash, whose meaning in literals is a setting; ASCII, which every client can show."""
-    for path in FUNCTION_FILES:
+    for path in (
+        *FUNCTION_FILES,
+        *(FOLDER / f"{name}.sql" for name in ("views", "settings", "grants")),
+    ):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             code = line.split("-- ")[0]
             assert "\\" not in code, f"{path.name}:{number}"
@@ -266,6 +323,32 @@ def test_every_call_in_written_sql_fits_its_function(conn):
             assert set(re.findall(r"(\w+) =>", arguments)) <= set(signatures[name]), name
             checked += 1
     assert checked >= 2
+
+
+def named_in_sql(folder: str) -> Iterator[tuple[str, str]]:
+    """Yield each object of ours that the statements of a folder's programs read from or write."""
+    for path in ROOT.glob(f"{folder}/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found = re.findall(r"\b(?:from|join|into|update|table)\s+rota\.(\w+)", node.value)
+                yield from ((f"{path.relative_to(ROOT)}:{node.lineno}", name) for name in found)
+
+
+def test_programs_call_functions_and_the_api_reads_views_besides(conn):
+    doors = {function["name"] for function in functions(conn)}
+    views = {
+        name
+        for (name,) in conn.execute(
+            "select relname from pg_class"
+            " where relnamespace = 'rota'::regnamespace and relkind = 'v'"
+        )
+    }
+    allowed = {"app": doors | views, "worker": doors, "demo": doors | views, "examples": doors}
+
+    for folder, names in allowed.items():
+        assert not [place for place in named_in_sql(folder) if place[1] not in names]
+    assert {name for _, name in named_in_sql("app")} >= {"jobs", "executions"}
+    assert {name for _, name in named_in_sql("examples")} >= {"claim_next_job", "finish_job"}
 
 
 def test_the_linter_that_reads_function_bodies_finds_nothing(conn):

@@ -28,12 +28,12 @@ def state(server_folder: Path) -> Path:
 
 @pytest.fixture
 def run(state: Path) -> Iterator[Run]:
-    """Start ``run.py`` on a free port, with its own data."""
+    """Start ``rota run`` on a free port, with its own data."""
     processes = []
 
     def start(port: int, **environment: str) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "run.py"],
+            [sys.executable, "-m", "rota", "run"],
             cwd=ROOT,
             env={
                 **{key: value for key, value in os.environ.items() if key != "DATABASE_URL"},
@@ -105,13 +105,13 @@ def test_a_part_that_dies_ends_the_run_and_is_named(run):
     process = run(port)
     welcome(process)
     family = psutil.Process(process.pid).children(recursive=True)
-    [worker] = [child for child in family if child.cmdline()[1:3] == ["-m", "worker"]]
+    [worker] = [child for child in family if child.cmdline()[1:4] == ["-m", "rota", "worker"]]
 
     worker.kill()
     _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 1
-    assert "python -m worker ended by itself" in errors
+    assert "rota worker ended by itself" in errors
     assert not [child for child in family if child.is_running()]
 
 
@@ -174,7 +174,7 @@ def test_the_demo_looks_for_the_run_where_that_keeps_its_state(db, state):
     environment = {key: value for key, value in os.environ.items() if key != "DATABASE_URL"}
 
     demo = subprocess.run(
-        [sys.executable, "-m", "worker.demo"],
+        [sys.executable, "-m", "rota.demo"],
         cwd=ROOT,
         env={**environment, "ROTA_STATE": str(state)},
         capture_output=True,

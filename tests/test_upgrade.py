@@ -8,8 +8,8 @@ import pytest
 from psycopg import Connection, errors, sql
 from psycopg.types.json import Jsonb
 
-from db.deploy import FOLDER, deploy
-from db.gateway import call
+from rota.db.deploy import FOLDER, deploy
+from rota.db.gateway import call
 from tests.waiting import wait_until
 
 TABLES = """

@@ -1,4 +1,4 @@
-"""Run a worker: ``python -m worker --queues default,mail:2 --tasks myapp.tasks``."""
+"""Run a worker: ``rota worker --queues default,mail:2 --tasks myapp.tasks``."""
 
 import argparse
 import contextlib
@@ -8,16 +8,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from types import FrameType
 
 import psycopg
 
-from db.deploy import checkout_version
-from worker import surroundings
-from worker.desk import Bell
-from worker.job import registry, text_of
-from worker.link import (
+from rota.db.deploy import checkout_version
+from rota.worker import surroundings
+from rota.worker.desk import Bell
+from rota.worker.link import (
     MEND,
     MISSING_RIGHT,
     NO_SCHEMA,
@@ -27,11 +25,13 @@ from worker.link import (
     Link,
     advice,
 )
-from worker.log import configure, flush, log
-from worker.loop import Options, Worker
-from worker.processes import CANNOT_START, Processes
+from rota.worker.log import configure, flush, log
+from rota.worker.options import Options, parse
+from rota.worker.process import Worker
+from rota.worker.supervisor import CANNOT_START, Supervisor
+from rota.worker.tasks import registry
+from rota.worker.values import text_of
 
-SHORTEST_LEASE = 1.0  # seconds
 GARBAGE = 10_000  # objects more than before, when the collector looks for cycles
 LOOK_PERIOD = 1.0  # seconds between two looks of the main thread, which takes the signals
 
@@ -59,103 +59,6 @@ class CannotStart(Exception):  # noqa: N818
     """The worker cannot start; the message says what to do."""
 
 
-def queues(text: str) -> dict[str, int | None]:
-    """Read ``default,mail:2``: queues, some with a limit of their own."""
-    limits: dict[str, int | None] = {}
-    for item in text.split(","):
-        name, colon, limit = item.strip(" \t").rpartition(":")
-        if not colon:
-            name, limit = limit, ""
-        if not name or name in limits or (colon and (not limit.isdecimal() or int(limit) < 1)):
-            raise argparse.ArgumentTypeError(f"{item!r}: expected a queue, or queue:limit, once")
-        limits[name] = int(limit) if colon else None
-    return limits
-
-
-def at_least(least: float) -> Callable[[str], float]:
-    """Return a reader of numbers of seconds."""
-
-    def seconds(text: str) -> float:
-        value = float(text)
-        if not least <= value <= 86_400:
-            raise argparse.ArgumentTypeError(f"expected {least:g} to 86400 seconds, not {text}")
-        return value
-
-    return seconds
-
-
-def number_to(most: int) -> Callable[[str], int]:
-    """Return a reader of numbers from 1."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if not 1 <= value <= most:
-            raise argparse.ArgumentTypeError(f"expected 1 to {most}, not {text}")
-        return value
-
-    return number
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m worker",
-        description="Run jobs from the database that DATABASE_URL names.",
-        epilog="SIGTERM or Ctrl-C stops gently, a second one at once.",
-    )
-    parser.add_argument(
-        "--queues",
-        type=queues,
-        default={"default": None},
-        help="queues to serve, separated by commas; mail:2 runs at most 2 of mail at one time in"
-        " this process (default: default)",
-    )
-    parser.add_argument(
-        "--concurrency",
-        type=number_to(1000),
-        default=8,
-        help="jobs that may run at one time, in threads or as coroutines; a coroutine costs little,"
-        " so for async handlers hundreds are in order (default: 8)",
-    )
-    parser.add_argument(
-        "--processes",
-        type=number_to(256),
-        default=1,
-        help="processes, each with the concurrency and the limits of this command line: Python runs"
-        " on one core a process, so handlers that burn CPU need one for each core (default: 1)",
-    )
-    parser.add_argument(
-        "--tasks",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="a module with handlers; may be repeated (worker.tasks has some to try Rota with)",
-    )
-    parser.add_argument(
-        "--lease",
-        type=at_least(SHORTEST_LEASE),
-        default=30.0,
-        help="seconds after which the jobs of a dead worker are taken back (default: 30)",
-    )
-    parser.add_argument(
-        "--grace",
-        type=at_least(0.0),
-        default=30.0,
-        help="seconds that running handlers get at a stop (default: 30)",
-    )
-    parser.add_argument(
-        "--poll",
-        type=at_least(0.05),
-        default=1.0,
-        help="seconds between two looks for work in an idle system (default: 1)",
-    )
-    parser.add_argument(
-        "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
-    )
-    parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)  # see worker.processes
-    return parser.parse_args(arguments)
-
-
 def load(modules: list[str]) -> None:
     """Import the modules with handlers, and put back what they change that is not theirs.
 
@@ -181,7 +84,7 @@ def load(modules: list[str]) -> None:
     if not registry:
         raise CannotStart(
             "there is no handler: name a module that has some with --tasks"
-            " (--tasks worker.tasks to try Rota)"
+            " (--tasks rota.demo.tasks to try Rota)"
         )
 
 
@@ -221,9 +124,9 @@ def check(url: str, give_up: threading.Event) -> str:
     return found
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run until stopped; return the exit code."""
-    options = parse(sys.argv[1:])
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     configure(options.log_level)
     try:
         return supervise(options.processes) if options.processes > 1 else work(options)
@@ -235,18 +138,18 @@ def main() -> int:
 
 def supervise(count: int) -> int:
     """Run several workers by the same command line; return the exit code."""
-    processes = Processes([sys.executable, *sys.orig_argv[1:], "--processes", "1"], count)
+    supervisor = Supervisor([sys.executable, *sys.orig_argv[1:], "--processes", "1"], count)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if processes.stopping:
-            processes.kill()
+        if supervisor.stopping:
+            supervisor.kill()
             flush()
             os._exit(128 + number)
-        processes.stop()
+        supervisor.stop()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    return processes.run()
+    return supervisor.run()
 
 
 def work(options: argparse.Namespace) -> int:

@@ -9,11 +9,14 @@ from time import sleep  # as it is now, whatever a module makes of it
 
 import psycopg
 
-from db.gateway import call
-from worker.desk import Desk
-from worker.job import Job, clock, registry
-from worker.link import OUT_OF_TIME, Connection, Link, Pause, Statement
-from worker.log import log
+from rota.db.gateway import call
+from rota.worker.attempt import Attempt
+from rota.worker.clock import clock
+from rota.worker.desk import Desk
+from rota.worker.link import OUT_OF_TIME, Connection, Link, Pause, Statement
+from rota.worker.log import log
+from rota.worker.options import Options
+from rota.worker.tasks import registry
 
 LARGEST_CLAIM = 1000  # jobs
 LARGEST_PREFETCH = 2000  # jobs
@@ -46,7 +49,8 @@ CLAIM = """
                 then rota.next_due_in(queues => $1::text[], within => $5::interval)
             else c.timeout
         end)::float8,
-        extract(epoch from c.scheduled_for)::float8
+        extract(epoch from c.scheduled_for)::float8,
+        c.run
     from (select) as one
     left join rota.claim_next_job(
         queues => $1::text[],
@@ -176,13 +180,7 @@ class Claimer:
         link: for the claims, which need not be durable.
         ear: for the sleep between them, on the same link.
         worker: our id.
-        queues: the queues to serve, each with the number of its jobs that may run here at one
-            time, or None.
-        concurrency: the number of jobs that may run at one time.
-        lease: seconds.
-        margin: seconds before its end from which a lease is not trusted.
-        poll: seconds between two looks for work in an idle system, where no job becomes due
-            before.
+        options: what the worker was asked for.
     """
 
     def __init__(
@@ -191,23 +189,19 @@ class Claimer:
         link: Link,
         ear: Ear,
         worker: str,
-        queues: dict[str, int | None],
-        concurrency: int,
-        lease: float,
-        margin: float,
-        poll: float,
+        options: Options,
     ) -> None:
         self._desk = desk
         self._link = link
         self._ear = ear
         self._worker = worker
-        self._limits = {queue: limit for queue, limit in queues.items() if limit is not None}
-        self._free = [queue for queue, limit in queues.items() if limit is None]
+        self._limits = options.limits
+        self._free = [queue for queue in options.queues if queue not in self._limits]
         self._free_array = _array(self._free)
-        self._concurrency = concurrency
-        self._lease = lease
-        self._margin = margin
-        self._poll = min(poll, LONGEST_POLL)
+        self._concurrency = options.concurrency
+        self._lease = options.lease
+        self._margin = options.margin
+        self._poll = min(options.poll, LONGEST_POLL)
 
         self._statement = Statement("claim", CLAIM)
         self._claimed = 0
@@ -335,7 +329,7 @@ class Claimer:
     def _claim(self, queues: str, most: int) -> tuple[int, bool, float]:
         """Claim from these queues; return what _claim_all does, but for the first."""
 
-        def claim(conn: Connection) -> tuple[list[Job], int, int, float]:
+        def claim(conn: Connection) -> tuple[list[Attempt], int, int, float]:
             jobs_asked = min(most, self._largest)
             bytes_asked = max(1, MOST_BYTES - self._desk.bytes_held)
             arguments = [
@@ -359,7 +353,8 @@ class Claimer:
                 due = rows[0][7]
                 return [], jobs_asked, bytes_asked, math.inf if due is None else due
             trusted_until = asked_at + self._lease - self._margin
-            jobs = [Job(self._desk, asked_at, trusted_until, row) for row in rows]
+            report = self._desk.report_progress
+            jobs = [Attempt(row, asked_at, trusted_until, report) for row in rows]
             return jobs, jobs_asked, bytes_asked, math.inf
 
         jobs, jobs_asked, bytes_asked, due = self._link.run(claim)
@@ -387,7 +382,7 @@ class Claimer:
         if error.sqlstate in (OUT_OF_TIME, OUT_OF_MEMORY) or seconds >= self._link.patience:
             self._largest = max(1, asked // 2)
 
-    def _refuse(self, jobs: list[Job]) -> None:
+    def _refuse(self, jobs: list[Attempt]) -> None:
         """Hand back jobs that this worker cannot run, for others to take.
 
         How long they are put off grows with the time since we first met their task, as long as

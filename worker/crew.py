@@ -9,27 +9,18 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import NoReturn
 
-from worker.desk import Desk
-from worker.job import (
-    Fail,
-    Job,
-    Retry,
-    clock,
-    coroutines,
-    describe,
-    encode,
-    registry,
-    storable,
-    text_of,
-)
-from worker.log import log
-from worker.surroundings import restore
+from rota.worker.attempt import Attempt
+from rota.worker.clock import clock
+from rota.worker.desk import Desk
+from rota.worker.log import log
+from rota.worker.surroundings import restore
+from rota.worker.tasks import registry
+from rota.worker.values import describe, encode, failure_of, text_of
 
 NOT_STARTED = "it was cancelled, or its lease ran out, before it was started"
 STOPPED = "its worker stopped before it was started"
@@ -118,7 +109,7 @@ class Crew:
             while (job := desk.ready.get()) is not None:
                 if desk.results_wait:
                     desk.wait_for_results()
-                if job.task in coroutines:
+                if registry[job.task].is_coroutine:
                     self._coroutines.begin(job)
                     self._places.acquire()
                     continue
@@ -133,14 +124,14 @@ class Crew:
             self._places.release()
         desk.ready.put(None)  # for the next thread
 
-    def _handle(self, job: Job) -> None:
+    def _handle(self, job: Attempt) -> None:
         desk = self._desk
         if job.cancelled:  # its lease may belong to another by now
             desk.hand_back(job, NOT_STARTED)
             return
         desk.start(job)
         try:
-            value = registry[job.task](job)
+            value = registry[job.task].run(job)
         except BaseException as error:
             if os.getpid() != self._pid:
                 _end_child(error)
@@ -160,7 +151,7 @@ class Coroutines:
     def __init__(self, desk: Desk, places: threading.Semaphore) -> None:
         self._desk = desk
         self._places = places
-        self._waiting: SimpleQueue[Job] = SimpleQueue()  # for the loop to be free
+        self._waiting: SimpleQueue[Attempt] = SimpleQueue()  # for the loop to be free
         self._loop = _new_loop()
         self._broken: list[asyncio.AbstractEventLoop] = []
         self._running: dict[asyncio.Task[None], _Watch] = {}
@@ -209,7 +200,7 @@ class Coroutines:
         self._closing = True
         self._call(self._close)
 
-    def begin(self, job: Job) -> None:
+    def begin(self, job: Attempt) -> None:
         """Start a job's handler in the place that the caller had; called from another thread."""
         self._waiting.put(job)
         self._call(self._begin_next)
@@ -256,10 +247,10 @@ class Coroutines:
         job.look = partial(self._call, watch.look)
         watch.look()
 
-    async def _handle(self, job: Job) -> None:
+    async def _handle(self, job: Attempt) -> None:
         desk = self._desk
         try:
-            value = await registry[job.task](job)
+            value = await registry[job.task].run(job)
         except BaseException as error:
             if os.getpid() != self._pid:
                 _end_child(error)
@@ -294,7 +285,7 @@ class _Watch:
     """Cancels a job's coroutine when there is a reason to: once for each reason."""
 
     def __init__(
-        self, desk: Desk, loop: asyncio.AbstractEventLoop, job: Job, task: asyncio.Task[None]
+        self, desk: Desk, loop: asyncio.AbstractEventLoop, job: Attempt, task: asyncio.Task[None]
     ) -> None:
         self.job = job
         self._desk = desk
@@ -327,38 +318,14 @@ class _Watch:
             self._timer.cancel()
 
 
-def _fail(desk: Desk, job: Job, error: BaseException) -> None:
-    """End an attempt as the exception says that its handler raised.
-
-    A handler's class of exceptions may do anything when it is read, also what would end a thread:
-    the attempt fails all the same, and that is all that happens.
-    """
+def _fail(desk: Desk, job: Attempt, error: BaseException) -> None:
+    """End an attempt as the exception says that its handler raised."""
     restore()  # a recursion limit that is too low for us, say
-    retry_in = None
-    retry = True
-    try:
-        if issubclass(type(error), Retry):
-            retry_in = _delay(error)
-            text = storable(str(error))
-        elif issubclass(type(error), Fail):
-            retry = False
-            text = storable(str(error)) or "failed"
-        else:
-            text = describe(error)
-    except BaseException as broken:
-        text = describe(broken)
-    desk.settle(job, error=text, retry_in=retry_in, retry=retry)
+    failure = failure_of(error)
+    desk.settle(job, error=failure.error, retry_in=failure.retry_in, retry=failure.retry)
 
 
-def _delay(error: BaseException) -> timedelta:
-    """Return after how long a handler wants its job to be tried again."""
-    delay = error.delay
-    if type(delay) is not timedelta:
-        raise TypeError(f"a retry takes a timedelta, not {type(delay)}")
-    return delay
-
-
-def _succeed(desk: Desk, job: Job, value: object) -> None:
+def _succeed(desk: Desk, job: Attempt, value: object) -> None:
     """End an attempt with what its handler returned, which may do anything when it is read."""
     try:
         result = None if value is None else encode(value)

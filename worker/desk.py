@@ -16,9 +16,10 @@ from queue import Empty, SimpleQueue
 from sys import getsizeof
 from time import sleep  # as it is now, whatever a module makes of it
 
-from worker.descriptor import Descriptor
-from worker.job import Job, clock
-from worker.log import log
+from rota.worker.attempt import Attempt
+from rota.worker.clock import clock
+from rota.worker.descriptor import Descriptor
+from rota.worker.log import log
 
 MOST_RESULTS = 32 * 2**20  # bytes that the database was not told; then no more jobs are started
 
@@ -72,15 +73,15 @@ class Desk:
 
     def __init__(self, limits: dict[str, int]) -> None:
         """Take the limits of those queues that have one of their own in this process."""
-        self.ready: SimpleQueue[Job | None] = SimpleQueue()  # claimed, not started
-        self.done: SimpleQueue[Job | None] = SimpleQueue()  # ended, the database not told yet
-        self.in_hand: set[Job] = set()  # claimed, and their handlers have not returned
-        self.running: set[Job] = set()  # started, and how they end is not decided yet
-        self.held: set[Job] = set()  # all whose lease must be extended
-        self.timed: set[Job] = set()  # running ones with a deadline
-        self.with_news: set[Job] = set()  # those whose progress was not sent yet
-        self.overrun: set[Job] = set()  # decided, and their handlers hold their places still
-        self.of_limited_queue: dict[str, set[Job]] = {queue: set() for queue in limits}
+        self.ready: SimpleQueue[Attempt | None] = SimpleQueue()  # claimed, not started
+        self.done: SimpleQueue[Attempt | None] = SimpleQueue()  # ended, the database not told yet
+        self.in_hand: set[Attempt] = set()  # claimed, and their handlers have not returned
+        self.running: set[Attempt] = set()  # started, and how they end is not decided yet
+        self.held: set[Attempt] = set()  # all whose lease must be extended
+        self.timed: set[Attempt] = set()  # running ones with a deadline
+        self.with_news: set[Attempt] = set()  # those whose progress was not sent yet
+        self.overrun: set[Attempt] = set()  # decided, and their handlers hold their places still
+        self.of_limited_queue: dict[str, set[Attempt]] = {queue: set() for queue in limits}
 
         self.stopping = threading.Event()  # no new claims
         self.closing = threading.Event()  # no more patience with the database
@@ -110,7 +111,7 @@ class Desk:
     def _untold_results(self) -> int:
         return self._results_returned - self._results_told
 
-    def take(self, jobs: list[Job]) -> int:
+    def take(self, jobs: list[Attempt]) -> int:
         """Take charge of jobs just claimed; return the bytes that their payloads take."""
         size = sum([job.size for job in jobs])
         self._payloads_taken += size
@@ -121,7 +122,7 @@ class Desk:
                 self.of_limited_queue.get(job.queue, set()).add(job)
         return size
 
-    def give_up(self, job: Job) -> None:
+    def give_up(self, job: Attempt) -> None:
         """Note that nothing runs for this job here any more."""
         self.in_hand.discard(job)
         if self.overrun:
@@ -140,7 +141,7 @@ class Desk:
             while self.results_wait and not self.stopping.is_set():
                 self._results.wait(1.0)
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Attempt) -> None:
         """Note that the handler starts."""
         job.started_at = clock()
         self.running.add(job)
@@ -151,7 +152,7 @@ class Desk:
 
     def settle(
         self,
-        job: Job,
+        job: Attempt,
         error: str | None = None,
         result: str | None = None,
         retry_in: timedelta | None = None,
@@ -183,7 +184,7 @@ class Desk:
         self.done.put(job)
         return True
 
-    def time_out(self, job: Job) -> None:
+    def time_out(self, job: Attempt) -> None:
         """Fail an attempt whose time is over, unless it has ended.
 
         Its handler is told, what it returns is discarded, and until then it occupies its place.
@@ -197,7 +198,7 @@ class Desk:
             extra={"fields": {"job_id": job.id, "task": job.task}},
         )
 
-    def lose(self, job: Job) -> None:
+    def lose(self, job: Attempt) -> None:
         """Note that the lease is lost; its handler holds its place until it returns."""
         job.lost = True
         if job not in self.running:
@@ -212,7 +213,7 @@ class Desk:
 
     def hand_back(
         self,
-        job: Job,
+        job: Attempt,
         reason: str,
         delay: timedelta = timedelta(),
         if_known: timedelta | None = None,
@@ -244,7 +245,7 @@ class Desk:
                 self.hand_back(job, reason)
                 count += 1
 
-    def forget(self, jobs: list[Job]) -> None:
+    def forget(self, jobs: list[Attempt]) -> None:
         """Drop jobs that the database has been told about."""
         self.held.difference_update(jobs)
         self._payloads_forgotten += sum([job.size for job in jobs])
@@ -256,13 +257,13 @@ class Desk:
         if self.bytes_held <= self.low_bytes:
             self.room.ring()
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: Attempt) -> None:
         """Let go of a job whose end cannot be told; its lease runs out, and its attempt is lost."""
         self.running.discard(job)
         self.timed.discard(job)
         self.forget([job])
 
-    def report_progress(self, job: Job) -> None:
+    def report_progress(self, job: Attempt) -> None:
         """Have the heartbeat send this job's news."""
         if job not in self.with_news:
             self.with_news.add(job)

@@ -10,9 +10,10 @@ from typing import Any
 
 import psycopg
 
-from worker.desk import Desk
-from worker.job import Job, clock, storable, text_of
-from worker.link import (
+from rota.worker.attempt import Attempt
+from rota.worker.clock import clock
+from rota.worker.desk import Desk
+from rota.worker.link import (
     LOCKED,
     OUT_OF_TIME,
     SHIFTS,
@@ -24,7 +25,8 @@ from worker.link import (
     passes,
     shifts,
 )
-from worker.log import log
+from rota.worker.log import log
+from rota.worker.values import storable, text_of
 
 LARGEST_BATCH = 1000  # jobs
 LARGEST_BATCH_BYTES = 4_000_000
@@ -94,13 +96,13 @@ LOOK_FOR_LOCKS = """
 CAN_FINISH = "select from rota.finish_jobs('{}'::bigint[], '{}'::uuid[])"
 
 Outcomes = list[tuple[int, str]]
-Tell = Callable[[Connection, list[Job]], Outcomes]
+Tell = Callable[[Connection, list[Attempt]], Outcomes]
 
 
 class Parcel:
     """Jobs that the database is told about in one call, in one transaction."""
 
-    def __init__(self, tell: Tell, jobs: list[Job]) -> None:
+    def __init__(self, tell: Tell, jobs: list[Attempt]) -> None:
         self.tell = tell
         self.jobs = jobs
         self.pause = Pause()
@@ -108,7 +110,7 @@ class Parcel:
         self.refused = False  # whether the one job in it fails since it was refused before
         self.locked = False  # whether each of its rows was locked by others at the last look
 
-    def part(self, jobs: list[Job]) -> "Parcel":
+    def part(self, jobs: list[Attempt]) -> "Parcel":
         """Return a parcel with some of these jobs, that has waited as this one has."""
         part = Parcel(self.tell, jobs)
         part.pause.failures = self.pause.failures
@@ -154,7 +156,7 @@ class Finisher:
 
     def _next_batch(self) -> list[Parcel]:
         """Return what is done by now, after waiting for it, or for something apart to be due."""
-        batch: list[Job] = []
+        batch: list[Attempt] = []
         size = 0
         patience = min([1.0, *(parcel.due - clock() for parcel in self._apart)])
         if not self._going:
@@ -277,16 +279,16 @@ class Finisher:
         again.refused = True
         self._deliver(again)
 
-    def _locked_rows(self, conn: Connection, jobs: list[Job]) -> set[int]:
+    def _locked_rows(self, conn: Connection, jobs: list[Attempt]) -> set[int]:
         arguments = {**_pairs(jobs), "lease": self._lease}
         rows = conn.execute(LOOK_FOR_LOCKS, arguments).fetchall()
         return {job_id for job_id, _, _, is_locked in rows if is_locked}
 
-    def _settle(self, jobs: list[Job], outcomes: Outcomes) -> None:
+    def _settle(self, jobs: list[Attempt], outcomes: Outcomes) -> None:
         self._desk.forget(jobs)
         self._note(jobs, outcomes)
 
-    def _note(self, jobs: list[Job], outcomes: Outcomes) -> None:
+    def _note(self, jobs: list[Attempt], outcomes: Outcomes) -> None:
         """Log what became of the jobs: one by one when they are few, else in sum."""
         if len(jobs) > self._lines and not log.isEnabledFor(logging.DEBUG):
             self._summary.update(outcome for _, outcome in outcomes)
@@ -324,7 +326,7 @@ class Finisher:
         self._summed_up_at = now
 
 
-def _parcels(jobs: list[Job]) -> list[Parcel]:
+def _parcels(jobs: list[Attempt]) -> list[Parcel]:
     """Return these jobs by the call that tells of them."""
     released = [job for job in jobs if job.handed_back is not None and job.if_known is None]
     unhandled = [job for job in jobs if job.if_known is not None]
@@ -336,12 +338,14 @@ def _parcels(jobs: list[Job]) -> list[Parcel]:
     if released or unhandled or special:
         apart = {*released, *unhandled, *special}
         jobs = [job for job in jobs if job not in apart]
-    kinds: list[tuple[Tell, list[Job]]] = [
+    kinds: list[tuple[Tell, list[Attempt]]] = [
         (_finish, jobs),
         (_finish_each, special),
         (_release, released),
     ]
-    alike: dict[tuple[Any, ...], list[Job]] = {}  # one call has one delay and one reason for all
+    alike: dict[
+        tuple[Any, ...], list[Attempt]
+    ] = {}  # one call has one delay and one reason for all
     for job in unhandled:
         alike.setdefault((job.handed_back, job.if_known, job.error), []).append(job)
     kinds += [(_release_unhandled, some) for some in alike.values()]
@@ -353,14 +357,14 @@ def _array(items: list[str]) -> str:
     return "{" + ",".join(items) + "}"
 
 
-def _pairs(jobs: list[Job]) -> dict[str, Any]:
+def _pairs(jobs: list[Attempt]) -> dict[str, Any]:
     return {
         "ids": _array([str(job.id) for job in jobs]),
         "tokens": _array([job.token for job in jobs]),
     }
 
 
-def _finish(conn: Connection, jobs: list[Job]) -> Outcomes:
+def _finish(conn: Connection, jobs: list[Attempt]) -> Outcomes:
     errors = [job.error for job in jobs]
     results = [job.result for job in jobs]
     arguments = {
@@ -371,7 +375,7 @@ def _finish(conn: Connection, jobs: list[Job]) -> Outcomes:
     return conn.execute(FINISH, arguments, prepare=True, binary=True).fetchall()
 
 
-def _finish_each(conn: Connection, jobs: list[Job]) -> Outcomes:
+def _finish_each(conn: Connection, jobs: list[Attempt]) -> Outcomes:
     jobs = sorted(jobs, key=lambda job: job.id)
     arguments = {
         **_pairs(jobs),
@@ -382,7 +386,7 @@ def _finish_each(conn: Connection, jobs: list[Job]) -> Outcomes:
     return conn.execute(FINISH_EACH, arguments).fetchall()
 
 
-def _release(conn: Connection, jobs: list[Job]) -> Outcomes:
+def _release(conn: Connection, jobs: list[Attempt]) -> Outcomes:
     jobs = sorted(jobs, key=lambda job: job.id)
     arguments = {
         **_pairs(jobs),
@@ -392,7 +396,7 @@ def _release(conn: Connection, jobs: list[Job]) -> Outcomes:
     return conn.execute(RELEASE, arguments).fetchall()
 
 
-def _release_unhandled(conn: Connection, jobs: list[Job]) -> Outcomes:
+def _release_unhandled(conn: Connection, jobs: list[Attempt]) -> Outcomes:
     arguments = {
         **_pairs(jobs),
         "delay": jobs[0].handed_back,

@@ -15,10 +15,10 @@ from psycopg.errors import error_from_result
 from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
-from db.session import for_transaction, hang_up, settle
-from worker.descriptor import Descriptor
-from worker.job import clock
-from worker.log import log
+from rota.db.session import for_transaction, hang_up, settle
+from rota.worker.clock import clock
+from rota.worker.descriptor import Descriptor
+from rota.worker.log import log
 
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
@@ -46,7 +46,7 @@ OUT_OF_TIME = "57014"
 # The session is of no use any more, even where the connection is still open.
 SESSION_LOST = ("08", "25006", "25P03", "25P04", "57P")
 
-MEND = "run python -m db.deploy, and start the worker from the same checkout"
+MEND = "run rota deploy, and start the worker from the same version"
 
 
 BEGIN = "begin isolation level read committed read write; "
@@ -183,9 +183,9 @@ def _check(result: PGresult, encoding: str) -> None:
 class Link:
     """One connection, for one thread of one process.
 
-    Its session has the settings of ``db.session``, whatever the database or the login say. A pooler
-    in transaction mode lends sessions that others use too: there nothing may be set for a session,
-    so each piece of work runs in a transaction of its own that begins with these settings.
+    Its session has the settings of ``rota.db.session``, whatever the database or the login say. A
+    pooler in transaction mode lends sessions that others use too: there nothing may be set for a
+    session, so each piece of work runs in a transaction of its own that begins with these settings.
 
     Args:
         url: a libpq connection string. What it says goes before our own defaults.

@@ -1,42 +1,22 @@
-"""Structured logs: one JSON object a line, on standard error, never with a payload."""
+"""The worker's log: a thread of its own writes the lines, and nobody can silence ours."""
 
 import json
 import logging
 import os
 import threading
-import traceback
 from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Any
 
-from worker.descriptor import Descriptor
+from rota.logs import JsonLines
+from rota.worker.descriptor import Descriptor
 
-LONGEST_TEXT = 4000  # characters
 MOST_WAITING = 2000  # lines that may wait to be written; more are left out, and counted
 LEFT_OUT = "standard error was full, log lines were left out"
 FLUSH = 1.0  # seconds that the last lines get to be written
 
 STDERR = 2
 OURS = ("rota", "rota.worker", "rota.task")
-
-
-class JsonLines(logging.Formatter):
-    """Writes a record as a line of ASCII, so that no text can forge a line or drive a terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage()[:LONGEST_TEXT],
-            "pid": record.process,
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            exception = "".join(traceback.format_exception(*record.exc_info))
-            line["exception"] = exception[-LONGEST_TEXT:]
-        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
 class Writer(logging.Handler):

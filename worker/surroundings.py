@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from worker import log
+from rota.worker import log
 
 SWITCH_INTERVAL = 0.001  # seconds; a busy handler gives way to the heartbeat this soon
 RECURSION_LIMIT = sys.getrecursionlimit()

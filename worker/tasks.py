@@ -1,69 +1,181 @@
-"""Handlers to try Rota with: ``python -m worker --tasks worker.tasks``."""
+"""``@task``: which function handles which jobs, and how it is enqueued by its arguments."""
 
-import os
-import random
-import re
-import time
-from collections import Counter
-from pathlib import Path
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from worker.job import Fail, Job, clock, task
+from rota.client import ENQUEUE, EnqueuedJob, enqueue, enqueue_async
+from rota.worker.job import Job
 
-STEP = 0.05  # seconds between two looks whether to stop
-LARGEST_FILE = 50_000_000  # bytes
+registry: dict[str, "Task"] = {}
 
-
-@task("echo")
-def echo(job: Job) -> Any:
-    """Return the payload."""
-    return job.payload
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-@task("sleep")
-def sleep(job: Job) -> dict[str, float]:
-    """Take ``seconds``, reporting progress, and stop early when told to."""
-    seconds = float(job.payload["seconds"])
-    began = clock()
-    while (passed := clock() - began) < seconds:
-        if job.cancelled:
-            raise RuntimeError(f"stopped after {passed:.1f} of {seconds:g} seconds")
-        if seconds > 1:
-            job.progress({"percent": int(100 * passed / seconds)})
-        time.sleep(min(STEP, seconds - passed))
-    return {"slept": round(clock() - began, 3)}
+class Task:
+    """A handler under the name that its jobs have.
 
-
-@task("flaky")
-def flaky(job: Job) -> dict[str, int]:
-    """Fail with ``probability`` (0 to 1), as the real world does."""
-    probability = float(job.payload["probability"])
-    if random.random() < probability:
-        raise ConnectionError(f"failed at random, as {probability:.0%} of these attempts do")
-    return {"attempts": job.attempt}
-
-
-@task("count_words")
-def count_words(job: Job) -> dict[str, Any]:
-    """Count the words of ``text``, or of the ``file`` of that name under ROTA_FILES.
-
-    Nothing outside of that folder can be read, and without ROTA_FILES no file at all.
+    Called, it is the handler. Its first parameter is always the job; what other parameters it has
+    are the keys of the payload, which is an object then.
     """
-    text = job.payload.get("text")
-    if text is None:
-        if not os.environ.get("ROTA_FILES"):
-            raise Fail("this worker reads no files: its ROTA_FILES names no folder")
-        folder = Path(os.environ["ROTA_FILES"]).resolve()
-        path = (folder / job.payload["file"]).resolve()
-        if not path.is_relative_to(folder) or not path.is_file():
-            raise Fail(f"there is no file {job.payload['file']!r} to read")
-        if path.stat().st_size > LARGEST_FILE:
-            raise Fail(f"more than {LARGEST_FILE} bytes")
-        text = path.read_text(errors="replace")
-    words = Counter(re.findall(r"\w+", text.lower()))
-    return {
-        "lines": len(text.splitlines()),
-        "words": words.total(),
-        "different": len(words),
-        "most_frequent": words.most_common(3),
-    }
+
+    def __init__(
+        self,
+        name: str,
+        handler: Callable[..., Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Take the handler, and what ``enqueue`` passes on when it is not told otherwise.
+
+        Raises:
+            TypeError: the handler's parameters cannot be the job and the keys of a payload.
+        """
+        self.name = name
+        self.handler = handler
+        self.is_coroutine = inspect.iscoroutinefunction(handler)
+        self._options = dict(options)
+        self._arguments = _arguments(name, handler)
+        functools.update_wrapper(self, handler, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the handler itself, as a test may."""
+        return self.handler(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        """Name the task."""
+        return f"<Task {self.name!r}>"
+
+    def run(self, job: Job) -> Any:
+        """Call the handler for a job, with the arguments that its payload holds.
+
+        Raises:
+            TypeError: the payload does not fit the handler's parameters.
+        """
+        if self._arguments is None:
+            return self.handler(job)
+        payload = job.payload
+        if not isinstance(payload, dict):
+            raise TypeError(
+                f"the payload of {self.name} must be an object with the arguments of its handler"
+            )
+        self._bind((), payload)
+        return self.handler(job, **payload)
+
+    def configure(self, **options: Any) -> "Task":
+        """Return this task with other options for ``enqueue``.
+
+        Args:
+            options: ``queue``, ``run_at``, ``priority``, ``max_retries``, ``timeout`` or
+                ``unique_key``, as ``rota.enqueue`` takes them.
+
+        Raises:
+            TypeError: there is no such option.
+        """
+        _check(options)
+        return Task(self.name, self.handler, {**self._options, **options})
+
+    def enqueue(self, conn: Any, /, *args: Any, **kwargs: Any) -> EnqueuedJob:
+        """Enqueue a job for this handler, in the transaction of ``conn``: see ``rota.enqueue``.
+
+        Args:
+            conn: the caller's own connection.
+            args: the handler's arguments, without the job.
+            kwargs: the same by name.
+
+        Raises:
+            TypeError: the handler does not take these arguments.
+        """
+        return enqueue(conn, self.name, self._payload(args, kwargs), **self._options)
+
+    async def enqueue_async(self, conn: Any, /, *args: Any, **kwargs: Any) -> EnqueuedJob:
+        """Do what ``enqueue`` does, on an asynchronous connection."""
+        payload = self._payload(args, kwargs)
+        return await enqueue_async(conn, self.name, payload, **self._options)
+
+    def _payload(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if self._arguments is not None:
+            return self._bind(args, kwargs)
+        if args:
+            raise TypeError(
+                f"{self.name} takes its arguments by name: its handler has no parameter but the job"
+            )
+        return kwargs
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        assert self._arguments is not None
+        try:
+            bound = self._arguments.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"the arguments do not fit {self.name}: {error}") from None
+        arguments = dict(bound.arguments)
+        for parameter in self._arguments.parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(parameter.name, {})
+        return arguments
+
+
+def task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Task]:
+    """Register a function as the handler of the jobs whose task is ``name``.
+
+    A plain function runs in a thread of its own. It is told to stop by ``Job.cancelled``, and
+    nothing but itself can stop it.
+
+    An ``async def`` runs on the event loop that all such handlers of a process share, hundreds at
+    one time if ``--concurrency`` allows that. It is stopped with ``asyncio.CancelledError`` when
+    its timeout has passed, when somebody cancels the job, and when its lease is lost. While it
+    computes, or waits in a call that is not awaited, the others stand still, though no lease is
+    lost for that; ``await asyncio.to_thread(...)`` keeps such a call out of their way.
+
+    Args:
+        name: the name that producers use, from any language.
+        options: what ``Task.enqueue`` passes on: ``queue``, ``run_at``, ``priority``,
+            ``max_retries``, ``timeout`` or ``unique_key``. Jobs that are enqueued in another way
+            do not have them.
+
+    Raises:
+        TypeError: there is no such option, or the handler's parameters cannot be those of a
+            payload.
+        ValueError: another function handles that task already.
+    """
+    if not isinstance(name, str):
+        raise TypeError('a task has a name: @task("send_email")')
+    _check(options)
+
+    def register(handler: Callable[..., Any]) -> Task:
+        if isinstance(handler, Task):  # one that has another name, too
+            handler = handler.handler
+        if name in registry and registry[name].handler is not handler:
+            raise ValueError(f"task {name!r} has a handler already: {registry[name].handler}")
+        registry[name] = Task(name, handler, options)
+        return registry[name]
+
+    return register
+
+
+OPTIONS = ENQUEUE.keys() - {"task", "payload"}
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(options) - OPTIONS):
+        raise TypeError(f"a task has no option {unknown[0]!r}; it has {', '.join(sorted(OPTIONS))}")
+
+
+def _arguments(name: str, handler: Callable[..., Any]) -> inspect.Signature | None:
+    """Return the parameters after the job; None if there are none, and any payload will do."""
+    try:
+        parameters = list(inspect.signature(handler).parameters.values())
+    except ValueError:  # something built in, which does not tell
+        return None
+    if not parameters or parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
+        if parameters:
+            return None
+        raise TypeError(f"the handler of {name} must take the job as its first parameter")
+    first, *rest = parameters
+    if first.kind not in _POSITIONAL:
+        raise TypeError(f"the handler of {name} must take the job as its first parameter")
+    for parameter in rest:
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise TypeError(f"the handler of {name} must take {parameter.name!r} by name")
+    rest = [p for p in rest if p.kind is not inspect.Parameter.VAR_POSITIONAL]
+    return inspect.Signature(rest) if rest else None

@@ -6,6 +6,7 @@ SwaggerUIBundle({
     layout: "BaseLayout",
     queryConfigEnabled: false,
     deepLinking: true,
+    defaultModelsExpandDepth: 0,
     displayRequestDuration: true,
     tryItOutEnabled: true,
     validatorUrl: null,

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from bench.child import UNNUMBERED, Enqueue, Producer
-from db.deploy import deploy
+from rota.db.deploy import deploy
 
 ENQUEUE = "select * from rota.enqueue_job(task => 'noop', payload => %s::text::jsonb)"
 ENQUEUE_MANY = "select count(*) from rota.enqueue_jobs(jobs => %s::text::jsonb)"

@@ -1,9 +1,9 @@
-"""The task of the benchmark, for ``python -m worker --tasks bench.peers.rota_tasks``."""
+"""The task of the benchmark, for ``rota worker --tasks bench.peers.rota_tasks``."""
 
 import time
 
 from bench.child import Tally, say
-from worker import Job, task
+from rota.worker import Job, task
 
 tally = Tally()
 say({"ready": True})

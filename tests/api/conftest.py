@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app import create_app
+from rota.app import create_app
 
 PROJECT = Path(__file__).parents[2]
 START_SECONDS = 30
@@ -50,7 +50,7 @@ class Answer:
 
 
 class Server:
-    """`python -m app` in a process of its own."""
+    """`rota api` in a process of its own."""
 
     def __init__(self, database_url: str, log: Path, port: int, **environment: str) -> None:
         self.port = port
@@ -60,7 +60,7 @@ class Server:
         settings |= environment
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app"],
+                [sys.executable, "-m", "rota.app"],
                 cwd=PROJECT,
                 env=os.environ | settings,
                 stderr=stderr,

@@ -9,8 +9,8 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg import Connection
 
-from app.errors import status_of
-from app.inputs import MAX_BODY_BYTES
+from rota.app.errors import status_of
+from rota.app.inputs import MAX_BODY_BYTES
 
 DEEP = 100_000
 

@@ -13,9 +13,9 @@ from psycopg import Connection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from app import jobs, queues, schedules
-from app.inputs import MAX_BODY_BYTES, MAX_DEPTH
-from db.gateway import call
+from rota.app import jobs, queues, schedules
+from rota.app.inputs import MAX_BODY_BYTES, MAX_DEPTH
+from rota.db.gateway import call
 
 OTHER_NAMES = {  # columns that the API shows as seconds
     name: f"{name}_seconds"

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from app import create_app
+from rota.app import create_app
 
 HOSTILE = {
     "datestyle": "German, DMY",

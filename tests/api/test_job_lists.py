@@ -9,8 +9,8 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg import Connection
 
-from app import jobs
-from app.jobs import FILTERS, page_of_jobs
+from rota.app import jobs
+from rota.app.jobs import FILTERS, page_of_jobs
 
 LOOK = 400
 LIVE, ENDED = 4_000, 16_000

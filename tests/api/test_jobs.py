@@ -7,7 +7,7 @@ from uuid import UUID
 from flask.testing import FlaskClient
 from psycopg import Connection
 
-from db.gateway import call
+from rota.db.gateway import call
 
 
 def post(client: FlaskClient, **job: Any) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app import create_app
+from rota.app import create_app
 from tests.api.conftest import Server
 
 OURS = [

@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg import Connection
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.api.test_jobs import pages
 
 NIGHTLY = {"name": "nightly", "task": "echo", "cron": "30 2 * * *", "time_zone": "Europe/Berlin"}
@@ -67,7 +67,7 @@ def test_post_stores_every_field(client: FlaskClient) -> None:
 def test_what_is_read_can_be_saved_again(client: FlaskClient) -> None:
     client.post("/schedules", json=NIGHTLY)
     before = client.get("/schedules/nightly").json
-    fields = client.get("/apispec.json").json["components"]["schemas"]["ScheduleSettings"]
+    fields = client.get("/apispec.json").json["components"]["schemas"]["CronSettings"]
     settings = {name: before[name] for name in fields["properties"] if before.get(name) is not None}
 
     answer = client.put("/schedules/nightly", json=settings)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from psycopg import Connection
 
-from db.deploy import deploy
-from db.embedded import Cluster
+from rota.db.deploy import deploy
+from rota.db.embedded import Cluster
 from tests.api.conftest import Server
 
 StartServer = Callable[..., Server]
@@ -178,7 +178,7 @@ def test_server_refuses_another_version(
     server = start_server(db, wait=False)
 
     assert server.process.wait(timeout=30) == 1
-    assert "python -m db.deploy" in server.log_lines()[-1]["message"]
+    assert "rota deploy" in server.log_lines()[-1]["message"]
 
 
 def test_server_names_a_port_that_is_taken(db: str, start_server: StartServer) -> None:

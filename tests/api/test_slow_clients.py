@@ -17,7 +17,7 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg import Connection
 
-from app import database, server
+from rota.app import database, server
 from tests.api.conftest import Answer, Server, free_port
 from tests.waiting import wait_until
 

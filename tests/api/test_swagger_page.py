@@ -69,7 +69,7 @@ def requested(happened: list[dict[str, Any]]) -> set[str]:
 def open_page(browser: Chrome, url: str) -> None:
     browser.get(url)
     WebDriverWait(browser, PATIENCE).until(
-        element_to_be_clickable((By.ID, "operations-jobs-post_jobs"))
+        element_to_be_clickable((By.ID, "operations-jobs-enqueueJob"))
     )
 
 
@@ -85,7 +85,7 @@ def test_try_it_out_creates_a_job(
     server: Server, browser: Chrome, conn: Connection, tmp_path: Path
 ) -> None:
     open_page(browser, f"{server.url}/apidocs/")
-    operation = "#operations-jobs-post_jobs"
+    operation = "#operations-jobs-enqueueJob"
     click(browser, f"{operation} .opblock-summary-control")
     click(browser, f"{operation} button.execute")
     WebDriverWait(browser, PATIENCE).until(
@@ -114,3 +114,24 @@ def test_a_link_cannot_choose_the_document(server: Server, browser: Chrome, para
     urls = requested(events(browser))
     assert {url for url in urls if not url.startswith(f"{server.url}/")} == set()
     assert browser.find_element(By.CSS_SELECTOR, ".info .title").text.startswith("Rota")
+
+
+@pytest.mark.parametrize("width", [420, 1280])
+def test_no_answer_sticks_out_of_its_box(server: Server, browser: Chrome, width: int) -> None:
+    size = {"width": width, "height": 850, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    open_page(browser, f"{server.url}/apidocs/")
+
+    click(browser, "#operations-jobs-listJobs .opblock-summary-control")
+    operation = "#operations-jobs-listJobs"
+    cells = f"{operation} .responses-table td"
+    WebDriverWait(browser, PATIENCE).until(element_to_be_clickable((By.CSS_SELECTOR, cells)))
+
+    rights = """
+        return [...document.querySelectorAll(arguments[0])]
+            .map(element => element.getBoundingClientRect().right)
+    """
+    (edge,) = browser.execute_script(rights, operation)
+    assert 0 < max(browser.execute_script(rights, cells)) < edge < width
+    filters = browser.find_elements(By.CSS_SELECTOR, "#operations-jobs-listJobs input")
+    assert [field.get_attribute("value") for field in filters] == ["", "", "50", ""]

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.concurrency.sessions import Session, forget_cursors
 
 KEY = "the key"

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from db.gateway import call
+from rota.db.gateway import call
 
 PATIENCE = 30.0  # seconds, after which a call that should have ended has failed the test
 

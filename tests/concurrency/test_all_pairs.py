@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.concurrency.pairs import STATES, Bench, table
 
 OUTCOMES = Path(__file__).with_name("outcomes.txt")

@@ -13,7 +13,7 @@ from datetime import timedelta
 import psycopg
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 
 SECONDS = float(os.environ.get("ROTA_HUNT_SECONDS", "5"))
 SEED = int(os.environ.get("ROTA_SEED") or random.randrange(2**32))

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from psycopg import ClientCursor, pq
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.concurrency.sessions import Call, forget_cursors, sqlstate
 from tests.waiting import wait_until
 

@@ -9,7 +9,7 @@ import pytest
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.waiting import wait_until
 
 WEEKS = "select count(*) from pg_inherits where inhparent = %s::regclass"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from app import create_app
-from db.reference import render
+from rota.app import create_app
+from rota.db.reference import render
 from tests.docs.pages import COMMANDS, MODES, OUTPUTS, PAGES, ROOT, Block, agrees, blocks, settle
 from tests.test_compose import free_port
 
@@ -194,13 +194,25 @@ def test_links_lead_somewhere(page):
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
 
 
-def test_the_readme_lists_every_setting():
-    readme = PAGES[0].read_text()
+def page(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text()
+
+
+def test_the_readme_can_be_read_in_two_minutes():
+    assert len(PAGES[0].read_text().splitlines()) <= 350
+
+
+def test_the_readme_leads_to_every_page():
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{path.name})" in PAGES[0].read_text()
+
+
+def test_every_setting_is_listed():
+    text = page("configuration")
     sources = [
-        ROOT / "run.py",
-        *(ROOT / "app").glob("*.py"),
-        *(ROOT / "worker").glob("*.py"),
-        *(ROOT / "db").glob("*.py"),
+        path
+        for folder in ("app", "db", "demo", "rota", "worker")
+        for path in (ROOT / folder).glob("*.py")
     ]
     variables = {
         name
@@ -208,16 +220,16 @@ def test_the_readme_lists_every_setting():
         for name in re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", source.read_text())
     }
     usage = subprocess.run(
-        [sys.executable, "-m", "worker", "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "rota.worker", "--help"], cwd=ROOT, capture_output=True, text=True
     ).stdout
     options = set(re.findall(r"--[a-z-]+", usage)) - {"--help"}
 
     assert {"DATABASE_URL", "PORT"} <= variables
     assert {"--queues", "--concurrency"} <= options
-    assert [name for name in sorted(variables | options) if f"`{name}" not in readme] == []
+    assert [name for name in sorted(variables | options) if f"`{name}" not in text] == []
 
 
-def test_the_readme_lists_every_request():
+def test_every_request_is_listed():
     rules = create_app("postgresql:///").url_map.iter_rules()
     served = {
         f"{method} " + re.sub(r"<\w+:(\w+)>", r"{\1}", str(rule)).replace("{job_id}", "{id}")
@@ -226,24 +238,45 @@ def test_the_readme_lists_every_request():
         if not str(rule).startswith("/api") and str(rule) != "/"
     }
 
-    listed = set(
-        re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*[^`?/…])`", PAGES[0].read_text())
-    )
+    listed = set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*[^`?/…])`", page("rest")))
 
     assert listed == served
 
 
-def test_the_readme_lists_every_error_of_the_functions():
+def test_every_error_is_listed_of_the_functions():
     raised = {
         code
-        for path in (ROOT / "db" / "functions").glob("*.sql")
+        for path in (ROOT / "db" / "functions").rglob("*.sql")
         for code in re.findall(r"\bRT[A-Z]\d\d\b", path.read_text())
     }
 
-    assert raised == set(re.findall(r"`(RT[A-Z]\d\d)`", PAGES[0].read_text()))
+    assert raised == set(re.findall(r"`(RT[A-Z]\d\d)`", page("psql")))
 
 
 def test_the_reference_is_that_of_these_functions(conn):
     assert (ROOT / "docs" / "functions.md").read_text() == render(conn), (
-        "write it anew: python -m db.reference URL >docs/functions.md"
+        "write it anew: python -m rota.db.reference URL >docs/functions.md"
     )
+
+
+def test_the_reference_lists_for_each_role_what_it_has_rights_to(conn):
+    page = (ROOT / "docs" / "functions.md").read_text()
+    roles = ["rota_producer", "rota_worker", "rota_operator", "rota_reader"]
+    headings = ["Producers", "Workers", "Operators", "Readers"]
+    rights = """
+        select proname from pg_proc
+        where pronamespace = 'rota'::regnamespace and proname not like '\\_%%'
+            and has_function_privilege(%(role)s, oid, 'execute')
+        union all
+        select relname from pg_class
+        where relnamespace = 'rota'::regnamespace and relkind = 'v'
+            and has_table_privilege(%(role)s, oid, 'select')
+    """
+
+    assert re.findall(r"^## (.*)$", page, re.M) == [*headings, "Deployers"]
+    for role, heading in zip(roles, headings, strict=True):
+        line = re.search(rf"^\| \[{heading}\].*$", page, re.M)[0]
+        (own,) = re.findall(rf"^## {heading}$(.*?)(?=^## )", page, re.M | re.S)
+        listed = set(re.findall(r"\]\(#([a-z_]+)\)", line)) - {heading.lower()}
+        assert listed == {name for (name,) in conn.execute(rights, {"role": role})}
+        assert set(re.findall(r"^### (.*)$", own, re.M)) <= listed

@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from db.deploy import checkout_version, deploy
-from db.embedded import Cluster
+from rota.db.deploy import checkout_version, deploy
+from rota.db.embedded import Cluster
 from tests.conftest import SERVER_VERSION, roomy_memory
 from tests.faults.harness import House
 from tests.faults.proxy import Proxy

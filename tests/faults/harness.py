@@ -24,8 +24,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from db.embedded import Cluster, ClusterError
-from db.gateway import call
+from rota.db.embedded import Cluster, ClusterError
+from rota.db.gateway import call
 from tests.history.check import Demands, Report, Saved, check
 from tests.history.record import Appender, History, recording_cursor
 from tests.waiting import wait_until

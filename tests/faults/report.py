@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 
-from db.embedded import binaries
+from rota.db.embedded import binaries
 from tests.conftest import SERVER_VERSION
 from tests.history.check import Figures
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import psycopg
 
+from rota.worker import Job, task
 from tests.faults.worker import die_at
 from tests.history.record import Appender
-from worker import Job, task
 
 effects = Appender(Path(os.environ["ROTA_EFFECTS"]))
 

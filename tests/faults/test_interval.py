@@ -9,11 +9,11 @@ from pathlib import Path
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
-from tests.conftest import Clock
+from rota.db.gateway import call
+from rota.testing import Clock
 from tests.waiting import wait_until
 
-WORKER = (sys.executable, "-m", "worker", "--tasks", "worker.tasks")
+WORKER = (sys.executable, "-m", "rota.worker", "--tasks", "rota.demo.tasks")
 RUNS = 50
 EVERY = timedelta(minutes=1)
 START = datetime(2031, 5, 17, 6, 0, 30, tzinfo=UTC)

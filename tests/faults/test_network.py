@@ -179,7 +179,7 @@ def test_f35_a_post_that_is_repeated_after_the_api_was_killed_makes_one_job(
         "PORT": str(port),
     }
     log = house.folder / "api.log"
-    first = house.run(["-m", "app"], environment, log)
+    first = house.run(["-m", "rota.app"], environment, log)
     wait_until(lambda: "serving" in log.read_text())
     # the whole statement: BEGIN says READ COMMITTED
     proxy.swallow_reply("COMMIT\0", keep_open=True)
@@ -205,7 +205,7 @@ def test_f35_a_post_that_is_repeated_after_the_api_was_killed_makes_one_job(
     house.history.answer(call, "enqueue", "unknown")
 
     log.write_text("")
-    second = house.run(["-m", "app"], environment, log)
+    second = house.run(["-m", "rota.app"], environment, log)
     wait_until(lambda: "serving" in log.read_text())
     call = house.history.invoke("enqueue", key="once")
     answer = post()

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from rota.worker.link import Link
 from tests.faults.harness import House, only_long
 from tests.waiting import wait_until
-from worker.link import Link
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_f26_a_poison_job_spends_its_attempts_and_fails(house: House, how: str):
 def test_f27_a_task_that_this_worker_does_not_know_waits_for_one_that_does(house: House):
     house.produce(1, max_retries=0)
     ignorant = house.run(
-        ["-m", "worker", "--tasks", "worker.tasks", "--poll", "0.2"],
+        ["-m", "rota.worker", "--tasks", "rota.demo.tasks", "--poll", "0.2"],
         {**os.environ, "DATABASE_URL": house.url},
         house.folder / "ignorant.log",
     )

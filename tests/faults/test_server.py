@@ -7,7 +7,7 @@ import time
 import psycopg
 import pytest
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.faults.harness import LONG, House
 from tests.waiting import wait_until
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from db.deploy import deploy
-from db.embedded import Cluster
+from rota.db.deploy import deploy
+from rota.db.embedded import Cluster
 from tests.conftest import SERVER_VERSION
 from tests.faults.conftest import SETTINGS
 from tests.faults.harness import House, only_long

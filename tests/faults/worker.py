@@ -14,8 +14,8 @@ from typing import Any
 
 import psycopg
 
+from rota.worker.__main__ import main
 from tests.history.record import History, record_claims, recording_cursor
-from worker.__main__ import main
 
 
 class MortalHistory(History):

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.waiting import wait_until
 
 STEP = timedelta(milliseconds=1)  # too short for a look at what lies behind a cursor
@@ -28,7 +28,8 @@ def still(connect, clock):
         begin
             execute format(
                 'create or replace function rota._now() returns timestamptz language sql volatile'
-                    ' as $$ select timestamptz %L + (select c.ahead from rota_test.clock as c) $$',
+                    ' as $$ select timestamptz %L + make_interval('
+                    '    secs => (select c.ahead from rota_test.clock as c)) $$',
                 rota._utc_text(clock_timestamp())
             );
         end;
@@ -50,13 +51,15 @@ def scan_slowly(conn, queue="default", priority=0, first_job=None):
     """Do what a claim does after a slow scan of a lane, which may have found nothing."""
     conn.execute(
         """
-        select rota._move_lane_cursor(
-            rota._lane_cursor(%(priority)s, %(queue)s, rota._now()),
-            (select j.ctid from rota.live_jobs as j where j.id = %(first_job)s),
-            rota._now(),
-            true,
-            true,
-            true
+        select rota._note_scan(
+            cursor => rota._lane_cursor(%(priority)s, %(queue)s, rota._now()),
+            queue => %(queue)s,
+            priority => %(priority)s,
+            at => rota._now(),
+            places => array(select j.ctid from rota.live_jobs as j where j.id = %(first_job)s),
+            took => '1 second',
+            own_id => true,
+            looked => true
         )
         """,
         {"queue": queue, "priority": priority, "first_job": first_job},
@@ -397,7 +400,7 @@ def test_a_step_of_the_clock_voids_the_cursor(conn, still, step):
     assert claim(conn) == ["behind"]
 
 
-def test_a_clock_that_is_put_back_voids_a_cursor_however_far_back_that_stands(conn, clock):
+def test_a_clock_that_is_put_back_voids_a_cursor_however_far_back_that_stands(conn, still):
     now = datetime.now(UTC)
     first = enqueue(conn, "backlog", run_at=now - timedelta(hours=2))
     for _ in range(2):
@@ -406,7 +409,7 @@ def test_a_clock_that_is_put_back_voids_a_cursor_however_far_back_that_stands(co
     assert claim(conn) == ["backlog"]
     enqueue(conn, "backlog", run_at=now - timedelta(hours=2))
 
-    clock.advance(timedelta(hours=-1))
+    still.advance(timedelta(hours=-1))
 
     assert claim(conn) == ["behind"]
 

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.functions.views import job
 
 

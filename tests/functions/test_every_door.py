@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.functions.test_every_parameter import SCENES, START, first_jobs, signatures
 
 ROLES = ("rota_producer", "rota_worker", "rota_operator", "rota_reader")

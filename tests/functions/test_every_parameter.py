@@ -13,7 +13,7 @@ import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 
 SECOND, MINUTE, HOUR, DAY = (
     timedelta(seconds=1),

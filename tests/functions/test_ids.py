@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.waiting import wait_until
 
 LAST = 2**63 - 1

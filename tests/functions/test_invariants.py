@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from psycopg import Connection
 
-from db.gateway import call
+from rota.db.gateway import call
 
 WITHOUT_CHECKS = """
     do $$

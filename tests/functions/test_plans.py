@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 
 TABLES = {
     "never analyzed": "",
@@ -81,14 +81,17 @@ def look_behind(conn):
     """Do what a claim does whose cursor of the lane has been at the present for a while."""
     conn.execute(
         """
-        select rota._look_behind(
+        select set_config(
+            rota._lane_setting('default', 0),
             jsonb_populate_record(
-                rota._lane_cursor(0, 'default', rota._now()),
-                '{"run_at": "now", "swept_at": "2020-01-01"}'
-            ),
-            rota._now(),
-            1
-        )
+                null::rota.lane_scan,
+                '{"queue": "default", "priority": 0, "run_at": "now", "swept_at": "2020-01-01",
+                    "noted_at": "2020-01-01", "next_run_at": "2020-01-01"}'
+            )::text,
+            false
+        );
+        select rota._look_behind('default', 0, rota._now(), 1);
+        select set_config(rota._lane_setting('default', 0), '', false)
         """
     )
 

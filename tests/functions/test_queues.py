@@ -1,4 +1,4 @@
-"""Settings, pauses, workers, and who is woken."""
+"""Queues: their names, settings and pauses, what they show, and how they are forgotten."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,7 +7,9 @@ import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
+
+UNSPELLABLE = ["a,b", "mail:2", "mail.*", " lead", "trail ", ","]
 
 
 def status(conn, queue):
@@ -100,156 +102,6 @@ def test_the_status_counts_what_waits_and_what_runs(conn):
     assert found["oldest_due_at"] is not None
 
 
-def test_a_worker_shows_itself_and_its_stop(conn, clock):
-    arguments = {
-        "worker": "w1",
-        "host": "here",
-        "pid": 7,
-        "queues": ["mail"],
-        "concurrency": 4,
-        "version": "abc",
-    }
-    call(conn, "announce_worker", **arguments)
-    clock.advance(timedelta(seconds=30))
-    call(conn, "announce_worker", **arguments)
-    call(conn, "enqueue_job", task="a", queue="mail")
-    call(conn, "claim_next_job", queues=["mail"], worker="w1")
-
-    cursor = conn.cursor(row_factory=dict_row)
-    (seen,) = cursor.execute("select * from rota.worker_status").fetchall()
-    call(conn, "dismiss_worker", worker="w1")
-    (stopped,) = cursor.execute("select * from rota.worker_status").fetchall()
-
-    assert (seen["queues"], seen["running"], seen["stopped_at"]) == (["mail"], 1, None)
-    assert seen["last_seen_at"] - seen["started_at"] >= timedelta(seconds=29)
-    assert stopped["stopped_at"] is not None
-
-
-def test_a_worker_shows_its_tasks_its_overrun_places_and_its_clock(conn, clock):
-    about = {"worker": "w1", "host": "here", "pid": 7, "queues": ["mail"], "concurrency": 4}
-    (now,) = conn.execute("select rota._now()").fetchone()
-    ahead = now + timedelta(seconds=90)
-    query = "select tasks, overrun, clock_difference from rota.worker_status"
-    clock.set(now)
-
-    call(conn, "announce_worker", **about, version="1", tasks=["b", "a"], overrun=3, clock=ahead)
-    told = conn.execute(query).fetchall()
-    clock.advance(timedelta(seconds=10))
-    call(conn, "announce_worker", **about, version="1", tasks=["c"], overrun=0, clock=ahead)
-    later = conn.execute(query).fetchall()
-    call(conn, "dismiss_worker", worker="w1")
-    stopped = conn.execute(query).fetchall()
-    call(conn, "announce_worker", **about, version="of before")
-    untold = conn.execute(query).fetchall()
-
-    assert [row[:2] for row in told + later] == [(["b", "a"], 3), (["c"], 0)]
-    assert [round(row[2].total_seconds()) for row in told + later] == [90, 80]
-    assert stopped == [(["c"], 0, None)]
-    assert untold == [(None, None, None)]
-
-
-@pytest.mark.parametrize(("name", "value"), [("overrun", -1), ("clock", "infinity")])
-def test_a_worker_cannot_announce_what_no_view_could_show(conn, name, value):
-    with pytest.raises(psycopg.Error) as caught:
-        conn.execute(
-            f"""
-            select rota.announce_worker(
-                'w', 'h', 1, '{{a}}', 1, '1', {name} => '{value}'
-            )
-            """
-        )
-
-    assert caught.value.sqlstate == "RTV01"
-
-
-def test_a_worker_without_a_name_is_refused(conn):
-    with pytest.raises(psycopg.Error) as caught:
-        call(
-            conn,
-            "announce_worker",
-            worker="",
-            host="h",
-            pid=1,
-            queues=["a"],
-            concurrency=1,
-            version="v",
-        )
-
-    assert caught.value.sqlstate == "RTV01"
-
-
-def notifications(listener):
-    return [notice.payload for notice in listener.notifies(timeout=0.2)]
-
-
-def test_only_a_sleeper_is_notified_and_only_of_its_queue(connect):
-    producer, sleeper = connect(), connect()
-    sleeper.execute("listen rota_jobs")
-
-    call(producer, "enqueue_job", task="nobody sleeps")
-    assert notifications(sleeper) == []
-
-    call(sleeper, "begin_sleep", queues=["default"])
-    call(producer, "enqueue_job", task="elsewhere", queue="mail")
-    assert notifications(sleeper) == []
-
-    call(producer, "enqueue_job", task="here")
-    assert notifications(sleeper) == ["default"]
-
-    call(producer, "enqueue_jobs", jobs=Jsonb([{"task": "a"}] * 100))
-    assert notifications(sleeper) == ["default"]
-
-    call(producer, "enqueue_job", task="later", run_at=datetime.now(UTC) + timedelta(hours=1))
-    assert notifications(sleeper) == []
-
-    call(sleeper, "end_sleep", queues=["default"])
-    call(producer, "enqueue_job", task="it is awake")
-    assert notifications(sleeper) == []
-
-
-def test_a_notification_comes_with_the_commit_and_never_without(connect):
-    producer, sleeper = connect(autocommit=False), connect()
-    sleeper.execute("listen rota_jobs")
-    call(sleeper, "begin_sleep", queues=["default"])
-
-    call(producer, "enqueue_job", task="a")
-    assert notifications(sleeper) == []
-    producer.rollback()
-    assert notifications(sleeper) == []
-    call(producer, "enqueue_job", task="a")
-    producer.commit()
-    assert notifications(sleeper) == ["default"]
-
-
-def test_resume_and_retry_wake_sleepers(connect):
-    conn, sleeper = connect(), connect()
-    (row,) = call(conn, "enqueue_job", task="a")
-    call(conn, "cancel_job", job_id=row["job_id"])
-    call(conn, "pause_queue", queue="default")
-    sleeper.execute("listen rota_jobs")
-    call(sleeper, "begin_sleep", queues=["default"])
-
-    call(conn, "resume_queue", queue="default")
-    assert notifications(sleeper) == ["default"]
-    call(conn, "retry_job", job_id=row["job_id"])
-    assert notifications(sleeper) == ["default"]
-
-
-def test_no_function_leaves_an_advisory_lock_behind(conn):
-    call(conn, "enqueue_job", task="a")
-    call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "a"}]))
-    call(conn, "recover_jobs")
-    call(conn, "maintain")
-    call(conn, "begin_sleep", queues=["a", "b", "a"])
-    call(conn, "end_sleep", queues=["b", "a"])
-
-    held = conn.execute(
-        "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
-    ).fetchone()[0]
-
-    assert held == 0
-
-
 SETTINGS = {
     "max_retries": (7, 8),
     "backoff_base": (timedelta(seconds=1), timedelta(seconds=2)),
@@ -300,38 +152,6 @@ def test_the_cap_of_a_queues_backoff_is_used(conn):
     assert told["run_at"] - datetime.now(UTC) <= timedelta(minutes=1)
 
 
-def test_a_worker_keeps_what_it_said_first_and_comes_back_after_a_stop(conn, clock):
-    cursor = conn.cursor(row_factory=dict_row)
-    arguments = {
-        "host": "here",
-        "pid": 7,
-        "queues": ["mail"],
-        "concurrency": 4,
-        "version": "abc",
-    }
-    for worker in ("w1", "w2"):
-        call(conn, "announce_worker", worker=worker, **arguments)
-
-    def seen():
-        rows = cursor.execute("select * from rota.worker_status order by worker").fetchall()
-        return {row["worker"]: row for row in rows}
-
-    first = seen()
-    assert first["w1"] | arguments == first["w1"]
-    assert first["w1"]["running"] == 0
-    clock.advance(timedelta(minutes=1))
-    call(conn, "dismiss_worker", worker="w1")
-    gone = seen()
-    assert gone["w1"]["stopped_at"] >= gone["w1"]["last_seen_at"] > first["w1"]["last_seen_at"]
-    clock.advance(timedelta(minutes=1))
-    call(conn, "announce_worker", worker="w1", **arguments)
-    back = seen()
-
-    assert back["w1"] == first["w1"] | {"last_seen_at": back["w1"]["last_seen_at"]}
-    assert back["w1"]["last_seen_at"] > gone["w1"]["last_seen_at"]
-    assert first["w2"] == gone["w2"] == back["w2"]
-
-
 def test_the_status_counts_each_queue_for_itself(conn):
     for number, queue in enumerate(("mail", "post"), 1):
         for _ in range(number):
@@ -354,3 +174,193 @@ def test_the_status_counts_each_queue_for_itself(conn):
     assert conn.execute(
         "select worker, running from rota.worker_status order by worker"
     ).fetchall() == [("mail", 1), ("post", 2)]
+
+
+def settings_of(conn, queue):
+    rows = conn.execute(
+        """
+        select max_retries, backoff_base, backoff_cap, timeout
+        from rota.queue_status
+        where queue = %s
+        """,
+        [queue],
+    )
+    return rows.fetchone()
+
+
+def refused(conn, function, **arguments):
+    """Return the SQLSTATE with which a call is refused."""
+    with pytest.raises(psycopg.Error) as caught:
+        call(conn, function, **arguments)
+    return caught.value.sqlstate
+
+
+def old_job(conn, queue):
+    """Add a job as it could be added while any name was allowed."""
+    conn.execute("insert into rota.lanes (queue, priority) values (%s, 0)", [queue])
+    return conn.execute(
+        """
+        insert into rota.live_jobs (
+            task, payload, queue, priority, run_at, scheduled_for, max_retries, created_at
+        )
+        values ('t', '{}', %s, 0, now(), now(), 0, now())
+        returning id
+        """,
+        [queue],
+    ).fetchone()[0]
+
+
+@pytest.mark.parametrize("function", ["pause_queue", "resume_queue", "delete_queue"])
+def test_a_name_that_nobody_uses_is_no_queue(conn, function):
+    assert refused(conn, function, queue="defualt") == "RTN03"
+
+    assert status(conn, "defualt") is None
+
+
+def test_a_queue_may_be_configured_and_paused_before_its_first_job(conn):
+    call(conn, "configure_queue", queue="mail")
+    call(conn, "pause_queue", queue="mail")
+
+    call(conn, "enqueue_job", task="t", queue="mail")
+
+    assert call(conn, "claim_next_job", queues=["mail"]) == []
+
+
+@pytest.mark.parametrize("queue", UNSPELLABLE)
+def test_a_name_that_no_command_line_can_spell_is_refused(conn, queue):
+    jobs = Jsonb([{"task": "t", "queue": queue}])
+
+    assert refused(conn, "enqueue_job", task="t", queue=queue) == "RTV01"
+    assert refused(conn, "enqueue_jobs", jobs=jobs) == "RTV01"
+    assert refused(conn, "schedule_job", task="t", every=timedelta(1), queue=queue) == "RTV01"
+    assert refused(conn, "configure_queue", queue=queue, max_retries=1) == "RTV01"
+    assert refused(conn, "pause_queue", queue=queue) == "RTV01"
+
+
+@pytest.mark.parametrize("queue", ["mail-2", "a b", "a/b", "größer", "50%", "a.b"])
+def test_other_names_are_taken(conn, queue):
+    call(conn, "enqueue_job", task="t", queue=queue)
+
+    assert len(call(conn, "claim_next_job", queues=[queue])) == 1
+
+
+def test_jobs_in_a_queue_of_an_old_name_run_and_are_steered_as_ever(conn):
+    job_id = old_job(conn, "a,b")
+
+    call(conn, "pause_queue", queue="a,b")
+    assert call(conn, "claim_next_job", queues=["a,b"]) == []
+    call(conn, "configure_queue", queue="a,b", max_retries=7)
+    call(conn, "resume_queue", queue="a,b")
+    [held] = call(conn, "claim_next_job", queues=["a,b"])
+    call(conn, "finish_job", job_id=job_id, token=held["token"], error="x")
+    call(conn, "retry_job", job_id=job_id)
+    [held] = call(conn, "claim_next_job", queues=["a,b"])
+    call(conn, "finish_job", job_id=job_id, token=held["token"])
+    call(conn, "delete_queue", queue="a,b")
+
+    assert status(conn, "a,b") is None
+
+
+def test_what_is_named_is_unset_and_the_rest_stays(conn):
+    second = timedelta(seconds=1)
+    call(
+        conn,
+        "configure_queue",
+        queue="mail",
+        max_retries=7,
+        backoff_base=second,
+        backoff_cap=2 * second,
+        timeout=3 * second,
+    )
+
+    call(conn, "configure_queue", queue="mail", unset=["timeout"])
+    assert settings_of(conn, "mail") == (7, second, 2 * second, None)
+    call(conn, "configure_queue", queue="mail", max_retries=8, unset=["backoff_base"])
+    assert settings_of(conn, "mail") == (8, None, 2 * second, None)
+    call(conn, "configure_queue", queue="mail", unset=["max_retries", "backoff_cap"])
+    assert settings_of(conn, "mail") == (None,) * 4
+
+
+@pytest.mark.parametrize("unset", [["tiemout"], ["name"], ["paused_at"], [None], ["timeout", ""]])
+def test_what_is_no_setting_cannot_be_unset(conn, unset):
+    call(conn, "configure_queue", queue="mail", timeout=timedelta(seconds=1))
+
+    assert refused(conn, "configure_queue", queue="mail", unset=unset) == "RTV01"
+
+    assert settings_of(conn, "mail")[3] == timedelta(seconds=1)
+
+
+def test_a_setting_cannot_be_given_and_unset_at_once(conn):
+    with pytest.raises(psycopg.Error, match="timeout is both given and unset") as caught:
+        call(conn, "configure_queue", queue="q", timeout=timedelta(1), unset=["timeout"])
+
+    assert caught.value.sqlstate == "RTV01"
+
+
+def test_a_deleted_queue_is_shown_no_more_and_begins_anew(conn):
+    call(conn, "configure_queue", queue="mail", max_retries=0)
+    call(conn, "pause_queue", queue="mail")
+    [job] = call(conn, "enqueue_job", task="t", queue="mail", priority=5)
+    call(conn, "cancel_job", job_id=job["job_id"])
+
+    call(conn, "delete_queue", queue="mail")
+
+    assert status(conn, "mail") is None
+    assert refused(conn, "delete_queue", queue="mail") == "RTN03"
+    call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "t", "queue": "mail", "priority": 5}]))
+    assert status(conn, "mail") is not None
+    [held] = call(conn, "claim_next_job", queues=["mail"])
+    assert held["max_retries"] == 3
+    call(conn, "finish_job", job_id=held["id"], token=held["token"])
+    for _ in range(2):
+        call(conn, "maintain")
+        assert status(conn, "mail") is not None
+
+
+@pytest.mark.parametrize("when", ["now", "later", "running"])
+def test_a_queue_with_live_jobs_is_not_deleted(conn, when):
+    call(conn, "configure_queue", queue="mail", max_retries=9)
+    run_at = datetime.now(UTC) + timedelta(days=1) if when == "later" else None
+    call(conn, "enqueue_job", task="t", queue="mail", run_at=run_at)
+    if when == "running":
+        call(conn, "claim_next_job", queues=["mail"])
+
+    assert refused(conn, "delete_queue", queue="mail") == "RTC01"
+
+    assert settings_of(conn, "mail")[0] == 9
+
+
+@pytest.mark.parametrize("level", ["read committed", "repeatable read"])
+def test_an_enqueue_that_saw_its_lane_before_the_deletion_loses_nothing(connect, level):
+    conn, producer = connect(), connect(autocommit=False)
+    [job] = call(conn, "enqueue_job", task="t", queue="mail")
+    call(conn, "cancel_job", job_id=job["job_id"])
+    producer.execute(f"set transaction isolation level {level}")
+    producer.execute("select 1")
+    if level == "read committed":
+        call(producer, "enqueue_job", task="late", queue="mail")
+
+    call(conn, "delete_queue", queue="mail")
+    call(conn, "maintain")
+    if level == "repeatable read":
+        call(producer, "enqueue_job", task="late", queue="mail")
+    producer.commit()
+
+    assert status(conn, "mail") is not None
+    [held] = call(conn, "claim_next_job", queues=["mail"])
+    assert held["task"] == "late"
+
+
+def test_deleting_and_configuring_take_turns(connect):
+    conn, other = connect(autocommit=False), connect()
+    call(conn, "configure_queue", queue="mail", max_retries=9)
+    conn.commit()
+    call(conn, "delete_queue", queue="mail")
+    other.execute("set lock_timeout = '100ms'")
+
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        call(other, "configure_queue", queue="mail", timeout=timedelta(1))
+    conn.commit()
+    call(other, "configure_queue", queue="mail", timeout=timedelta(1))
+
+    assert settings_of(conn, "mail") == (None, None, None, timedelta(1))

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from db.gateway import call
+from rota.db.gateway import call
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from db.deploy import FOLDER, deploy
-from db.gateway import call
+from rota.db.deploy import FOLDER, deploy
+from rota.db.gateway import call
 from tests.conftest import new_connection
 from tests.functions.test_cursor import set_cursor
 from tests.functions.test_upkeep import finish_one, in_default

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import Connection, sql
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests import hostile
 
 # Settings that say what a transaction is, end a session, or tell how the caller's own arguments are

@@ -7,7 +7,7 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 
 
 @pytest.fixture

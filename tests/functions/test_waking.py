@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 
 MANY = [f"queue {number}" for number in range(3000)]
 A_MINUTE = timedelta(minutes=1)
@@ -323,13 +323,7 @@ def heard_by_sleepers(connect, how, table):
 
     call(conn, how.split()[0].rstrip(","), **prepared, **arguments)
 
-    conn.execute("notify rota_jobs, 'the end'")
-    heard = []
-    for notice in sleeper.notifies(timeout=10):
-        if notice.payload == "the end":
-            return heard
-        heard.append(notice.payload)
-    raise AssertionError(heard)
+    return notified(conn, sleeper)
 
 
 @pytest.mark.parametrize("how", MAKERS)
@@ -340,3 +334,65 @@ def test_a_sleeper_hears_of_all_that_makes_a_job_due(connect, how):
 @pytest.mark.parametrize("how", IDLE)
 def test_a_sleeper_is_not_woken_for_what_is_not_due(connect, how):
     assert heard_by_sleepers(connect, how, IDLE) == []
+
+
+def test_only_a_sleeper_is_notified_and_only_of_its_queue(conn, sleeper):
+    call(conn, "enqueue_job", task="nobody sleeps")
+    assert notified(conn, sleeper) == []
+
+    call(sleeper, "begin_sleep", queues=["default"])
+    call(conn, "enqueue_job", task="elsewhere", queue="mail")
+    assert notified(conn, sleeper) == []
+
+    call(conn, "enqueue_job", task="here")
+    assert notified(conn, sleeper) == ["default"]
+
+    call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "a"}] * 100))
+    assert notified(conn, sleeper) == ["default"]
+
+    call(conn, "enqueue_job", task="later", run_at=datetime.now(UTC) + timedelta(hours=1))
+    assert notified(conn, sleeper) == []
+
+    call(sleeper, "end_sleep", queues=["default"])
+    call(conn, "enqueue_job", task="it is awake")
+    assert notified(conn, sleeper) == []
+
+
+def test_a_notification_comes_with_the_commit_and_never_without(conn, connect, sleeper):
+    producer = connect(autocommit=False)
+    call(sleeper, "begin_sleep", queues=["default"])
+
+    call(producer, "enqueue_job", task="a")
+    assert notified(conn, sleeper) == []
+    producer.rollback()
+    assert notified(conn, sleeper) == []
+    call(producer, "enqueue_job", task="a")
+    producer.commit()
+    assert notified(conn, sleeper) == ["default"]
+
+
+def test_resume_and_retry_wake_sleepers(conn, sleeper):
+    (row,) = call(conn, "enqueue_job", task="a")
+    call(conn, "cancel_job", job_id=row["job_id"])
+    call(conn, "pause_queue", queue="default")
+    call(sleeper, "begin_sleep", queues=["default"])
+
+    call(conn, "resume_queue", queue="default")
+    assert notified(conn, sleeper) == ["default"]
+    call(conn, "retry_job", job_id=row["job_id"])
+    assert notified(conn, sleeper) == ["default"]
+
+
+def test_no_function_leaves_an_advisory_lock_behind(conn):
+    call(conn, "enqueue_job", task="a")
+    call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "a"}]))
+    call(conn, "recover_jobs")
+    call(conn, "maintain")
+    call(conn, "begin_sleep", queues=["a", "b", "a"])
+    call(conn, "end_sleep", queues=["b", "a"])
+
+    held = conn.execute(
+        "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
+    ).fetchone()[0]
+
+    assert held == 0

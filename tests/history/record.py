@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 from psycopg.sql import Composable
 
-from worker.link import Statement
+from rota.worker.link import Statement
 
 MAY_HAVE_COMMITTED = ("08", "57P")  # a statement that ended so was perhaps done
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.model.database import Database, in_order
 from tests.model.world import Between, Execution, Job, Queue, Transaction, World, differences
 

@@ -2,23 +2,19 @@
 
 from dataclasses import dataclass
 
-CLAIM = "db/functions/claim_next_job.sql"
-BEHIND = "db/functions/_look_behind.sql"
-END = "db/functions/_end_attempts.sql"
+CLAIM = "db/functions/claim/claim_next_job.sql"
+BEHIND = "db/functions/claim/cursor/_look_behind.sql"
+END = "db/functions/finish/_end_attempts.sql"
 
-BYTES = "tests/functions/test_claim_bytes.py"
 COLUMNS = "tests/functions/test_every_column.py"
 CLAIMS = "tests/functions/test_claim.py"
 CURSOR = "tests/functions/test_cursor.py"
-ORDER = "tests/functions/test_claim_order.py"
 FINISHES = "tests/functions/test_finish.py"
 CANCELS = "tests/functions/test_cancel_and_retry.py"
 ENQUEUES = "tests/functions/test_enqueue.py"
 WEEKS = "tests/concurrency/test_weeks.py"
 LOCKS = "tests/concurrency/test_lock_order.py"
 UPKEEP = "tests/functions/test_upkeep.py"
-UPDATES = "tests/functions/test_schedule_updates.py"
-LIFECYCLE = "tests/functions/test_queue_lifecycle.py"
 QUEUES = "tests/functions/test_queues.py"
 WAKING = "tests/functions/test_waking.py"
 RULES = "tests/test_house_rules.py"
@@ -80,14 +76,14 @@ MUTANTS = [
         CLAIM,
         "limit least(v_slice, v_room) - coalesce(cardinality(v_behind.places), 0)\n",
         "",
-        f"{ORDER}::test_a_claim_takes_as_many_jobs_of_a_lane_as_it_asks_for",
+        f"{CLAIMS}::test_a_claim_takes_as_many_jobs_of_a_lane_as_it_asks_for",
     ),
     mutant(
         "a claim takes what runs already",
         CLAIM,
         "                and j.state = 'SCHEDULED'\n",
         "",
-        f"{ORDER}::test_a_job_that_runs_is_not_claimed_again",
+        f"{CLAIMS}::test_a_job_that_runs_is_not_claimed_again",
     ),
     mutant(
         "a claim takes jobs before their time",
@@ -108,7 +104,7 @@ MUTANTS = [
         CLAIM,
         "            order by j.run_at, j.id\n",
         "            order by j.id\n",
-        f"{ORDER}::test_a_job_that_came_later_and_is_due_longer_goes_first",
+        f"{CLAIMS}::test_a_job_that_came_later_and_is_due_longer_goes_first",
     ),
     mutant(
         "a lease counts from the start of the transaction",
@@ -147,21 +143,21 @@ MUTANTS = [
     ),
     mutant(
         "a lane's cursor outlives a clock that is put back",
-        "db/functions/_lane_cursor.sql",
+        "db/functions/claim/cursor/_lane_cursor.sql",
         "        and at >= v_cursor.noted_at and at >= v_cursor.next_run_at\n",
         "",
         f"{CURSOR}::test_a_step_of_the_clock_voids_the_cursor",
     ),
     mutant(
         "a lane's cursor goes where jobs may still be committed",
-        "db/functions/_lane_cursor.sql",
+        "db/functions/claim/cursor/_lane_cursor.sql",
         "v_cursor.settled := at > v_cursor.noted_at + interval '2 seconds'",
         "v_cursor.settled := true",
         f"{CURSOR}::test_a_job_committed_late_is_found_at_once",
     ),
     mutant(
         "a transaction's own id counts as younger than all, however early it was taken",
-        "db/functions/_move_lane_cursor.sql",
+        "db/functions/claim/cursor/_note_scan.sql",
         "        cursor.sure := own_id;\n",
         "        cursor.sure := true;\n",
         f"{CURSOR}"
@@ -169,9 +165,9 @@ MUTANTS = [
     ),
     mutant(
         "a scan that only had to wait leaves a cursor",
-        CLAIM,
-        "v_slow and v_took < interval '1 second'",
-        "v_slow and v_took < interval '50 ms'",
+        "db/functions/claim/cursor/_note_scan.sql",
+        "v_slow and took < interval '1 second'",
+        "v_slow and took < interval '50 ms'",
         f"{CURSOR}::test_a_scan_that_had_to_wait_leaves_no_cursor",
     ),
     mutant(
@@ -184,8 +180,8 @@ MUTANTS = [
     mutant(
         "all that lies behind a lane's cursor is looked at in one claim",
         BEHIND,
-        "cursor.slice := interval '1 ms';",
-        "cursor.slice := interval '1000 years';",
+        "v_cursor.slice := interval '1 ms';",
+        "v_cursor.slice := interval '1000 years';",
         f"{CURSOR}::test_a_look_behind_takes_in_little_at_a_time",
     ),
     mutant(
@@ -197,7 +193,7 @@ MUTANTS = [
     ),
     mutant(
         "a job behind a cursor waits until there is nothing to do in the other queues",
-        "db/functions/_oldest_due.sql",
+        "db/functions/claim/cursor/_oldest_due.sql",
         "case when v_cursor.run_at > '-infinity' then v_cursor.swept_at end",
         "null",
         f"{CURSOR}::test_what_lies_behind_is_found_however_much_there_is_to_do_in_other_queues",
@@ -226,8 +222,8 @@ MUTANTS = [
     mutant(
         "a run of a schedule that lies behind a cursor is claimed however late it is",
         CLAIM,
-        "if v_recurring or v_behind.recurring then",
-        "if v_recurring then",
+        "            v_recurring := v_recurring or v_behind.recurring;\n",
+        "",
         f"{CURSOR}::test_a_run_of_a_schedule_that_lies_behind_has_its_misfire_policy_applied",
     ),
     mutant(
@@ -235,32 +231,32 @@ MUTANTS = [
         CLAIM,
         "                    if v_bytes_left <= 0 then\n",
         "                    if false then\n",
-        f"{BYTES}::test_the_limit_holds_for_all_queues_and_priorities_of_a_claim_together",
+        f"{CLAIMS}::test_the_limit_holds_for_all_queues_and_priorities_of_a_claim_together",
     ),
     mutant(
         "the bytes of a payload are those that are stored",
-        "db/functions/_most_bytes.sql",
+        "db/functions/claim/_most_bytes.sql",
         "least(pg_column_size(payload), 8000000) * 255",
         "pg_column_size(payload)",
-        f"{BYTES}::test_what_counts_is_the_text_that_is_sent_not_how_it_is_stored",
+        f"{CLAIMS}::test_what_counts_is_the_text_that_is_sent_not_how_it_is_stored",
     ),
     mutant(
         "a claim that is bounded in bytes locks all that it has room for",
         CLAIM,
         "v_slice := 100;",
         "v_slice := 10000;",
-        f"{BYTES}::test_an_open_claim_of_few_large_jobs_hides_few_others",
+        f"{CLAIMS}::test_an_open_claim_of_few_large_jobs_hides_few_others",
     ),
     mutant(
         "a claim settles all schedules that it finds, however long that takes",
-        "db/functions/_settle_missed.sql",
+        "db/functions/runs/_settle_missed.sql",
         "continue when v_seen > 0 and",
         "continue when false and",
         f"{OUTAGE}::test_a_claim_settles_some_schedules_and_leaves_the_others_as_they_are",
     ),
     mutant(
         "a claim that settled no schedule for lack of time never gets on",
-        "db/functions/_settle_missed.sql",
+        "db/functions/runs/_settle_missed.sql",
         "continue when v_seen > 0 and",
         "continue when",
         f"{OUTAGE}::test_a_claim_settles_one_schedule_of_a_lane_though_another_took_all_the_time",
@@ -281,56 +277,56 @@ MUTANTS = [
     ),
     mutant(
         "a schedule that catches up keeps its lane to itself",
-        "db/functions/_next_slot.sql",
+        "db/functions/runs/_next_slot.sql",
         "else greatest(rota._later(v_slot, random() * v_schedule.jitter), at)",
         "else rota._later(v_slot, random() * v_schedule.jitter)",
         f"{OUTAGE}::test_a_schedule_that_catches_up_takes_turns_with_other_jobs",
     ),
     mutant(
         "a missed slot is never late once its turn has come",
-        "db/functions/_missed_slots.sql",
+        "db/functions/runs/_missed_slots.sql",
         "job.run_at < v_oldest or 'RELEASED' is distinct from (",
         "job.run_at < v_oldest or null is distinct from (",
         f"{OUTAGE}::test_a_run_that_was_handed_back_is_late_from_when_it_may_run_again",
     ),
     mutant(
         "a repeated hour is counted twice for fixed times",
-        "db/functions/_cron_slots_between.sql",
+        "db/functions/cron/_cron_slots_between.sql",
         "case when not v_spec.elapsed then v_from + v_offset_before - v_second end",
         "null",
         f"{COUNTS}::test_as_many_slots_of_a_cron_expression_are_counted_as_walked",
     ),
     mutant(
         "times that the clocks skip are not counted",
-        "db/functions/_cron_slots_between.sql",
+        "db/functions/cron/_cron_slots_between.sql",
         "v_number := v_number + 1;",
         "v_number := v_number + 0;",
         f"{COUNTS}::test_as_many_slots_of_a_cron_expression_are_counted_as_walked",
     ),
     mutant(
         "a day that a zone skips counts twice",
-        "db/functions/_interval_slots_between.sql",
+        "db/functions/slots/_interval_slots_between.sql",
         "l.local_then - l.local_before > interval '1 day'",
         "l.local_then - l.local_before > interval '2 days'",
         f"{COUNTS}::test_a_day_that_is_skipped_is_no_slot_of_its_own",
     ),
     mutant(
         "a slot that had its run is run again when the next one is known",
-        "db/functions/_missed_slots.sql",
+        "db/functions/runs/_missed_slots.sql",
         "        slot := rota._slot_after(schedule, job.scheduled_for);\n\n        if slot is null",
         "        if slot is null",
         f"{LIFE}::test_no_slot_is_lost_or_doubled_once_they_can_be_computed_again",
     ),
     mutant(
         "a lock that was not had is laid to the schedule",
-        "db/functions/_is_passing.sql",
+        "db/functions/slots/_is_passing.sql",
         "'53', '55', '57'",
         "'53', '57'",
         f"{LIFE}::test_an_error_of_the_moment_fails_the_call_and_is_not_laid_to_the_schedule",
     ),
     mutant(
         "recovery is given up when an outsider holds a lock",
-        "db/functions/recover_jobs.sql",
+        "db/functions/upkeep/recover_jobs.sql",
         "not rota._take_chore('recover_jobs')",
         "not pg_try_advisory_xact_lock(hashtextextended('rota.recover_jobs', 0))",
         "tests/functions/test_recovery.py"
@@ -338,7 +334,7 @@ MUTANTS = [
     ),
     mutant(
         "recovery goes on until it is cut off",
-        "db/functions/recover_jobs.sql",
+        "db/functions/upkeep/recover_jobs.sql",
         "        exit when clock_timestamp() > v_began + interval '1 second';\n",
         "",
         "tests/functions/test_recovery.py"
@@ -363,63 +359,63 @@ MUTANTS = [
     ),
     mutant(
         "a batch of successes takes any of its tokens for any of its leases",
-        "db/functions/_complete_jobs.sql",
+        "db/functions/finish/_complete_jobs.sql",
         "            and (j.id, j.token) in (select * from unnest(job_ids, tokens))\n",
         "            and j.token = any(tokens)\n",
         f"{FINISHES}::test_a_batch_of_successes_does_not_take_one_jobs_token_for_another",
     ),
     mutant(
         "a batch of successes completes a job that was cancelled meanwhile",
-        "db/functions/_complete_jobs.sql",
+        "db/functions/finish/_complete_jobs.sql",
         "'ONE_TIME' and j.cancel_requested_at is null as plain",
         "'ONE_TIME' as plain",
         f"{FINISHES}::test_a_batch_of_successes_judges_those_that_are_not_plain",
     ),
     mutant(
         "a batch of successes completes a schedule for good",
-        "db/functions/_complete_jobs.sql",
+        "db/functions/finish/_complete_jobs.sql",
         "j.schedule_type = 'ONE_TIME' and ",
         "",
         f"{FINISHES}::test_a_batch_of_successes_judges_those_that_are_not_plain",
     ),
     mutant(
         "a heartbeat goes by the job alone",
-        "db/functions/heartbeat_job.sql",
+        "db/functions/lease/heartbeat_job.sql",
         "    where j.id = heartbeat_job.job_id and j.token = heartbeat_job.token\n",
         "    where j.id = heartbeat_job.job_id\n",
         f"{FINISHES}::test_a_token_that_lost_its_lease_is_refused_and_changes_nothing",
     ),
     mutant(
         "a heartbeat can shorten a lease",
-        "db/functions/heartbeat_job.sql",
+        "db/functions/lease/heartbeat_job.sql",
         "greatest(j.lease_until, rota._later(v_now, lease))",
         "rota._later(v_now, lease)",
         f"{FINISHES}::test_a_heartbeat_lengthens_a_lease_and_never_shortens_it",
     ),
     mutant(
         "a batch of heartbeats waits for the one job that its handler holds",
-        "db/functions/heartbeat_jobs.sql",
+        "db/functions/lease/heartbeat_jobs.sql",
         "for no key update skip locked",
         "for no key update",
         f"{RACES}::test_a_lease_held_by_its_handler_does_not_keep_the_batch_from_its_heartbeat",
     ),
     mutant(
         "hold_lease looks and does not lock",
-        "db/functions/hold_lease.sql",
+        "db/functions/lease/hold_lease.sql",
         "    for no key update;\n",
         "    ;\n",
         f"{RACES}::test_hold_lease_keeps_recovery_away_until_effects_and_finish_commit_together",
     ),
     mutant(
         "a repeated finish may tell another story",
-        "db/functions/_past_outcome.sql",
+        "db/functions/finish/_past_outcome.sql",
         "or v_past.result is distinct from result",
         "",
         f"{FINISHES}::test_another_outcome_under_the_same_token_is_a_conflict",
     ),
     mutant(
         "a finish after the lease was lost is answered as if it had counted",
-        "db/functions/_past_outcome.sql",
+        "db/functions/finish/_past_outcome.sql",
         "in ('LOST', 'RELEASED')",
         "in ('RELEASED')",
         f"{FINISHES}::test_a_batch_ends_in_one_call_each_with_its_own_outcome",
@@ -427,28 +423,28 @@ MUTANTS = [
     # -- recovery
     mutant(
         "recovery does not look again when it has the row, and overwrites what came first",
-        "db/functions/recover_jobs.sql",
+        "db/functions/upkeep/recover_jobs.sql",
         "        for no key update skip locked\n",
         "",
         f"{RACES}::test_recovery_passes_by_a_job_whose_holder_is_about_to_speak",
     ),
     mutant(
         "recovery takes leases that have not run out",
-        "db/functions/recover_jobs.sql",
+        "db/functions/upkeep/recover_jobs.sql",
         "v_now constant timestamptz := rota._now();",
         "v_now constant timestamptz := rota._now() + interval '45 seconds';",
         f"{FINISHES}::test_recovery_takes_back_what_ran_out_and_nothing_else",
     ),
     mutant(
         "the backoff overflows at a high attempt",
-        "db/functions/_backoff.sql",
+        "db/functions/finish/_backoff.sql",
         "least(greatest(attempt - 1, 0), 40)",
         "attempt - 1",
         f"{FINISHES}::test_backoff_is_total_jittered_and_capped",
     ),
     mutant(
         "the backoff has no cap",
-        "db/functions/_backoff.sql",
+        "db/functions/finish/_backoff.sql",
         "random() * least(\n        extract(epoch from coalesce(cap, interval '1 hour'))"
         "::double precision,",
         "random() * least(\n        1e9,",
@@ -492,37 +488,36 @@ MUTANTS = [
     ),
     mutant(
         "batches of successes lock in the order in which they name the jobs",
-        "db/functions/_complete_jobs.sql",
+        "db/functions/finish/_complete_jobs.sql",
         "        order by j.id\n        for no key update",
         "        order by array_position(job_ids, j.id)\n        for no key update",
         f"{RACES}::test_batches_that_share_jobs_in_opposite_order_do_not_deadlock",
     ),
     mutant(
         "an attempt that ended twice keeps its first row and gets a second",
-        "db/functions/_past_outcome.sql",
+        "db/functions/finish/_past_outcome.sql",
         "if v_past.error is distinct from left(error, 10000)",
         "if v_past.error is distinct from error",
         f"{FINISHES}::test_a_long_error_is_cut_and_its_repeat_still_recognized",
     ),
     mutant(
         "a repeated release of a cancelled job is refused",
-        "db/functions/release_job.sql",
+        "db/functions/finish/release_job.sql",
         "not in ('RELEASED', 'CANCELLED')",
         "<> 'RELEASED'",
-        "tests/functions/test_repeated_release.py::"
-        "test_a_repeated_release_gets_the_answer_of_the_first",
+        "tests/functions/test_finish.py::test_a_repeated_release_gets_the_answer_of_the_first",
     ),
     # -- producers
     mutant(
         "a second enqueue of a key is an error of the database",
-        "db/functions/enqueue_job.sql",
+        "db/functions/enqueue/enqueue_job.sql",
         "        on conflict ((j.unique_key)) where j.unique_key is not null do nothing\n",
         "",
         f"{ENQUEUES}::test_a_second_enqueue_of_a_live_key_returns_the_first_job",
     ),
     mutant(
         "a bulk takes its keys in the order in which it names them",
-        "db/functions/enqueue_jobs.sql",
+        "db/functions/enqueue/enqueue_jobs.sql",
         'order by t.unique_key collate "C", t.place',
         "order by t.place",
         f"{RACES}::test_bulks_that_share_keys_in_opposite_order_do_not_deadlock",
@@ -536,138 +531,138 @@ MUTANTS = [
     ),
     mutant(
         "an enqueue calls nobody",
-        "db/functions/_wake.sql",
-        "if not rota._nobody_sleeps(queue, run_at, at) then",
-        "if false then",
-        f"{QUEUES}::test_only_a_sleeper_is_notified_and_only_of_its_queue",
+        "db/functions/wake/_wake.sql",
+        "rota._nobody_sleeps(queue, run_at, at) or",
+        "true or",
+        f"{WAKING}::test_only_a_sleeper_is_notified_and_only_of_its_queue",
     ),
     mutant(
         "an enqueue notifies though nobody sleeps, and all commits wait for each other",
-        "db/functions/_nobody_sleeps.sql",
+        "db/functions/wake/_nobody_sleeps.sql",
         "then pg_advisory_unlock(rota._wake_class(), hashtext(''))",
         "then not pg_advisory_unlock(rota._wake_class(), hashtext(''))",
         f"{WAKING}::test_nobody_is_notified_while_nobody_sleeps",
     ),
     mutant(
         "a bulk notifies though nobody sleeps",
-        "db/functions/_wake.sql",
-        "if not rota._nobody_sleeps(queue, run_at, at) then",
-        "if true then",
+        "db/functions/wake/_wake.sql",
+        "rota._nobody_sleeps(queue, run_at, at) or",
+        "false or",
         f"{WAKING}::test_nobody_is_notified_while_nobody_sleeps",
     ),
     # -- operators and upkeep
     mutant(
         "a cancel does not wait for the claim that is under way",
-        "db/functions/cancel_job.sql",
+        "db/functions/steer/cancel_job.sql",
         "        for no key update;\n",
         "        ;\n",
         f"{RACES}::test_a_cancel_that_meets_a_claim_asks_the_worker",
     ),
     mutant(
         "a COMPLETED job can be retried",
-        "db/functions/retry_job.sql",
+        "db/functions/steer/retry_job.sql",
         "f.state in ('FAILED', 'CANCELLED')",
         "f.state is not null",
         f"{CANCELS}::test_only_a_failed_or_cancelled_job_can_be_retried",
     ),
     mutant(
         "upkeep removes every copy of a lane",
-        "db/functions/maintain.sql",
+        "db/functions/upkeep/maintain.sql",
         "(kept.retired_at is not null, kept.ctid) < (",
         "(kept.retired_at is not null, kept.ctid) <> (",
         f"{UPKEEP}::test_copies_of_a_lane_are_removed_but_for_one",
     ),
     mutant(
         "a deleted queue loses its lanes",
-        "db/functions/delete_queue.sql",
+        "db/functions/queues/delete_queue.sql",
         """    update rota.lanes as l
     set retired_at = rota._now()
     where""",
         """    delete from rota.lanes as l
     where""",
-        f"{LIFECYCLE}::test_an_enqueue_that_saw_its_lane_before_the_deletion_loses_nothing",
+        f"{QUEUES}::test_an_enqueue_that_saw_its_lane_before_the_deletion_loses_nothing",
     ),
     mutant(
         "a lane of a deleted queue is taken for one in use",
-        "db/functions/_use_lane.sql",
+        "db/functions/enqueue/_use_lane.sql",
         "and l.retired_at is null",
         "",
-        f"{LIFECYCLE}::test_a_deleted_queue_is_shown_no_more_and_begins_anew",
+        f"{QUEUES}::test_a_deleted_queue_is_shown_no_more_and_begins_anew",
     ),
     mutant(
         "upkeep keeps a lane that is not in use for one that is",
-        "db/functions/maintain.sql",
+        "db/functions/upkeep/maintain.sql",
         "(kept.retired_at is not null, kept.ctid) < (l.retired_at is not null, l.ctid)",
         "kept.ctid < l.ctid",
-        f"{LIFECYCLE}::test_a_deleted_queue_is_shown_no_more_and_begins_anew",
+        f"{QUEUES}::test_a_deleted_queue_is_shown_no_more_and_begins_anew",
     ),
     mutant(
         "a queue with live jobs is deleted",
-        "db/functions/delete_queue.sql",
+        "db/functions/queues/delete_queue.sql",
         "select from rota.live_jobs as j where j.queue = delete_queue.queue",
         "select from rota.live_jobs as j where j.queue = delete_queue.queue and false",
-        f"{LIFECYCLE}::test_a_queue_with_live_jobs_is_not_deleted",
+        f"{QUEUES}::test_a_queue_with_live_jobs_is_not_deleted",
     ),
     mutant(
         "any of two finishes of a pair in a batch counts",
-        "db/functions/_end_attempts.sql",
+        "db/functions/finish/_end_attempts.sql",
         "order by u.job_id, u.token, u.place",
         "order by u.job_id, u.token, u.place desc",
         f"{FINISHES}::test_of_a_pair_that_comes_twice_in_a_batch_the_first_counts",
     ),
     mutant(
         "a null payload of a bulk becomes an empty object",
-        "db/functions/enqueue_jobs.sql",
+        "db/functions/enqueue/enqueue_jobs.sql",
         "if jobs @? '$[*].payload ? (@ == null)' then",
         "if false then",
         f"{ENQUEUES}::test_a_payload_that_is_null_is_kept_apart_from_none",
     ),
     mutant(
         "a schedule may end before the start that it keeps",
-        "db/functions/schedule_job.sql",
+        "db/functions/schedules/schedule_job.sql",
         """    v_schedule.trigger_requested_at := v_old.trigger_requested_at;
     perform rota._check_span(v_schedule.starts_at, ends_at);""",
         """    v_schedule.trigger_requested_at := v_old.trigger_requested_at;""",
-        f"{UPDATES}::test_an_end_before_the_start_that_is_kept_is_refused_by_name",
+        f"{LIFE}::test_an_end_before_the_start_that_is_kept_is_refused_by_name",
     ),
     mutant(
         "retention drops weeks that are still to be kept",
-        "db/functions/_expired_weeks.sql",
+        "db/functions/upkeep/_expired_weeks.sql",
         "to_date(right(c.relname, 8), 'YYYYMMDD') + 7",
         "to_date(right(c.relname, 8), 'YYYYMMDD') - 700",
         f"{UPKEEP}::test_retention_drops_old_weeks_and_never_a_live_job",
     ),
     mutant(
         "who reads while rows move to a new week misses them",
-        "db/functions/_keep_weeks.sql",
+        "db/functions/upkeep/_keep_weeks.sql",
         "    execute format('lock table only rota.%I in access exclusive mode', parent);\n",
         "    null;\n",
         f"{WEEKS}::test_who_reads_while_rows_move_to_their_week_sees_them",
     ),
     mutant(
         "a week that cannot be dropped keeps all others",
-        "db/functions/_drop_partitions.sql",
+        "db/functions/upkeep/_drop_partitions.sql",
         "                raise warning 'rota.% could not be dropped: %',",
         "                raise exception 'rota.% could not be dropped: %',",
         f"{UPKEEP}::test_a_week_that_cannot_be_dropped_is_named_and_stops_no_other",
     ),
     mutant(
         "a retention that is raised again makes a false alarm",
-        "db/functions/_drop_partitions.sql",
+        "db/functions/upkeep/_drop_partitions.sql",
         "where s.kept_since < v_end",
         "where s.kept_since > v_end",
         f"{UPKEEP}::test_a_retention_that_was_lowered_and_raised_again_breaks_no_rule",
     ),
     mutant(
         "maintain waits for longer than it takes to look for a deadlock",
-        "db/functions/maintain.sql",
+        "db/functions/upkeep/maintain.sql",
         "least(200, s.setting::integer / 2)",
         "200",
         f"{UPKEEP}::test_maintain_waits_for_a_lock_no_longer_than_half_of_deadlock_timeout",
     ),
     mutant(
         "a schedule that skipped slots and ends opens attempts before finished_jobs",
-        "db/functions/_record_skipped.sql",
+        "db/functions/runs/_record_skipped.sql",
         "    lock table only rota.finished_jobs in row exclusive mode;\n",
         "",
         f"{LOCKS}::test_history_is_opened_in_one_order_and_its_partitions_last",
@@ -682,7 +677,7 @@ MUTANTS = [
     # -- schedules
     mutant(
         "a clock put back makes a slot twice",
-        "db/functions/_next_slot.sql",
+        "db/functions/runs/_next_slot.sql",
         "rota._find_slot_after(v_schedule, job.scheduled_for)",
         "rota._find_slot_after(v_schedule, at)",
         f"{LIFE}::test_a_clock_put_back_runs_no_slot_twice",
@@ -690,21 +685,21 @@ MUTANTS = [
     ),
     mutant(
         "an interval drifts by what its runs take",
-        "db/functions/_interval_next.sql",
+        "db/functions/slots/_interval_next.sql",
         "make_interval(secs => (v_period - mod(v_elapsed, v_period))::double precision)",
         "make_interval(secs => v_period::double precision)",
         "tests/schedules/test_interval_slot.py::test_the_slot_agrees_with_counting_from_the_start",
     ),
     mutant(
         "a time that the change to summer time skips is forgotten",
-        "db/functions/_local_instant.sql",
+        "db/functions/time/_local_instant.sql",
         "        return rota._local_shift(v_before, v_late, _local_instant.time_zone);\n",
         "        return v_late;\n",
         f"{NEXT_RUN}::test_clock_changes_follow_the_rules_of_the_manual",
     ),
     mutant(
         "one schedule that cannot be computed stops the recovery of all jobs",
-        "db/functions/_find_slot_after.sql",
+        "db/functions/slots/_find_slot_after.sql",
         "    when others then\n",
         "    when division_by_zero then\n",
         f"{LIFE}::test_a_zone_that_the_server_no_longer_knows_stops_no_other_job",
@@ -712,7 +707,7 @@ MUTANTS = [
     # -- rights
     mutant(
         "the search path of a function with its owner's rights is left open",
-        "db/functions/finish_job.sql",
+        "db/functions/finish/finish_job.sql",
         "    set search_path = pg_catalog, pg_temp\n",
         "",
         f"{RULES}::test_the_search_path_is_pinned_wherever_it_matters",
@@ -734,7 +729,7 @@ MUTANTS = [
     # -- the worker
     mutant(
         "a worker trusts a lease that it could not extend",
-        "worker/job.py",
+        "worker/attempt.py",
         "        if now >= self.trusted_until:\n",
         "        if False:\n",
         f"{WORKER_FAULTS}::test_a_handler_is_told_when_its_lease_can_no_longer_be_trusted",
@@ -744,19 +739,19 @@ MUTANTS = [
         "worker/crew.py",
         "        if job.cancelled:  # its lease may belong to another by now\n",
         "        if False:\n",
-        "tests/worker/test_stale.py::"
+        "tests/worker/test_crew.py::"
         "test_a_job_is_not_started_when_its_lease_can_no_longer_be_trusted",
     ),
     mutant(
         "the heartbeat ends when the worker is asked to stop, and handlers run on",
-        "worker/keeper.py",
+        "worker/heartbeat.py",
         "        while not self.closed:\n",
         "        while not self.closed and not self._desk.stopping.is_set():\n",
         f"{WORKER_FAULTS}::test_a_stop_lets_running_jobs_end_and_keeps_their_leases",
     ),
     mutant(
         "the heartbeat is slower than the lease",
-        "worker/keeper.py",
+        "worker/heartbeat.py",
         "self._period = lease / 3",
         "self._period = lease * 3",
         f"{WORKER_CLAIMS}::test_a_long_handler_outlives_its_lease",
@@ -772,28 +767,28 @@ MUTANTS = [
     ),
     mutant(
         "a NUL in a result reaches the database",
-        "worker/job.py",
-        '    if "\\\\u0000" in text and _nul.search(text):\n',
+        "rota/storable.py",
+        '    if "\\\\u0000" in text and _NUL_IN_JSON.search(text):\n',
         "    if False:\n",
         f"{ATTEMPTS}::test_a_value_is_refused_by_us_or_taken_by_the_database",
     ),
     mutant(
         "NaN in a result reaches the database",
-        "worker/job.py",
+        "worker/values.py",
         "allow_nan=False",
         "allow_nan=True",
         f"{ATTEMPTS}::test_a_value_is_refused_by_us_or_taken_by_the_database",
     ),
     mutant(
         "nobody takes back what a dead worker held",
-        "worker/keeper.py",
+        "worker/upkeep.py",
         '            Chore("recover_jobs", self._recover),\n',
         "",
         f"{WORKER_FAULTS}::test_a_job_whose_worker_was_killed_is_run_by_another",
     ),
     mutant(
         "a handler that outlives the grace time keeps its job",
-        "worker/loop.py",
+        "worker/process.py",
         "        self._abandon_running()\n        self._crew",
         "        self._crew",
         f"{WORKER_FAULTS}::test_what_outlives_the_grace_time_is_handed_back_uncharged",
@@ -801,14 +796,14 @@ MUTANTS = [
     mutant(
         "a forked child goes on as a second worker",
         "worker/crew.py",
-        "            value = registry[job.task](job)\n"
+        "            value = registry[job.task].run(job)\n"
         "        except BaseException as error:\n"
         "            if os.getpid() != self._pid:\n"
         "                _end_child(error)\n"
         "            _fail(desk, job, error)\n"
         "        else:\n"
         "            if os.getpid() != self._pid:\n",
-        "            value = registry[job.task](job)\n"
+        "            value = registry[job.task].run(job)\n"
         "        except BaseException as error:\n"
         "            if os.getpid() != self._pid:\n"
         "                _end_child(error)\n"
@@ -826,7 +821,7 @@ MUTANTS = [
     ),
     mutant(
         "a stop waits for a claim, however long that takes",
-        "worker/loop.py",
+        "worker/process.py",
         "            self._claims.cancel()\n",
         "",
         f"{WORKER_FAULTS}::test_a_claim_that_takes_long_is_given_up_at_a_stop",
@@ -840,14 +835,14 @@ MUTANTS = [
     ),
     mutant(
         "a day is one of the session's time zone",
-        "db/functions/_later.sql",
+        "db/functions/time/_later.sql",
         "(moment at time zone interval '0' + span) at time zone interval '0'",
         "moment + span",
         "tests/functions/test_sessions.py::test_a_day_has_24_hours_in_retry_in_and_fixed_delay",
     ),
     mutant(
         "a cursor is kept in the styles of the session",
-        "db/functions/_move_lane_cursor.sql",
+        "db/functions/claim/cursor/_note_scan.sql",
         "    set datestyle = 'ISO, YMD'\n",
         "",
         "tests/functions/test_sessions.py"
@@ -855,14 +850,14 @@ MUTANTS = [
     ),
     mutant(
         "the sequence is moved by what it was before its lock",
-        "db/functions/_heal_job_ids.sql",
+        "db/functions/upkeep/_heal_job_ids.sql",
         "    alter sequence rota.job_ids owned by none;\n",
         "",
         "tests/functions/test_ids.py::test_ids_that_are_given_meanwhile_are_never_given_again",
     ),
     mutant(
         "a shard gets the ids of its neighbours",
-        "db/functions/_next_job_id.sql",
+        "db/functions/upkeep/_next_job_id.sql",
         "1 + div(beyond - n.value, s.seqincrement)",
         "1",
         "tests/functions/test_ids.py::test_a_shard_keeps_its_ids",
@@ -877,14 +872,14 @@ MUTANTS = [
     ),
     mutant(
         "misfire all runs one slot more than its cap",
-        "db/functions/_missed_slots.sql",
+        "db/functions/runs/_missed_slots.sql",
         "if v_later < v_most and",
         "if v_later <= v_most and",
         f"{LIFE}::test_of_the_slots_that_were_missed_as_many_run_as_the_cap_says",
     ),
     Mutant(
         "a batch of heartbeats takes any of its tokens for any of its leases",
-        "db/functions/heartbeat_jobs.sql",
+        "db/functions/lease/heartbeat_jobs.sql",
         (
             (
                 "        where j.ctid = any(v_held)\n"
@@ -914,7 +909,7 @@ MUTANTS = [
     ),
     mutant(
         "a progress report within a second of the last is dropped",
-        "worker/keeper.py",
+        "worker/heartbeat.py",
         "            if clock() < job.news_due:\n",
         "            if clock() < job.news_due:\n"
         "                self._desk.with_news.discard(job)\n",
@@ -922,21 +917,21 @@ MUTANTS = [
     ),
     mutant(
         "configuring a queue resets the timeout that it was not given",
-        "db/functions/configure_queue.sql",
+        "db/functions/queues/configure_queue.sql",
         "then coalesce(excluded.timeout, q.timeout)",
         "then excluded.timeout",
         f"{QUEUES}::test_each_setting_can_be_changed_alone_and_leaves_all_others",
     ),
     mutant(
         "a resumed schedule keeps the attempts of the run that was given up",
-        "db/functions/resume_schedule.sql",
+        "db/functions/schedules/resume_schedule.sql",
         "attempt = case when v_slot <> v_job.scheduled_for then 0 else j.attempt end",
         "attempt = j.attempt",
         f"{COLUMNS}::test_a_retry_that_a_slot_overtook_in_a_pause_gives_way_to_a_new_run",
     ),
     mutant(
         "saving a schedule forgets that a run was asked for",
-        "db/functions/schedule_job.sql",
+        "db/functions/schedules/schedule_job.sql",
         "    v_schedule.trigger_requested_at := v_old.trigger_requested_at;\n",
         "",
         f"{LIFE}::test_saving_a_schedule_anew_keeps_a_trigger_that_was_asked_for",
@@ -950,7 +945,7 @@ MUTANTS = [
     ),
     mutant(
         "progress that meets a lock is dropped",
-        "worker/keeper.py",
+        "worker/heartbeat.py",
         "                self._desk.with_news.add(job)\n",
         "",
         f"{THREADS}::test_progress_of_a_locked_row_is_stored_once_it_is_free",
@@ -979,28 +974,28 @@ MUTANTS = [
     # -- between two looks
     mutant(
         "a cancel looks once for a job that may be on its way back",
-        "db/functions/cancel_job.sql",
+        "db/functions/steer/cancel_job.sql",
         "for v_look in 1..2 loop",
         "for v_look in 1..1 loop",
         f"{RACES}::test_a_cancel_whose_job_comes_back_between_its_two_looks_finds_it",
     ),
     mutant(
         "an enqueue answers nothing when the holder of its key ends meanwhile",
-        "db/functions/enqueue_job.sql",
+        "db/functions/enqueue/enqueue_job.sql",
         "        exit when found;\n",
         "        exit;\n",
         f"{RACES}::test_an_enqueuer_whose_key_s_holder_ends_between_its_two_looks_makes_the_job",
     ),
     mutant(
         "a bulk takes its keys in the order of its jobs",
-        "db/functions/enqueue_jobs.sql",
+        "db/functions/enqueue/enqueue_jobs.sql",
         'order by t.unique_key collate "C", t.place',
         "order by t.place",
         f"{RACES}::test_a_bulk_takes_its_keys_in_order_whatever_the_order_of_its_jobs",
     ),
     mutant(
         "of equal keys in a bulk any job is made",
-        "db/functions/enqueue_jobs.sql",
+        "db/functions/enqueue/enqueue_jobs.sql",
         'order by t.unique_key collate "C", t.place',
         'order by t.unique_key collate "C", t.place desc',
         f"{RACES}::test_of_many_jobs_of_a_bulk_with_one_key_the_first_is_made",

@@ -33,9 +33,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from db.deploy import deploy
-from db.embedded import Cluster
-from tests.conftest import SERVER_VERSION, TEST_CLOCK, TEST_SETTINGS, roomy_memory
+from rota.db.deploy import deploy
+from rota.db.embedded import Cluster
+from rota.testing import Clock
+from tests.conftest import SERVER_VERSION, TEST_SETTINGS, roomy_memory
 from tests.mutants import mistakes_in_python
 from tests.mutants.mistakes_in_sql import Finder, Mistake
 from tests.named import ROOT
@@ -57,7 +58,7 @@ PROGRAMS = {  # of Python, and the tests that run them
     ),
     "worker": ("tests/worker",),
 }
-PARTS = ("app", "db", "docs", "tests", "worker", "pyproject.toml")
+PARTS = ("app", "db", "demo", "docs", "rota", "tests", "worker", "pyproject.toml")
 UNTOUCHED = {"_now"}  # the tests have another one
 PATIENCE = 60.0  # seconds for the tests of one mistake; what hangs has been noticed, too
 ENOUGH = 30.0  # seconds of tests that nobody needs to wait for any longer
@@ -508,7 +509,7 @@ def main(arguments: list[str]) -> int:
             conn.execute("create database rota_mutants")
         deploy(server.url("rota_mutants"), report=lambda line: None)
         with psycopg.connect(server.url("rota_mutants")) as conn:
-            conn.execute(TEST_CLOCK)
+            Clock(conn)
         try_one = (
             Tree(Path(folder) / "tree", server.url(), "rota_mutants").judge
             if options.python

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from db.gateway import call
+from rota.db.gateway import call
 
 MONDAY = datetime(2030, 1, 7, tzinfo=UTC)
 SECOND, MINUTE, HOUR, DAY = (

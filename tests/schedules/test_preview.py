@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from db.gateway import call
+from rota.db.gateway import call
 
 SPRING = datetime(
     2030, 3, 30, tzinfo=UTC

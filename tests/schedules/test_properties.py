@@ -25,8 +25,8 @@ from hypothesis.stateful import (
 from psycopg import Connection
 from psycopg.rows import dict_row
 
-from db.gateway import call
-from tests.conftest import Clock
+from rota.db.gateway import call
+from rota.testing import Clock
 from tests.schedules import oracle
 
 MONDAY = datetime(2030, 3, 25, tzinfo=UTC)  # the week in which the clocks of Berlin go forward

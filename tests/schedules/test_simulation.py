@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 
 from psycopg import Connection
 
-from db.gateway import call
-from tests.conftest import Clock
+from rota.db.gateway import call
+from rota.testing import Clock
 from tests.schedules import oracle
 
 START = datetime(2006, 1, 1, 12, tzinfo=UTC)
@@ -50,7 +50,7 @@ SIMULATE = """
             select min(j.run_at) into v_at from rota.live_jobs as j;
             exit when v_at >= '2016-01-01 12:00:00+00';
 
-            update rota_test.clock set ahead = v_at - clock_timestamp();
+            update rota_test.clock set ahead = extract(epoch from v_at - clock_timestamp());
 
             for v_job in select * from rota.claim_next_job(max_jobs => 100) loop
                 insert into rota_test.runs values (v_job.task, v_job.scheduled_for, v_at);

@@ -18,9 +18,9 @@ import psycopg
 import pytest
 from psycopg import Connection
 
-from db.deploy import deploy
-from db.embedded import Cluster
-from db.gateway import call
+from rota.db.deploy import deploy
+from rota.db.embedded import Cluster
+from rota.db.gateway import call
 from tests.conftest import SERVER_VERSION, TEST_SETTINGS, new_connection
 
 CONNECTIONS = int(os.environ.get("ROTA_CONNECTIONS", "0"))

@@ -18,10 +18,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.waiting import wait_until
 
-TASKS = ("--tasks", "worker.tasks", "--tasks", "tests.worker.handlers")
+TASKS = ("--tasks", "rota.demo.tasks", "--tasks", "tests.worker.handlers")
+THREAD_AND_COROUTINE = ["hold", "async_hold"]  # the same handler, once in each
 SERVER_KEYS = ("host", "port", "dbname", "user", "password")
 
 
@@ -40,7 +41,7 @@ class WorkerProcess:
         self._log = log
         with log.open("w") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker", *tasks, *arguments],
+                [sys.executable, "-m", "rota.worker", *tasks, *arguments],
                 env={**os.environ, "DATABASE_URL": url},
                 stderr=stderr if reads else subprocess.PIPE,
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from worker import Fail, Job, Retry, task
+from rota.worker import Fail, Job, Retry, task
 
 
 def trace(job: Job, what: str) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rota.worker import Fail, Job, Retry, task
+from rota.worker.clock import clock
 from tests.worker.handlers import trace
-from worker import Fail, Job, Retry, task
-from worker.job import clock
 
 
 class ExitingFail(Fail):

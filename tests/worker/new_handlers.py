@@ -1,7 +1,7 @@
 """A handler that a newer release brings, and others do not have."""
 
+from rota.worker import Job, task
 from tests.worker.handlers import trace
-from worker import Job, task
 
 
 @task("new")

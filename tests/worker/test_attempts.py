@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
-from tests.conftest import Clock
+from rota.db.gateway import call
+from rota.testing import Clock
+from rota.worker.values import encode, storable
 from tests.waiting import wait_until
 from tests.worker import handlers
-from tests.worker.conftest import Trace, WorkerProcess
-from worker.job import encode, storable
+from tests.worker.conftest import THREAD_AND_COROUTINE, Trace, WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
 ReadJob = Callable[[int], dict[str, Any]]
@@ -174,7 +174,9 @@ def test_an_unknown_task_is_handed_back_uncharged_and_visibly(
     assert len(worker.logged("no handler for this task, its jobs are handed back")) == 1
 
 
+@pytest.mark.parametrize("task", THREAD_AND_COROUTINE)
 def test_a_running_job_can_be_cancelled(
+    task: str,
     conn: Connection,
     start_worker: StartWorker,
     enqueue: Callable[..., int],
@@ -183,7 +185,7 @@ def test_a_running_job_can_be_cancelled(
     settled: Callable,
 ) -> None:
     start_worker("--lease", "1")
-    job_id = enqueue("hold", trace.payload)
+    job_id = enqueue(task, trace.payload)
     wait_until(lambda: trace.count()["start"])
 
     call(conn, "cancel_job", job_id=job_id, reason="changed my mind")

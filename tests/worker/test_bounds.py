@@ -9,10 +9,11 @@ from uuid import uuid4
 import pytest
 from psycopg import Connection
 
+from rota.worker.attempt import Attempt
+from rota.worker.clock import clock
+from rota.worker.desk import MOST_RESULTS, Desk
 from tests.waiting import wait_until
 from tests.worker.conftest import WorkerProcess
-from worker.desk import MOST_RESULTS, Desk
-from worker.job import Job, clock
 
 StartWorker = Callable[..., WorkerProcess]
 MIB = 2**20
@@ -104,10 +105,10 @@ def asked(conn: Connection) -> list[int]:
     return [jobs for (jobs,) in conn.execute("select jobs from public.asked order by place")]
 
 
-def returned(desk: Desk, size: int) -> Job:
+def returned(desk: Desk, size: int) -> Attempt:
     """Return a job that has just returned a result of this size."""
-    row = (1, str(uuid4()), "t", '"payload"', "q", 1, 3, None, 0.0)
-    job = Job(desk, clock(), clock() + 60, row)
+    row = (1, str(uuid4()), "t", '"payload"', "q", 1, 3, None, 0.0, 1)
+    job = Attempt(row, clock(), clock() + 60, desk.report_progress)
     desk.take([job])
     desk.start(job)
     assert desk.settle(job, result="x" * size)

@@ -10,7 +10,7 @@ import pytest
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.waiting import wait_until
 from tests.worker.conftest import Trace, WorkerProcess
 
@@ -299,7 +299,9 @@ def test_a_worker_behind_a_pooler_polls(
 
     wait_until(lambda: trace.count()["start"] == 2)
 
-    assert len(worker.logged("behind a connection pooler there are no notifications: polling")) == 1
+    message = "behind a connection pooler there are no notifications: polling"
+    wait_until(lambda: worker.logged(message))
     assert worker.stop() == 0
+    assert len(worker.logged(message)) == 1
     with psycopg.connect(db) as conn:
         assert sleepers(conn) == 0

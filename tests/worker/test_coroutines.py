@@ -1,15 +1,13 @@
-"""Handlers that are coroutines: many at one time, really cancelled, and settled as others are."""
+"""Coroutines: many at one time, stopped for each reason once, and settled as threads are."""
 
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from psycopg import Connection
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.waiting import wait_until
 from tests.worker import handlers
 from tests.worker.conftest import Trace, WorkerProcess
@@ -85,25 +83,6 @@ def test_a_coroutine_that_overruns_its_timeout_is_cancelled_and_leaves_its_place
     assert job(next_one)["state"] == "COMPLETED"
 
 
-def test_a_running_coroutine_can_be_cancelled(
-    conn: Connection,
-    start_worker: StartWorker,
-    enqueue: Callable[..., int],
-    job: ReadJob,
-    trace: Trace,
-    settled: Callable,
-) -> None:
-    start_worker("--lease", "1")
-    job_id = enqueue("async_hold", trace.payload)
-    wait_until(lambda: trace.count()["start"])
-
-    call(conn, "cancel_job", job_id=job_id, reason="changed my mind")
-    settled()
-
-    assert trace.count() == {"start": 1, "cancelled": 1}
-    assert job(job_id)["state"] == "CANCELLED"
-
-
 def test_a_coroutine_is_cancelled_once_for_each_reason_and_keeps_its_place_until_it_ends(
     conn: Connection,
     start_worker: StartWorker,
@@ -157,20 +136,6 @@ def test_a_coroutine_that_lost_its_lease_is_cancelled(
     assert worker.logged("the lease was lost, what its handler returns will be discarded")
 
 
-def test_a_coroutine_is_cancelled_when_its_lease_can_no_longer_be_trusted(
-    conn: Connection, start_worker: StartWorker, enqueue: Callable[..., int], trace: Trace
-) -> None:
-    worker = start_worker("--lease", "1")
-    job_id = enqueue("async_hold", trace.payload)
-    wait_until(lambda: trace.count()["start"] == 1)
-
-    with conn.transaction():
-        conn.execute("select from rota.live_jobs where id = %s for update", [job_id])
-        wait_until(lambda: trace.count()["cancelled"] == 1)
-
-    assert worker.stop() == 0
-
-
 def test_what_a_coroutine_returns_or_raises_ends_its_attempt_as_in_a_thread(
     start_worker: StartWorker, enqueue: Callable[..., int], job: ReadJob, settled: Callable
 ) -> None:
@@ -217,41 +182,6 @@ def test_a_coroutine_that_blocks_the_loop_loses_no_lease(
     settled()
 
     assert [outcomes(job_id) for job_id in ids] == [["SUCCEEDED"]] * 3
-
-
-def test_a_stop_lets_coroutines_end(
-    start_worker: StartWorker, enqueue: Callable[..., int], outcomes: Callable, trace: Trace
-) -> None:
-    worker = start_worker("--grace", "20", "--concurrency", "2")
-    ids = [enqueue("async_hold", trace.payload) for _ in range(2)]
-    wait_until(lambda: trace.count()["start"] == 2)
-
-    worker.send(signal.SIGTERM)
-    wait_until(lambda: worker.logged("stopping"))
-    trace.open_gate()
-
-    assert worker.wait() == 0
-    assert trace.count() == {"start": 2, "end": 2}
-    assert [outcomes(job_id) for job_id in ids] == [["SUCCEEDED"]] * 2
-
-
-@pytest.mark.parametrize("task", ["async_hold", "async_stubborn"])
-def test_a_coroutine_that_outlives_the_grace_time_is_cancelled_and_handed_back_uncharged(
-    start_worker: StartWorker,
-    enqueue: Callable[..., int],
-    job: ReadJob,
-    outcomes: Callable,
-    trace: Trace,
-    task: str,
-) -> None:
-    worker = start_worker("--grace", "0.2")
-    job_id = enqueue(task, trace.payload)
-    wait_until(lambda: trace.count()["start"] == 1)
-
-    assert worker.stop() == 0
-    assert trace.count() == {"start": 1, "cancelled": 1}
-    assert (job(job_id)["state"], job(job_id)["attempt"]) == ("SCHEDULED", 0)
-    assert outcomes(job_id) == ["RELEASED"]
 
 
 def test_a_stop_hands_back_what_waits_for_a_blocked_loop(

@@ -1,24 +1,37 @@
-"""What becomes of the jobs in hand when their worker stops, looked at from within."""
+"""What becomes of the jobs in hand: at a stop, and when a lease has passed; seen from within."""
 
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from uuid import uuid4
 
+import pytest
+
+from rota.worker import task
+from rota.worker.attempt import Attempt
+from rota.worker.clock import clock
+from rota.worker.crew import STOPPED, Crew
+from rota.worker.desk import Desk
 from tests.waiting import wait_until
-from worker import task
-from worker.crew import STOPPED, Crew
-from worker.desk import Desk
-from worker.job import Job, clock
 
 started: list[int] = []
 gate = threading.Event()
 
 
 @task("held in a thread")
-def in_a_thread(job: Job) -> None:
+def in_a_thread(job: Attempt) -> None:
     started.append(job.id)
     gate.wait(30)
+
+
+@task("stale in a thread")
+def stale_in_a_thread(job: Attempt) -> None:
+    started.append(job.id)
+
+
+@task("stale in a coroutine")
+async def stale_in_a_coroutine(job: Attempt) -> None:
+    started.append(job.id)
 
 
 def start_thread(name: str, work: Callable[[], None]) -> threading.Thread:
@@ -27,16 +40,22 @@ def start_thread(name: str, work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def in_hand(desk: Desk, name: str, number: int, queue: str = "q") -> list[Job]:
-    """Jobs that were claimed and wait to be started."""
-    now = clock()
-    jobs = [
-        Job(desk, now, now + 60, (id_, str(uuid4()), name, "{}", queue, 1, 3, None, 0.0))
-        for id_ in range(number)
-    ]
+def attempt(desk: Desk, name: str, id_: int, queue: str = "q") -> Attempt:
+    row = (id_, str(uuid4()), name, "{}", queue, 1, 3, None, 0.0, 1)
+    return Attempt(row, clock(), clock() + 60, desk.report_progress)
+
+
+def put_in_hand(desk: Desk, jobs: list[Attempt]) -> None:
+    """As a claim does: the jobs wait to be started."""
     desk.take(jobs)
     for job in jobs:
         desk.ready.put(job)
+
+
+def in_hand(desk: Desk, name: str, number: int, queue: str = "q") -> list[Attempt]:
+    """Return jobs that were claimed and wait to be started."""
+    jobs = [attempt(desk, name, id_, queue) for id_ in range(number)]
+    put_in_hand(desk, jobs)
     return jobs
 
 
@@ -95,3 +114,21 @@ def test_only_the_first_of_two_endings_counts() -> None:
 
     assert (job.error, job.result, job.retry_in, job.retry) == (None, "1", timedelta(5), False)
     assert desk.done.qsize() == 1
+
+
+@pytest.mark.parametrize("name", ["stale in a thread", "stale in a coroutine"])
+def test_a_job_is_not_started_when_its_lease_can_no_longer_be_trusted(name: str) -> None:
+    started.clear()
+    desk = Desk({})
+    stale, fresh = jobs = [attempt(desk, name, id_) for id_ in range(2)]
+    stale.trusted_until = clock() - 1
+    put_in_hand(desk, jobs)
+    crew = Crew(desk, 1, start_thread)
+
+    crew.start()
+    wait_until(lambda: desk.done.qsize() == 2)
+    crew.stop(5)
+
+    assert started == [fresh.id]
+    assert stale.handed_back is not None
+    assert fresh.handed_back is None

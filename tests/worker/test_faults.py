@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from db.deploy import deploy
-from db.embedded import Cluster
-from db.gateway import call
+from rota.db.deploy import deploy
+from rota.db.embedded import Cluster
+from rota.db.gateway import call
 from tests.waiting import wait_until
-from tests.worker.conftest import Trace, WorkerProcess
+from tests.worker.conftest import THREAD_AND_COROUTINE, Trace, WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
 ReadJob = Callable[[int], dict[str, Any]]
@@ -56,7 +57,9 @@ def test_a_job_whose_worker_was_killed_is_run_by_another(
     assert outcomes(job_id) == ["LOST", "SUCCEEDED"]
 
 
+@pytest.mark.parametrize("task", THREAD_AND_COROUTINE)
 def test_a_stop_lets_running_jobs_end_and_keeps_their_leases(
+    task: str,
     start_worker: StartWorker,
     enqueue: Callable[..., int],
     outcomes: Callable,
@@ -64,12 +67,12 @@ def test_a_stop_lets_running_jobs_end_and_keeps_their_leases(
     trace: Trace,
 ) -> None:
     worker = start_worker("--lease", "1", "--grace", "20", "--concurrency", "1")
-    running = enqueue("hold", trace.payload)
+    running = enqueue(task, trace.payload)
     wait_until(lambda: trace.count()["start"] == 1)
 
     worker.send(signal.SIGTERM)
     wait_until(lambda: worker.logged("stopping"))
-    waiting = enqueue("hold", trace.payload)
+    waiting = enqueue(task, trace.payload)
     ends_at = time.monotonic() + 2.5  # leases
     while time.monotonic() < ends_at:
         assert not lease_has_run_out(conn)
@@ -77,11 +80,22 @@ def test_a_stop_lets_running_jobs_end_and_keeps_their_leases(
     trace.open_gate()
 
     assert worker.wait() == 0
+    assert trace.count() == {"start": 1, "end": 1}
     assert outcomes(running) == ["SUCCEEDED"]
     assert outcomes(waiting) == []
 
 
+@pytest.mark.parametrize(
+    ("task", "seen"),
+    [
+        ("hold", {"start": 1}),
+        ("async_hold", {"start": 1, "cancelled": 1}),
+        ("async_stubborn", {"start": 1, "cancelled": 1}),
+    ],
+)
 def test_what_outlives_the_grace_time_is_handed_back_uncharged(
+    task: str,
+    seen: dict[str, int],
     conn: Connection,
     start_worker: StartWorker,
     enqueue: Callable[..., int],
@@ -90,11 +104,11 @@ def test_what_outlives_the_grace_time_is_handed_back_uncharged(
     trace: Trace,
 ) -> None:
     worker = start_worker("--grace", "0.2")
-    job_id = enqueue("hold", {**trace.payload, "minds": False})
+    job_id = enqueue(task, {**trace.payload, "minds": False})
     wait_until(lambda: trace.count()["start"] == 1)
 
     assert worker.stop() == 0
-    assert trace.count() == {"start": 1}
+    assert trace.count() == seen
     assert job(job_id)["state"] == "SCHEDULED"
     assert job(job_id)["attempt"] == 0
     assert outcomes(job_id) == ["RELEASED"]
@@ -187,15 +201,16 @@ def test_a_frozen_worker_that_comes_back_finishes_nothing_and_starts_nothing_sta
     wait_until(lambda: any(line.get("outcome") == "LEASE_LOST" for line in zombie.lines))
 
 
+@pytest.mark.parametrize("task", THREAD_AND_COROUTINE)
 def test_a_handler_is_told_when_its_lease_can_no_longer_be_trusted(
-    cluster: Any,
+    task: str,
     conn: Connection,
     start_worker: StartWorker,
     enqueue: Callable[..., int],
     trace: Trace,
 ) -> None:
     worker = start_worker("--lease", "1")
-    job_id = enqueue("hold", trace.payload)
+    job_id = enqueue(task, trace.payload)
     wait_until(lambda: trace.count()["start"] == 1)
 
     with conn.transaction():
@@ -300,14 +315,14 @@ def test_a_worker_refuses_functions_of_another_checkout(
     worker = start_worker(ready=False)
 
     assert worker.wait() == 2
-    assert "run python -m db.deploy" in worker.lines[-1]["error"]
+    assert "run rota deploy" in worker.lines[-1]["error"]
 
 
 def test_a_worker_refuses_a_database_without_rota(empty_db: str, start_worker: StartWorker) -> None:
     worker = start_worker(url=empty_db, ready=False)
 
     assert worker.wait() == 2
-    assert "run python -m db.deploy" in worker.lines[-1]["error"]
+    assert "run rota deploy" in worker.lines[-1]["error"]
 
 
 def test_a_worker_needs_no_other_rights_than_those_of_its_role(
@@ -337,11 +352,11 @@ def test_a_worker_that_lacks_the_right_to_claim_ends_with_an_error(
 def test_a_bad_command_line_is_refused() -> None:
     for arguments in (["--queues", "a,a"], ["--queues", "a:0"], ["--lease", "nan"]):
         ended = subprocess.run(
-            [sys.executable, "-m", "worker", *arguments], capture_output=True, text=True
+            [sys.executable, "-m", "rota.worker", *arguments], capture_output=True, text=True
         )
 
         assert ended.returncode == 2
-        assert "usage: python -m worker" in ended.stderr
+        assert "usage: rota worker" in ended.stderr
 
 
 def test_a_handler_that_holds_its_lease_writes_once_and_disturbs_no_other(

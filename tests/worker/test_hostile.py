@@ -11,7 +11,7 @@ import pytest
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.waiting import wait_until
 from tests.worker import hostile
 from tests.worker.conftest import Trace, WorkerProcess

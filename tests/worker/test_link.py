@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from worker.link import GaveUp, Link, Statement, passes
+from rota.worker.link import GaveUp, Link, Statement, passes
 
 
 def link(url: str, patience: float = 5.0, **more: Any) -> Link:

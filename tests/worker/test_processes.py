@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg import Connection
 
-from db.gateway import call
+from rota.db.gateway import call
 from tests.waiting import wait_until
 from tests.worker.conftest import Trace, WorkerProcess
 

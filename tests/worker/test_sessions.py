@@ -9,11 +9,11 @@ import pytest
 from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 
-from db.deploy import DeployError, deploy
-from db.session import settings
+from rota.db.deploy import DeployError, deploy
+from rota.db.session import settings
+from rota.worker.link import SHIFTING, Link, is_hopeless, passes, shifts
 from tests.waiting import wait_until
 from tests.worker.conftest import WorkerProcess
-from worker.link import SHIFTING, Link, is_hopeless, passes, shifts
 
 StartWorker = Callable[..., WorkerProcess]
 ReadJob = Callable[[int], dict[str, Any]]

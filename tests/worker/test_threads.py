@@ -10,14 +10,15 @@ import pytest
 from psycopg import Connection, sql
 from psycopg.types.json import Jsonb
 
-from db.gateway import call
+from rota.db.gateway import call
+from rota.worker.attempt import Attempt
+from rota.worker.clock import clock
+from rota.worker.desk import Desk
+from rota.worker.finisher import Finisher
+from rota.worker.link import Link
+from rota.worker.upkeep import Upkeep
 from tests.waiting import wait_until
 from tests.worker.conftest import Trace, WorkerProcess
-from worker.desk import Desk
-from worker.finisher import Finisher
-from worker.job import Job, clock
-from worker.keeper import Upkeep
-from worker.link import Link
 
 StartWorker = Callable[..., WorkerProcess]
 ReadJob = Callable[[int], dict[str, Any]]
@@ -37,17 +38,17 @@ class CountingLink(Link):
         return super().once(work)
 
 
-def claimed(conn: Connection, desk: Desk, count: int) -> list[Job]:
+def claimed(conn: Connection, desk: Desk, count: int) -> list[Attempt]:
     """Enqueue and claim so many jobs."""
     jobs = [{"task": "echo", "max_retries": 5} for _ in range(count)]
     call(conn, "enqueue_jobs", jobs=Jsonb(jobs))
     rows = call(conn, "claim_next_job", worker="w", lease="60 s", max_jobs=count)
     held = [
-        Job(
-            desk,
+        Attempt(
+            (row["id"], str(row["token"]), row["task"], "{}", "default", 1, 5, None, 0.0, 1),
             clock(),
             clock() + 60,
-            (row["id"], str(row["token"]), row["task"], "{}", "default", 1, 5, None, 0.0),
+            desk.report_progress,
         )
         for row in rows
     ]
@@ -447,7 +448,7 @@ def test_a_function_that_is_gone_for_good_ends_the_worker_with_clear_words(
     assert worker.wait(90) == 1
     [line] = worker.logged("the worker cannot go on")
     assert function in line["error"]
-    assert "run python -m db.deploy" in line["error"]
+    assert "run rota deploy" in line["error"]
     assert "exception" not in line
 
 
@@ -500,7 +501,7 @@ def test_what_keeps_a_worker_from_starting_is_told_apart(
     assert not any("deploy" in text for text in (nobody, reader))
     assert "Rota is not in this database" in missing
     assert "other functions than this checkout" in odd
-    assert all("run python -m db.deploy" in text for text in (missing, odd))
+    assert all("run rota deploy" in text for text in (missing, odd))
     assert nonsense == "DATABASE_URL is not a PostgreSQL connection string"
 
 

@@ -1,0 +1,201 @@
+-- The one place where an attempt ends: finished, handed back or taken back. One row lock per job,
+-- taken first and in the order of ids, so that two batches that share jobs never deadlock; nothing
+-- is waited for after it (history rows are new, a schedule is only read). The lock re-checks the
+-- token on the newest version of the row, so of two sessions that end one attempt, the second
+-- finds nothing. What follows the lock runs in a statement of its own, whose snapshot is younger
+-- than the lock and therefore sees the locked version.
+-- If this process dies on any line, nothing has happened and the lease still runs.
+--
+-- What becomes of the job, first match:
+--   a cancel was asked for       -> CANCELLED
+--   RELEASED                     -> SCHEDULED again, the attempt given back
+--   succeeded, ONE_TIME          -> COMPLETED
+--   failed with retries left     -> SCHEDULED after its backoff; for a schedule, only if that is
+--                                   before its next slot
+--   failed otherwise, ONE_TIME   -> FAILED
+--   a schedule with a next slot  -> SCHEDULED for it, as a new run
+--   one whose next slot cannot   -> SCHEDULED as a new run whose slot is not known yet, which the
+--   be computed                     next claim looks for (_settle_missed)
+--   a schedule without one       -> COMPLETED
+--
+-- ending is 'RELEASED', 'LOST', or null for an attempt that its worker finished. Rows come back
+-- for the pairs that held a lease, and only for those.
+create or replace function rota._end_attempts(
+    job_ids bigint[],
+    tokens uuid[],
+    errors text[] default null,
+    results jsonb[] default null,
+    ending text default null,
+    retry_in interval default null,
+    retry boolean default true
+)
+    returns setof rota.ended_attempt
+    language plpgsql
+    volatile
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := rota._now();
+    v_held tid[] := array(
+        select j.ctid
+        from rota.live_jobs as j
+        where j.id = any(job_ids)
+            and (j.id, j.token) in (select * from unnest(job_ids, tokens))
+        order by j.id
+        for no key update
+    );
+begin
+    return query
+        with held as materialized (
+            select
+                j.*,
+                j.ctid as place,
+                i.result,
+                left(
+                    case when ending = 'LOST'
+                        then format('the lease of worker %s ran out', j.worker)
+                        else i.error
+                    end,
+                    10000
+                ) as error,
+                case
+                    when ending = 'LOST' then 'LOST'
+                    when j.cancel_requested_at is not null then 'CANCELLED'
+                    when ending = 'RELEASED' then 'RELEASED'
+                    when i.error is null then 'SUCCEEDED'
+                    when v_now >= rota._later(j.started_at, j.timeout) then 'TIMED_OUT'
+                    else 'FAILED'
+                end as outcome,
+                case
+                    when ending is null and i.error is null then null  -- it succeeded
+                    when ending = 'RELEASED' and retry_in = interval '0' then j.run_at
+                    else rota._later(v_now, coalesce(
+                        retry_in, rota._backoff(j.attempt, q.backoff_base, q.backoff_cap)
+                    ))
+                end as retry_at,
+                case when j.schedule_type <> 'ONE_TIME'
+                    then rota._next_slot(j, v_now)
+                end as next
+            from rota.live_jobs as j
+            join (
+                select distinct on (u.job_id, u.token) u.*
+                from unnest(job_ids, tokens, errors, results)
+                    with ordinality as u(job_id, token, error, result, place)
+                order by u.job_id, u.token, u.place
+            ) as i on i.job_id = j.id and i.token = j.token
+            left join rota.queues as q on q.name = j.queue
+            where j.ctid = any(v_held)
+        ), judged as (
+            select
+                h.*,
+                case
+                    when h.cancel_requested_at is not null then 'CANCELLED'
+                    when h.outcome = 'RELEASED' then 'SAME RUN'
+                    when h.outcome = 'SUCCEEDED' and h.schedule_type = 'ONE_TIME' then 'COMPLETED'
+                    when h.outcome <> 'SUCCEEDED' and retry and h.attempt <= h.max_retries
+                        and ((h.next).slot is null or h.retry_at < (h.next).slot) then 'SAME RUN'
+                    when h.schedule_type = 'ONE_TIME' then 'FAILED'
+                    when (h.next).slot is not null or (h.next).error is not null then 'NEXT RUN'
+                    else 'COMPLETED'
+                end as verdict
+            from held as h
+        ), decided as materialized (
+            select
+                d.*,
+                case when d.verdict in ('SAME RUN', 'NEXT RUN')
+                    then 'SCHEDULED'
+                    else d.verdict
+                end as new_state,
+                case
+                    when d.verdict = 'NEXT RUN' then (d.next).run_at
+                    when d.verdict = 'SAME RUN' and (d.next).run_at = 'infinity' then 'infinity'
+                    when d.verdict = 'SAME RUN' then d.retry_at
+                end as new_run_at
+            from judged as d
+        ), kept as (
+            update rota.live_jobs as j
+            set state = 'SCHEDULED',
+                run_at = d.new_run_at,
+                scheduled_for = case
+                    when d.verdict = 'NEXT RUN' and (d.next).slot is not null then (d.next).slot
+                    else d.scheduled_for
+                end,
+                run = d.run + case d.verdict when 'NEXT RUN' then 1 else 0 end,
+                attempt = case
+                    when d.verdict = 'NEXT RUN' then 0
+                    when d.outcome = 'RELEASED' then d.attempt - 1
+                    else d.attempt
+                end,
+                progress = case d.verdict when 'SAME RUN' then d.progress end,
+                last_error = coalesce(
+                    case d.verdict when 'NEXT RUN' then (d.next).error end, d.error, d.last_error
+                ),
+                token = null,
+                worker = null,
+                lease_until = null,
+                started_at = null,
+                unsettled_since = case
+                    when d.verdict = 'NEXT RUN' and (d.next).error is not null then v_now
+                end
+            from decided as d
+            where j.id = d.id
+                and j.ctid = any(array(
+                    select k.place from decided as k where k.new_state = 'SCHEDULED'
+                ))
+        ), gone as (
+            delete from rota.live_jobs as j
+            where j.ctid = any(array(
+                select k.place from decided as k where k.new_state <> 'SCHEDULED'
+            ))
+        ), ended as (
+            insert into rota.finished_jobs (
+                id, task, payload, queue, priority, state, schedule_type, run_at, scheduled_for,
+                run, attempt, max_retries, timeout, unique_key, name, worker, progress,
+                cancel_requested_at, cancel_reason, last_error, result, created_at, started_at,
+                finished_at
+            )
+            select
+                d.id, d.task, d.payload, d.queue, d.priority, d.new_state, d.schedule_type,
+                d.run_at, d.scheduled_for, d.run, d.attempt, d.max_retries, d.timeout,
+                d.unique_key, d.name, d.worker, d.progress, d.cancel_requested_at,
+                d.cancel_reason, coalesce(d.error, d.last_error), d.result, d.created_at,
+                d.started_at, v_now
+            from decided as d
+            where d.new_state <> 'SCHEDULED'
+        ), recorded as (
+            insert into rota.attempts (
+                job_id, run, attempt, outcome, worker, token, scheduled_for, started_at,
+                finished_at, error, result, job_state, next_run_at
+            )
+            select
+                d.id, d.run, d.attempt, d.outcome, d.worker, d.token, d.scheduled_for,
+                d.started_at, v_now, d.error, d.result, d.new_state,
+                nullif(d.new_run_at, 'infinity')
+            from decided as d
+        ), passed as (
+            insert into rota.attempts (
+                job_id, run, attempt, outcome, scheduled_for, finished_at, error, result,
+                job_state, next_run_at
+            )
+            select
+                d.id, d.run, 0, 'SKIPPED', d.scheduled_for, v_now, p.reason,
+                jsonb_build_object('slots', p.slots), d.new_state, nullif(d.new_run_at, 'infinity')
+            from decided as d
+            cross join lateral rota._slots_passed(
+                d.id, d.scheduled_for, (d.next).slot,
+                d.outcome not in ('SUCCEEDED', 'CANCELLED') and retry
+                    and d.attempt <= d.max_retries
+            ) as p
+            where d.verdict = 'NEXT RUN' and p.reason is not null
+        )
+        select d.id, d.token, d.new_state, nullif(d.new_run_at, 'infinity')
+        from decided as d
+        where case  -- always true: those who sleep are told of what comes back
+            when d.new_run_at < 'infinity' then rota._wake(d.queue, d.new_run_at, v_now)
+            else true
+        end;
+end;
+$$;
+
+comment on function rota._end_attempts is
+    'End the attempts held under these (job, token) pairs, and say what became of the jobs.';

@@ -1,0 +1,195 @@
+-- Each arm names the rule that it checks. It reads a single snapshot, so it may be called at any
+-- moment, by any number of sessions, on a system under load. The CHECKs of the tables hold most of
+-- these already; they are looked at again because a restore or a hand-made change may have
+-- gone round them. Tokens are not shown: they are for their holders. The cost is a scan of all
+-- tables: an operator's tool, not a metric. No JIT: to tables never analyzed the plan looks so dear
+-- that compiling it takes two seconds.
+create or replace function rota.check_invariants()
+    returns setof rota.broken_invariant
+    language sql
+    stable
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+    with opened_first as (
+        -- Not read: all open finished_jobs before attempts (docs/inside.md).
+        select f.id from rota.finished_jobs as f
+    ), ended_attempts as (
+        select
+            e.job_id,
+            e.run,
+            e.attempt,
+            count(*) filter (where e.outcome not in ('RELEASED', 'SKIPPED')) as charged,
+            count(*) filter (where e.outcome in ('SUCCEEDED', 'CANCELLED')) as final
+        from rota.attempts as e
+        group by e.job_id, e.run, e.attempt
+    ), kept as (
+        -- Older attempts may have been dropped with their week.
+        select s.kept_since as since from rota.settings as s
+    )
+    select 'S1: a live job is SCHEDULED or RUNNING', j.id, j.state::text
+    from rota.live_jobs as j
+    where j.state not in ('SCHEDULED', 'RUNNING')
+
+    union all
+    select 'S2: RUNNING if and only if leased', j.id,
+        format(
+            '%s, %s, worker %s, lease_until %s',
+            j.state,
+            case when j.token is null then 'no token' else 'a token' end,
+            j.worker,
+            rota._utc_text(j.lease_until)
+        )
+    from rota.live_jobs as j
+    where num_nonnulls(j.token, j.worker, j.lease_until, j.started_at)
+        <> case when j.state = 'RUNNING' then 4 else 0 end
+
+    union all
+    select 'S3: a finished job has ended', f.id, f.state::text
+    from rota.finished_jobs as f
+    where f.state not in ('COMPLETED', 'FAILED', 'CANCELLED')
+
+    union all
+    select 'S4: a job is live or finished, not both', f.id, f.state::text
+    from rota.finished_jobs as f
+    join rota.live_jobs as j on j.id = f.id
+
+    union all
+    select 'S4: a job is finished once', f.id, format('%s times', count(*))
+    from rota.finished_jobs as f
+    group by f.id
+    having count(*) > 1
+
+    union all
+    select 'S5: attempts stay within max_retries', j.id,
+        format('attempt %s, max_retries %s', j.attempt, j.max_retries)
+    from rota.live_jobs as j
+    where j.attempt not between 0 and j.max_retries + 1
+        or (j.state = 'RUNNING' and j.attempt = 0)
+
+    union all
+    select 'S6: a job that waits has a time to run', j.id,
+        rota._utc_text(j.run_at)
+    from rota.live_jobs as j
+    where j.state = 'SCHEDULED'
+        and not isfinite(j.run_at)
+        and j.schedule_type = 'ONE_TIME'
+
+    union all
+    select 'S10: one execution for each attempt that ended', a.job_id,
+        format('run %s, attempt %s has %s', a.run, a.attempt, a.charged)
+    from ended_attempts as a
+    where a.charged > 1
+
+    union all
+    select 'S10: every attempt that ended is recorded', j.id,
+        format('run %s: attempt %s is not recorded', j.run, missing.attempt)
+    from rota.live_jobs as j
+    cross join lateral generate_series(
+        1, j.attempt - case j.state when 'RUNNING' then 1 else 0 end
+    ) as missing(attempt)
+    cross join kept as k
+    where j.created_at >= k.since
+        and not exists (
+            select from ended_attempts as a
+            where a.job_id = j.id
+                and a.run = j.run
+                and a.attempt = missing.attempt
+                and a.charged = 1
+        )
+
+    union all
+    select 'S10: every attempt that ended is recorded', f.id,
+        format('run %s: attempt %s is not recorded', f.run, missing.attempt)
+    from rota.finished_jobs as f
+    cross join lateral generate_series(1, f.attempt) as missing(attempt)
+    cross join kept as k
+    where f.created_at >= k.since
+        and not exists (
+            select from ended_attempts as a
+            where a.job_id = f.id
+                and a.run = f.run
+                and a.attempt = missing.attempt
+                and a.charged = 1
+        )
+
+    union all
+    select 'S10: no execution beyond the attempts made', e.job_id,
+        format('run %s, attempt %s', e.run, e.attempt)
+    from rota.attempts as e
+    join rota.jobs as j on j.id = e.job_id
+    where e.outcome not in ('RELEASED', 'SKIPPED')
+        and (e.run > j.run or (e.run = j.run and e.attempt > j.attempt))
+
+    union all
+    select 'L3: a token ends an attempt once', e.job_id, format('%s attempts', count(*))
+    from rota.attempts as e
+    where e.token is not null
+    group by e.job_id, e.token
+    having count(*) > 1
+
+    union all
+    select 'L3: a live token has not ended an attempt', j.id,
+        format('run %s, attempt %s', e.run, e.attempt)
+    from rota.live_jobs as j
+    join rota.attempts as e on e.job_id = j.id and e.token = j.token
+
+    union all
+    select 'S4: a COMPLETED job succeeded once in its run', f.id, format('run %s', f.run)
+    from rota.finished_jobs as f
+    cross join kept as k
+    where f.state = 'COMPLETED'
+        and f.schedule_type = 'ONE_TIME'
+        and f.created_at >= k.since
+        and 1 <> (
+            select count(*)
+            from rota.attempts as e
+            where e.job_id = f.id and e.run = f.run and e.outcome = 'SUCCEEDED'
+        )
+
+    union all
+    select 'C2: claims know the lane of every live job', j.id,
+        format('queue %s, priority %s', j.queue, j.priority)
+    from rota.live_jobs as j
+    where not exists (
+        select from rota.lanes as l where l.queue = j.queue and l.priority = j.priority
+    )
+
+    union all
+    select 'E5: one live job per unique_key', min(j.id), j.unique_key
+    from rota.live_jobs as j
+    where j.unique_key is not null
+    group by j.unique_key
+    having count(*) > 1
+
+    union all
+    select 'E9: the sequence is ahead of every id', a.id,
+        format('the next job gets id %s; deploy or maintain heals it', rota._next_job_id())
+    from rota._id_ahead() as a(id)
+    where a.id is not null
+
+    union all
+    select 'K2: a live schedule has a definition and a next run', j.id,
+        format('%s, run_at %s', j.schedule_type, rota._utc_text(j.run_at))
+    from rota.live_jobs as j
+    left join rota.schedules as s on s.job_id = j.id
+    where j.schedule_type <> 'ONE_TIME'
+        and (
+            s.job_id is null
+            or (s.cron is not null) <> (j.schedule_type = 'CRON')
+            or (j.state = 'SCHEDULED' and j.run_at = 'infinity' and s.paused_at is null)
+        )
+
+    union all
+    select 'K2: the next slot of a live schedule can be computed', j.id, j.last_error
+    from rota.live_jobs as j
+    where j.unsettled_since is not null
+
+    union all
+    select 'K2: a schedule never fails', f.id, f.state::text
+    from rota.finished_jobs as f
+    where f.schedule_type <> 'ONE_TIME' and f.state = 'FAILED'
+$$;
+
+comment on function rota.check_invariants is
+    'Return the rows that break a rule of Rota; none on a healthy database.';

@@ -1,0 +1,36 @@
+"""What PostgreSQL can store, of what Python takes for text and for JSON.
+
+No text holds the character NUL, nor half of a surrogate pair, which is no character; and so no JSON
+in a ``jsonb`` does, where JSON's own grammar allows both.
+"""
+
+import re
+
+# In JSON text it is written so; with a backslash before it, it is a backslash and five letters.
+_NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def check_text(text: str) -> None:
+    """Refuse text that the database cannot store.
+
+    Raises:
+        ValueError: it cannot; the message says what the text must not contain.
+    """
+    if "\0" in text:
+        raise ValueError("must not contain the character NUL")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("must not contain half of a surrogate pair") from None
+
+
+def check_json(text: str) -> None:
+    """Refuse JSON that a ``jsonb`` cannot store, written with ``ensure_ascii=False``.
+
+    Raises:
+        ValueError: it cannot; the message says what its texts must not contain.
+    """
+    check_text(text)
+    if "\\u0000" in text and _NUL_IN_JSON.search(text):
+        raise ValueError("must not contain the character NUL")

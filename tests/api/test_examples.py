@@ -1,0 +1,302 @@
+"""The examples of the documentation: what is sent is accepted, what is answered is what comes."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import jsonschema
+import pytest
+from flask.testing import FlaskClient
+from psycopg import Connection
+from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Jsonb
+from werkzeug.test import TestResponse
+
+from rota.app import create_app
+from rota.app.inputs import MAX_BODY_BYTES
+from rota.db.gateway import call
+from tests.api.conftest import Server
+from tests.api.documentation import (
+    OPERATIONS,
+    as_json_schema,
+    examples,
+    operation,
+    request_url,
+    requests,
+    resolve,
+    responses,
+)
+
+WORKER = "8f14e45f-ceea-467f-a0e6-9c1f3e7d2b10"
+
+
+@pytest.fixture
+def spec(client: FlaskClient) -> dict[str, Any]:
+    return client.get("/apispec.json").json
+
+
+def test_every_example_of_an_answer_is_of_its_schema(spec: dict[str, Any]) -> None:
+    checked = 0
+    for name in OPERATIONS:
+        for status, response in responses(spec, name).items():
+            if status == "204":
+                assert "content" not in response, name
+                continue
+            schema = response["content"]["application/json"]["schema"]
+            for example in examples(spec, response):
+                jsonschema.validate(
+                    example, as_json_schema(schema | {"components": spec["components"]})
+                )
+                checked += 1
+    for name, schema in spec["components"]["schemas"].items():
+        if "example" in schema:
+            closed = as_json_schema(schema | {"components": spec["components"]})
+            jsonschema.validate(schema["example"], closed)
+            assert schema["example"].keys() <= all_properties(spec, schema), name
+            checked += 1
+    assert checked > 200
+
+
+def all_properties(spec: dict[str, Any], schema: dict[str, Any]) -> set[str]:
+    parts = [resolve(spec, part) for part in schema.get("allOf", [schema])]
+    return {name for part in parts for name in part["properties"]}
+
+
+def test_what_is_sent_is_accepted_and_what_comes_back_is_shaped_as_shown(
+    server: Server, conn: Connection, spec: dict[str, Any]
+) -> None:
+    answered: dict[tuple[str, int], list[Any]] = {}
+
+    def send(name: str, body: Any) -> None:
+        answer = server.request(name.split()[0], request_url(spec, name), body)
+        response = resolve(spec, operation(spec, name)["responses"][str(answer.status)])
+        if answer.status == 204:
+            assert not answer.body
+        else:
+            schema = response["content"]["application/json"]["schema"]
+            jsonschema.validate(
+                answer.json, as_json_schema(schema | {"components": spec["components"]})
+            )
+        assert answer.status < 300 or (name, answer.status) in answered_twice, (name, answer.body)
+        answered.setdefault((name, answer.status), []).append(answer.body and answer.json)
+
+    # Sent again at once, these find that it is done.
+    answered_twice = {
+        ("POST /jobs/{job_id}/retry", 409),
+        ("DELETE /schedules/{name}", 404),
+        ("DELETE /queues/{queue}", 404),
+    }
+    tell_of_a_worker(conn)
+    for _ in range(2):
+        call(conn, "configure_queue", queue="old-mail")
+        for name in OPERATIONS:
+            for body in requests(spec, name) * 2:
+                send(name, body)
+                if (name, 201) in answered and name == "POST /jobs":
+                    fail_once(conn)
+    send("PUT /schedules/{name}", requests(spec, "PUT /schedules/{name}")[0])  # it was deleted
+
+    for name in OPERATIONS:
+        for status, response in responses(spec, name).items():
+            if status in ("200", "201"):
+                real = [parts for body in answered[name, int(status)] for parts in shapes(body)]
+                for example in examples(spec, response):
+                    for shape in shapes(example):
+                        assert shape in real, (name, status)
+            elif status == "204":
+                assert (name, 204) in answered
+
+
+def tell_of_a_worker(conn: Connection) -> None:
+    call(
+        conn,
+        "announce_worker",
+        worker=WORKER,
+        host="worker-1",
+        pid=4711,
+        queues=["default"],
+        concurrency=4,
+        version="v",
+        tasks=["echo"],
+        overrun=0,
+        clock=datetime.now(UTC),
+    )
+
+
+def fail_once(conn: Connection) -> None:
+    """Let the first attempt of the first job fail, if that has not happened."""
+    if conn.execute("select 1 from rota.executions").fetchone() is None:
+        (claimed,) = call(conn, "claim_next_job", worker=WORKER)
+        held = {"job_id": claimed["id"], "token": claimed["token"]}
+        call(conn, "heartbeat_job", **held, progress=Jsonb({"sent": 3}))
+        call(conn, "finish_job", **held, error="no answer from mail.example.com")
+
+
+def shapes(value: Any) -> Iterator[Any]:
+    """Tell what a value is made of: of a list each item is a part on its own.
+
+    Of texts and numbers only the kind is told, but for words such as SCHEDULED. Nothing is left of
+    a list but that it is one; whether an answer has items is chance.
+    """
+    if isinstance(value, list):
+        for item in value:
+            yield from shapes(item)
+        return
+    yield shape(value)
+    if isinstance(value, dict):
+        for inner in value.values():
+            if isinstance(inner, list):
+                yield from shapes(inner)
+
+
+def shape(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: shape(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return []
+    if isinstance(value, str):
+        if re.fullmatch("[A-Z_]+", value):
+            return value
+        return "a time" if re.match(r"\d{4}-\d\d-\d\dT", value) else "a text"
+    return "a number" if type(value) in (int, float) else value
+
+
+# How to get the answers that have an example of their own, or one that fits what is asked for.
+BAD_BODIES = {
+    "POST /jobs": {},
+    "POST /jobs/bulk": {"jobs": [{"task": "echo"}, {}]},
+    "POST /jobs/{job_id}/cancel": {"reason": 5},
+    "POST /schedules": {"name": "nightly", "task": "echo"},
+    "PUT /schedules/{name}": {"task": "echo", "every": "now and then"},
+    "POST /schedules/{name}/backfill": {"starts_at": "2030-01-01T00:00:00Z"},
+    "POST /schedules/preview": {"cron": "@daily", "n": 2.5},
+    "PATCH /queues/{queue}": {"timeout_seconds": 0},
+}
+NO_SUCH_PATHS = {"PUT /schedules/{name}": "/schedules/", "PATCH /queues/{queue}": "/queues/"}
+
+
+def errors(spec: dict[str, Any], status: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Find the operations that may answer with this status, and what it says then."""
+    for name in OPERATIONS:
+        response = responses(spec, name).get(status)
+        if response:
+            (example,) = examples(spec, response)
+            yield name, example
+
+
+def send(
+    client: FlaskClient, spec: dict[str, Any], name: str, path: str = "", **request: Any
+) -> TestResponse:
+    if not request.keys() & {"json", "data"}:
+        request["json"] = requests(spec, name)[0]
+    return client.open(path or request_url(spec, name), method=name.split()[0], **request)
+
+
+@pytest.mark.parametrize(
+    ("status", "request_"),
+    [
+        ("400", {"data": b'{"task": echo}', "content_type": "application/json"}),
+        ("403", {"headers": {"Origin": "http://evil.example"}}),
+        ("413", {"data": b" " * (MAX_BODY_BYTES + 1), "content_type": "application/json"}),
+        ("415", {"data": b"task=echo", "content_type": "text/plain"}),
+        ("421", {"headers": {"Host": "evil.example"}}),
+    ],
+)
+def test_errors_that_are_alike_everywhere_are_shown_as_they_come(
+    client: FlaskClient, spec: dict[str, Any], status: str, request_: dict[str, Any]
+) -> None:
+    found = list(errors(spec, status))
+
+    assert len(found) == (26 if status in ("403", "421") else 16)
+    for name, example in found:
+        answer = send(client, spec, name, **request_)
+        assert (answer.status_code, answer.json) == (int(status), example), name
+
+
+def test_what_is_not_there_is_shown_as_it_is_answered(
+    client: FlaskClient, spec: dict[str, Any]
+) -> None:
+    found = list(errors(spec, "404"))
+
+    assert {name for name, _ in found} == {name for name in OPERATIONS if "{" in name}
+    for name, example in found:
+        answer = send(client, spec, name, NO_SUCH_PATHS.get(name, ""))
+        assert (answer.status_code, answer.json) == (404, example), name
+
+
+def test_wrong_fields_are_shown_as_they_are_answered(
+    client: FlaskClient, spec: dict[str, Any]
+) -> None:
+    found = list(errors(spec, "422"))
+
+    assert {name for name, _ in found} > set(BAD_BODIES)
+    for name, example in found:
+        if name.startswith("GET"):
+            answer = send(client, spec, name, request_url(spec, name).split("?")[0] + "?limit=0")
+        else:
+            assert (name in BAD_BODIES) == ("requestBody" in operation(spec, name)), name
+            answer = send(client, spec, name, json=BAD_BODIES.get(name, {"force": True}))
+        assert (answer.status_code, answer.json) == (422, example), name
+
+
+def test_conflicts_are_shown_as_they_are_answered(
+    client: FlaskClient, conn: Connection, spec: dict[str, Any]
+) -> None:
+    call(conn, "enqueue_job", task="echo")
+    (claimed,) = call(conn, "claim_next_job")
+    call(conn, "finish_job", job_id=claimed["id"], token=claimed["token"])
+    call(conn, "enqueue_job", task="echo", queue="old-mail")
+    only_slot = {"starts_at": "2040-01-01Z", "ends_at": "2040-01-02Z"}
+    call(conn, "schedule_job", task="echo", name="nightly", every="1 day", **only_slot)
+    # As a run is left whose next slot could not be computed when it ended.
+    conn.execute("update rota.live_jobs set unsettled_since = now() where name = 'nightly'")
+
+    found = dict(errors(spec, "409"))
+
+    assert set(found) == {
+        "POST /jobs/{job_id}/cancel",
+        "POST /jobs/{job_id}/retry",
+        "POST /schedules/{name}/trigger",
+        "DELETE /queues/{queue}",
+    }
+    for name, example in found.items():
+        answer = send(client, spec, name)
+        assert (answer.status_code, answer.json) == (409, example), name
+    call(conn, "delete_schedule", name="nightly")
+
+
+def without_id(body: dict[str, Any]) -> dict[str, Any]:
+    return body | ({"id": "32 digits"} if re.fullmatch("[0-9a-f]{32}", body.get("id", "")) else {})
+
+
+def test_failures_are_shown_as_they_are_answered(db: str, spec: dict[str, Any]) -> None:
+    app = create_app(make_conninfo(db, options="-c role=pg_monitor"))  # has no rights here
+
+    for name, example in errors(spec, "500"):
+        if "/health/" not in name:
+            answer = send(app.test_client(), spec, name)
+            assert answer.status_code == 500, (name, answer.text)
+            assert without_id(answer.json) == without_id(example), name
+    app.extensions["database"].close()
+
+
+def test_that_the_database_is_away_is_shown_as_it_is_answered(spec: dict[str, Any]) -> None:
+    app = create_app("postgresql://127.0.0.1:9/nowhere")
+
+    for name, example in errors(spec, "503"):
+        if "/health/" not in name:
+            answer = send(app.test_client(), spec, name)
+            assert answer.status_code == 503, (name, answer.text)
+            assert without_id(answer.json) == without_id(example), name
+    app.extensions["database"].close()
+
+
+def test_that_nothing_is_deployed_is_shown_as_it_is_answered(db: str, spec: dict[str, Any]) -> None:
+    app = create_app(make_conninfo(db, dbname="postgres"))
+    example = dict(errors(spec, "503"))["GET /health/ready"]
+
+    answer = app.test_client().get("/health/ready")
+
+    assert (answer.status_code, answer.json) == (503, example)
+    app.extensions["database"].close()

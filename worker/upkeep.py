@@ -1,0 +1,183 @@
+"""The thread that keeps the whole fleet well: says we are here, recovers, tidies up."""
+
+import random
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import psycopg
+
+from rota.db.gateway import call
+from rota.worker.clock import clock
+from rota.worker.desk import Desk
+from rota.worker.link import Connection, Link, Pause, Portion, advice
+from rota.worker.log import log
+from rota.worker.tasks import registry
+
+ANNOUNCE_PERIOD = 30.0  # seconds
+ANNOUNCE_AGAIN = 5.0  # seconds, at least, when what we would say has changed
+RECOVER_PERIOD = 5.0  # seconds, at least
+RECOVER_SHARE = 100  # times what the last recovery took, at least
+LONGEST_RECOVER_PERIOD = 60.0  # seconds
+RECOVER_BATCH = 1000  # jobs
+LONG_RECOVERY = 2.0  # seconds; after one that took longer, less is asked for
+MAINTAIN_PERIOD = 3600.0  # seconds
+FORWARD_BATCH = 1000  # jobs
+LONGEST_CHORE_PAUSE = 60.0  # seconds before a chore that failed is tried again, at most
+LOOK_PERIOD = 1.0  # seconds between two looks at what cannot wake the thread that looks
+
+
+class Chore:
+    """Something that is done again and again; when it fails it is tried again later."""
+
+    def __init__(self, name: str, work: Callable[[], float]) -> None:
+        """Take what does it, and returns after how many seconds to do it again."""
+        self.name = name
+        self.work = work
+        self.due = 0.0
+        self.pause = Pause(LONGEST_CHORE_PAUSE)
+
+
+class Upkeep:
+    """The thread that says we are here, takes back what dead workers held, and tidies up.
+
+    Any worker may do this at any time, so none is in charge of it, and what goes wrong with it is
+    logged and tried again later: who can claim and finish goes on. Each chore is tried once and
+    then waits for its next turn, so that one that fails does not keep the others from theirs, and
+    one that takes long keeps them for no longer than its statement may take.
+    """
+
+    def __init__(self, desk: Desk, link: Link, worker: str, about: dict[str, object]) -> None:
+        self._desk = desk
+        self._link = link
+        self._worker = worker
+        self._about = about
+        self._has_brought_all = False
+        self._portion = Portion(RECOVER_BATCH, LONG_RECOVERY)
+        self._announced = 0.0
+        self._overrun = 0  # as announced
+        self._announce_chore = Chore("announce_worker", self._announce)
+        self._chores = [
+            self._announce_chore,
+            Chore("bring_forward_jobs", self._bring_forward),  # after saying what we can handle
+            Chore("recover_jobs", self._recover),
+            Chore("maintain", self._maintain),
+        ]
+
+    def run(self) -> None:
+        """Go on until the worker stops."""
+        stopping = self._desk.stopping
+        while not stopping.is_set():
+            if len(self._desk.overrun) != self._overrun:
+                again = self._announced + ANNOUNCE_AGAIN
+                self._announce_chore.due = min(self._announce_chore.due, again)
+            for chore in self._chores:
+                if clock() >= chore.due and not stopping.is_set():
+                    self._do(chore)
+            next_due = min(chore.due for chore in self._chores)
+            stopping.wait(max(0.0, min(LOOK_PERIOD, next_due - clock())))
+
+    def cancel(self) -> None:
+        """Have the server end a chore that is under way; called from another thread."""
+        self._link.cancel()
+
+    def dismiss(self) -> None:
+        """Say good-bye; nothing is held any more."""
+        try:
+            self._link.once(lambda conn: call(conn, "dismiss_worker", worker=self._worker))
+        except psycopg.Error as error:
+            log.warning(
+                "could not say good-bye; operators see this worker until it is forgotten",
+                extra={"fields": {"error": advice(error, self._link.user)}},
+            )
+
+    def _do(self, chore: Chore) -> None:
+        try:
+            seconds = chore.work()
+        except Exception as error:
+            seconds = chore.pause.next()
+            fields = {
+                "chore": chore.name,
+                "failures": chore.pause.failures,
+                "seconds": round(seconds, 3),
+                "sqlstate": getattr(error, "sqlstate", None),
+                "error": advice(error, self._link.user),
+            }
+            log.warning("a chore failed, it is tried again later", extra={"fields": fields})
+        else:
+            chore.pause = Pause(LONGEST_CHORE_PAUSE)
+        chore.due = clock() + seconds
+
+    def _announce(self) -> float:
+        self._announced = clock()
+        overrun = len(self._desk.overrun)
+        about = {
+            "worker": self._worker,
+            "host": socket.gethostname(),
+            **self._about,
+            "tasks": sorted(registry),
+            "overrun": overrun,
+            "clock": datetime.now(UTC),
+        }
+        self._link.once(lambda conn: call(conn, "announce_worker", **about))
+        self._overrun = overrun
+        return _about(ANNOUNCE_PERIOD)
+
+    def _bring_forward(self) -> float:
+        """Have the jobs run now that waited for a worker with our handlers.
+
+        All of them when we start. Later there is one now and then: workers that have no handler
+        put jobs off for a short time only once they can know of us.
+        """
+        rows = self._link.once(
+            lambda conn: call(
+                conn,
+                "bring_forward_jobs",
+                queues=self._about["queues"],
+                tasks=sorted(registry),
+                max_jobs=FORWARD_BATCH,
+            )
+        )
+        count = rows[0]["bring_forward_jobs"]
+        if count:
+            self._desk.room.ring()
+            log.info(
+                "jobs that waited for a worker with a handler are due now",
+                extra={"fields": {"jobs": count}},
+            )
+        if count == FORWARD_BATCH and not self._has_brought_all:
+            return 0.0
+        self._has_brought_all = True
+        return _about(ANNOUNCE_PERIOD)
+
+    def _recover(self) -> float:
+        """Take back jobs whose leases ran out, and say when to look for more.
+
+        After a find soon, for there may be more of them than one call takes back; else after a
+        hundred times what it took to look, for each look reads the whole table.
+        """
+        took = 0.0
+
+        def recover(conn: Connection) -> int:
+            nonlocal took
+            began = clock()
+            with self._portion.tried():
+                rows = call(conn, "recover_jobs", max_jobs=self._portion.size)
+            took = clock() - began
+            return rows[0]["recover_jobs"]
+
+        count = self._link.once(recover)
+        if not count:
+            rest = min(RECOVER_SHARE * took, LONGEST_RECOVER_PERIOD)
+            return _about(max(RECOVER_PERIOD, rest))
+        log.warning("took back jobs whose leases ran out", extra={"fields": {"jobs": count}})
+        return took
+
+    def _maintain(self) -> float:
+        self._link.once(lambda conn: call(conn, "maintain"))
+        return _about(MAINTAIN_PERIOD)
+
+
+def _about(seconds: float) -> float:
+    """Return these seconds, more or less, so that a fleet does not do the same at one time."""
+    return seconds * random.uniform(0.8, 1.2)
