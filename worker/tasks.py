@@ -10,6 +10,10 @@ from rota.worker.job import Job
 
 registry: dict[str, "Task"] = {}
 
+# As annotations of a first parameter, whose author thinks that it is the first argument.
+_NO_JOB = [
+    spelt for kind in (str, int, float, bool, dict, list, bytes) for spelt in (kind, kind.__name__)
+]
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -36,6 +40,7 @@ class Task:
         self.is_coroutine = inspect.iscoroutinefunction(handler)
         self._options = dict(options)
         self._arguments = _arguments(name, handler)
+        self._job_name = _job_name(handler)
         functools.update_wrapper(self, handler, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -99,6 +104,11 @@ class Task:
         if args:
             raise TypeError(
                 f"{self.name} takes its arguments by name: its handler has no parameter but the job"
+            )
+        if self._job_name in kwargs:
+            raise TypeError(
+                f"{self._job_name!r} is the job in the handler of {self.name}: write"
+                f" def handler(job, {self._job_name})"
             )
         return kwargs
 
@@ -172,10 +182,18 @@ def _arguments(name: str, handler: Callable[..., Any]) -> inspect.Signature | No
             return None
         raise TypeError(f"the handler of {name} must take the job as its first parameter")
     first, *rest = parameters
-    if first.kind not in _POSITIONAL:
+    if first.kind not in _POSITIONAL or first.annotation in _NO_JOB:
         raise TypeError(f"the handler of {name} must take the job as its first parameter")
     for parameter in rest:
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             raise TypeError(f"the handler of {name} must take {parameter.name!r} by name")
     rest = [p for p in rest if p.kind is not inspect.Parameter.VAR_POSITIONAL]
     return inspect.Signature(rest) if rest else None
+
+
+def _job_name(handler: Callable[..., Any]) -> str | None:
+    """Return the name of the parameter that is the job; None if the handler does not tell."""
+    try:
+        return next(iter(inspect.signature(handler).parameters), None)
+    except ValueError:
+        return None

@@ -109,6 +109,14 @@ def test_a_handler_of_the_job_alone_takes_any_payload(conn):
     assert seen == [[1, "two"], {"three": 3}]
 
 
+def test_an_argument_that_would_be_the_job_is_refused_with_what_to_write(conn):
+    @task("oops")
+    def oops(to) -> None: ...
+
+    with pytest.raises(TypeError, match=r"'to' is the job .*: write def handler\(job, to\)"):
+        oops.enqueue(conn, to="a@b.c")
+
+
 def test_a_handler_may_take_whatever_else_there_is(conn):
     @task("loose")
     def loose(job: Job, to: str, **rest: int) -> None:
@@ -210,6 +218,16 @@ def test_what_cannot_be_a_handler_is_refused_where_it_stands():
 
         @task("t")
         def by_name(*, job: Job) -> None: ...
+
+    with pytest.raises(TypeError, match="must take the job as its first parameter"):
+
+        @task("t")
+        def an_argument(to: str) -> None: ...
+
+    with pytest.raises(TypeError, match="must take the job as its first parameter"):
+
+        @task("t")
+        def an_argument_in_words(to: "int", more: "int") -> None: ...
 
     with pytest.raises(TypeError, match="must take 'to' by name"):
 
