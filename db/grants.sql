@@ -33,6 +33,7 @@ begin
             values
                 ('function', 'enqueue_job',         '{rota_producer}'::text[]),
                 ('function', 'enqueue_jobs',        '{rota_producer}'),
+                ('function', 'enqueue_many',        '{rota_producer}'),
                 ('function', 'schedule_job',        '{rota_producer, rota_operator}'),
                 ('function', 'next_run',            '{rota_producer, rota_operator, rota_reader}'),
                 ('function', 'preview_schedule',    '{rota_producer, rota_operator, rota_reader}'),

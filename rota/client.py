@@ -28,6 +28,15 @@ ENQUEUE = {
     "timeout": "interval",
     "unique_key": "text",
 }
+ENQUEUE_MANY = {
+    "task": "text",
+    "payloads": "jsonb",
+    "queue": "text",
+    "run_at": "timestamptz",
+    "priority": "integer",
+    "max_retries": "integer",
+    "timeout": "interval",
+}
 SCHEDULE = {
     "task": "text",
     "payload": "jsonb",
@@ -90,12 +99,18 @@ async def enqueue_async(conn: Any, task: str, payload: Any = None, **options: An
     return EnqueuedJob(*(await run_async(conn, _enqueue(task, payload, options)))[0])
 
 
-def enqueue_many(conn: Any, jobs: Iterable[Mapping[str, Any]]) -> list[EnqueuedJob]:
+def enqueue_many(
+    conn: Any, jobs: Any, payloads: Iterable[Any] | None = None, **options: Any
+) -> list[EnqueuedJob]:
     """Enqueue many jobs in one call, all or none.
 
     Args:
         conn: the caller's own connection.
-        jobs: mappings with ``task`` and what else ``enqueue`` takes, by the same names.
+        jobs: one task, which has a job for each payload; that is the quicker way. Or, without
+            payloads, mappings with ``task`` and what else ``enqueue`` takes, by the same names.
+        payloads: JSON values, each of them a job of that task.
+        options: what all those jobs share: ``queue``, ``run_at``, ``priority``, ``max_retries`` and
+            ``timeout``.
 
     Returns:
         The jobs, in the same order.
@@ -103,12 +118,15 @@ def enqueue_many(conn: Any, jobs: Iterable[Mapping[str, Any]]) -> list[EnqueuedJ
     Raises:
         What ``enqueue`` raises.
     """
-    return [EnqueuedJob(*row) for row in run(conn, _enqueue_many(jobs))]
+    return [EnqueuedJob(*row) for row in run(conn, _enqueue_many(jobs, payloads, options))]
 
 
-async def enqueue_many_async(conn: Any, jobs: Iterable[Mapping[str, Any]]) -> list[EnqueuedJob]:
+async def enqueue_many_async(
+    conn: Any, jobs: Any, payloads: Iterable[Any] | None = None, **options: Any
+) -> list[EnqueuedJob]:
     """Do what ``enqueue_many`` does, on an asynchronous connection or session."""
-    return [EnqueuedJob(*row) for row in await run_async(conn, _enqueue_many(jobs))]
+    rows = await run_async(conn, _enqueue_many(jobs, payloads, options))
+    return [EnqueuedJob(*row) for row in rows]
 
 
 def schedule(conn: Any, task: str, payload: Any = None, **options: Any) -> EnqueuedJob:
@@ -246,7 +264,14 @@ def _schedule(task: Any, payload: Any, options: Mapping[str, Any]) -> Call:
     return Call("schedule_job", _arguments("schedule", SCHEDULE, named))
 
 
-def _enqueue_many(jobs: Iterable[Mapping[str, Any]]) -> Call:
+def _enqueue_many(jobs: Any, payloads: Iterable[Any] | None, options: Mapping[str, Any]) -> Call:
+    if payloads is not None:
+        named = {"task": _name(jobs), "payloads": list(payloads), **options}
+        return Call("enqueue_many", _arguments("enqueue_many", ENQUEUE_MANY, named))
+    if isinstance(jobs, str) or hasattr(jobs, "name"):
+        raise TypeError("enqueue_many needs the payloads of a task, or the jobs of several")
+    if options:
+        raise TypeError("without payloads each job has its own options")
     documents = []
     for place, job in enumerate(jobs):
         named = {**job, "task": _name(job.get("task"))}

@@ -154,6 +154,7 @@ WORKER = {"worker": "w", "host": "h", "pid": 1, "queues": ["a"], "concurrency": 
 
 CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("enqueue_job", given(task="t", unique_key="k"), {}),
+    ("enqueue_many", given(task="t", payloads=Jsonb([1, {}])), {}),
     ("enqueue_jobs", given(jobs=Jsonb([{"task": "t"}, {"task": "t", "unique_key": "k"}])), {}),
     ("schedule_job", given(task="t", every=HOUR, name="new"), {}),
     ("schedule_job", put_back, {}),

@@ -249,6 +249,7 @@ def test_a_schedule_takes_what_schedule_job_takes(db, connection):
 def test_the_options_are_those_of_the_functions(conn):
     for function, options in (
         ("enqueue_job", rota.client.ENQUEUE),
+        ("enqueue_many", rota.client.ENQUEUE_MANY),
         ("schedule_job", rota.client.SCHEDULE),
     ):
         (names, types) = conn.execute(
@@ -333,6 +334,41 @@ def test_an_asynchronous_connection_is_told_from_others(db, connection):
 def test_a_synchronous_connection_is_told_from_others(db, connection):
     with connection(db) as (conn, _, _), pytest.raises(TypeError, match="is not asynchronous"):
         asyncio.run(rota.enqueue_async(conn, "t"))
+
+
+@pytest.mark.parametrize("connection", SYNCHRONOUS.values(), ids=SYNCHRONOUS)
+def test_many_jobs_of_one_task_share_their_options(db, connection):
+    shared = {name: value for name, value in EVERYTHING.items() if name != "unique_key"}
+    with connection(db) as (conn, commit, _):
+        rows = rota.enqueue_many(conn, "send", (n for n in range(3)), **shared)
+        assert rota.enqueue_many(conn, "send", []) == []
+        commit()
+
+    assert [row.created for row in rows] == [True] * 3
+    assert jobs(db) == [
+        {"task": "send", "payload": n, **shared, "unique_key": None} for n in range(3)
+    ]
+
+
+def test_many_jobs_of_one_task_are_enqueued_asynchronously_too(db):
+    async def enqueue() -> None:
+        async with psycopg_async(db) as (conn, commit, _):
+            await rota.enqueue_many_async(conn, "send", [1, None], queue="q")
+            await commit()
+
+    asyncio.run(enqueue())
+
+    assert [(job["payload"], job["queue"]) for job in jobs(db)] == [(1, "q"), (None, "q")]
+
+
+def test_what_many_jobs_lack_is_told(db):
+    with psycopg.connect(db) as conn:
+        with pytest.raises(TypeError, match="needs the payloads of a task"):
+            rota.enqueue_many(conn, "send")
+        with pytest.raises(TypeError, match="each job has its own options"):
+            rota.enqueue_many(conn, [{"task": "a"}], queue="q")
+        with pytest.raises(TypeError, match="enqueue_many has no option 'unique_key'"):
+            rota.enqueue_many(conn, "send", [1], unique_key="k")
 
 
 def test_what_is_no_connection_is_refused():

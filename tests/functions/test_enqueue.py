@@ -313,3 +313,30 @@ def test_a_value_of_a_bulk_that_does_not_convert_is_named_in_words_of_ours(
     assert caught.value.sqlstate == "RTV01"
     assert caught.value.diag.message_hint is None
     assert count_jobs(conn) == 0
+
+
+def test_many_jobs_of_one_task_come_in_the_order_of_their_payloads(conn):
+    payloads = [{"n": n} for n in range(1000)] + [None, [1], "text", 7]
+
+    rows = call(conn, "enqueue_many", task="t", payloads=Jsonb(payloads), queue="mail", priority=5)
+
+    ids = [row["job_id"] for row in rows]
+    assert ids == sorted(ids)
+    assert conn.execute(
+        "select id, payload from rota.live_jobs where queue = 'mail' and priority = 5 order by id"
+    ).fetchall() == list(zip(ids, payloads, strict=True))
+    claimed = call(conn, "claim_next_job", queues=["mail"], max_jobs=3)
+    assert [row["payload"] for row in claimed] == payloads[:3]
+
+
+def test_no_payloads_are_no_jobs_and_no_queue(conn):
+    assert call(conn, "enqueue_many", task="t", payloads=Jsonb([]), queue="never") == []
+
+    assert conn.execute("select count(*) from rota.lanes").fetchone() == (0,)
+
+
+def test_one_that_cannot_be_stored_undoes_them_all(conn):
+    with pytest.raises(psycopg.Error):
+        conn.execute("""select rota.enqueue_many('t', '[1, "\\u0000"]')""")
+
+    assert count_jobs(conn) == 0

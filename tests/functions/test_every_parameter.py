@@ -101,6 +101,7 @@ def lost_leases(conn):
 SCENES = {
     "enqueue_job": lambda conn: {"task": "work"},
     "enqueue_jobs": lambda conn: {},
+    "enqueue_many": lambda conn: {"task": "work", "payloads": Jsonb([{}, 2])},
     "schedule_job": lambda conn: {
         "task": "tick",
         "every": 2 * DAY,
@@ -180,6 +181,15 @@ DIFFERENCES = {
         "unique_key": (None, "k"),
     },
     "enqueue_jobs": {"jobs": (Jsonb([{"task": "a"}]), Jsonb([{"task": "b"}]))},
+    "enqueue_many": {
+        "task": ("work", "play"),
+        "payloads": (Jsonb([1, 2]), Jsonb([1, 3])),
+        "queue": ("default", "mail"),
+        "run_at": (None, START),
+        "priority": (0, 1),
+        "max_retries": (3, 4),
+        "timeout": (None, HOUR),
+    },
     "schedule_job": {
         "task": ("tick", "tock"),
         "payload": (Jsonb({}), Jsonb(1)),
@@ -434,6 +444,11 @@ JOB_LIMITS = {
     ),
 }
 LIMITS = {
+    "enqueue_many": {name: limit for name, limit in JOB_LIMITS.items() if name != "payload"}
+    | {
+        "payloads": ([Jsonb([]), Jsonb([None])], [Jsonb({}), Jsonb(None), Jsonb(1), None]),
+        "run_at": ([FIRST, LAST, None], [FIRST - TICK, LAST + TICK, "infinity"]),
+    },
     "enqueue_job": JOB_LIMITS
     | {
         "run_at": ([FIRST, LAST, None], [FIRST - TICK, LAST + TICK, "infinity"]),
@@ -601,6 +616,15 @@ def test_a_bulk_gives_each_job_what_a_single_call_gives_it(conn):
         (single,) = made([row["job_id"]])
         (row,) = call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "work", **request}]))
         assert made([row["job_id"]]) == [single], request
+        if "unique_key" not in request:
+            (row,) = call(
+                conn,
+                "enqueue_many",
+                task="work",
+                payloads=Jsonb([request.get("payload", {})]),
+                **{name: value for name, value in request.items() if name != "payload"},
+            )
+            assert made([row["job_id"]]) == [single], request
         expected = {"": (8, 8), "mail": (9, 9), "post": (3, None)}[request.get("queue", "")]
         retries = request.get("max_retries", expected[0])
         timeout = (

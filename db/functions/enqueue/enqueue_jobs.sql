@@ -93,47 +93,8 @@ begin
         );
     end if;
 
-    with item as materialized (
-        select nextval('rota.job_ids') as id, t.*
-        from rows from (
-            jsonb_to_recordset(jobs) as (
-                task text, payload jsonb, queue text, run_at timestamptz, priority integer,
-                max_retries integer, timeout interval, unique_key text
-            )
-        ) with ordinality as t(
-            task, payload, queue, run_at, priority, max_retries, timeout, unique_key, place
-        )
-    ), unkeyed as (
-        insert into rota.live_jobs (
-            id, task, payload, queue, priority, run_at, scheduled_for,
-            max_retries, timeout, created_at
-        )
-        select
-            i.id,
-            i.task,
-            coalesce(
-                i.payload,
-                case when i.place = any(v_null_payloads) then jsonb 'null' else '{}' end
-            ),
-            coalesce(i.queue, 'default'),
-            coalesce(i.priority, 0),
-            coalesce(i.run_at, v_now),
-            coalesce(i.run_at, v_now),
-            coalesce(i.max_retries, q.max_retries, 3),
-            coalesce(i.timeout, q.timeout),
-            v_now
-        from item as i
-        left join rota.queues as q on q.name = coalesce(i.queue, 'default')
-        where i.unique_key is null
-    )
-    select
-        array_agg(i.id order by i.place),
-        array_agg(i.unique_key is null order by i.place)
-    into v_ids, v_created
-    from item as i;
-
     -- Asked first, because the loop's query converts every job once more, even to find no key.
-    if false = any(v_created) then
+    if jobs @? '$[*].unique_key ? (@ != null)' then
         for v_keyed in
             select t.*
             from rows from (
@@ -165,6 +126,44 @@ begin
         end loop;
     end if;
 
+    return query
+        with item as materialized (
+            select case when t.unique_key is null then nextval('rota.job_ids') end as id, t.*
+            from rows from (
+                jsonb_to_recordset(jobs) as (
+                    task text, payload jsonb, queue text, run_at timestamptz, priority integer,
+                    max_retries integer, timeout interval, unique_key text
+                )
+            ) with ordinality as t(
+                task, payload, queue, run_at, priority, max_retries, timeout, unique_key, place
+            )
+        ), unkeyed as (
+            insert into rota.live_jobs (
+                id, task, payload, queue, priority, run_at, scheduled_for,
+                max_retries, timeout, created_at
+            )
+            select
+                i.id,
+                i.task,
+                coalesce(
+                    i.payload,
+                    case when i.place = any(v_null_payloads) then jsonb 'null' else '{}' end
+                ),
+                coalesce(i.queue, 'default'),
+                coalesce(i.priority, 0),
+                coalesce(i.run_at, v_now),
+                coalesce(i.run_at, v_now),
+                coalesce(i.max_retries, q.max_retries, 3),
+                coalesce(i.timeout, q.timeout),
+                v_now
+            from item as i
+            left join rota.queues as q on q.name = coalesce(i.queue, 'default')
+            where i.unique_key is null
+        )
+        select coalesce(i.id, v_ids[i.place]), coalesce(v_created[i.place], true)
+        from item as i
+        order by i.place;
+
     -- Lanes and wake-ups of the others; enqueue_job has seen to those of the jobs with a key.
     perform rota._use_lane(l.queue, l.priority), rota._wake(l.queue, l.first_run_at, v_now)
     from (
@@ -178,11 +177,6 @@ begin
         where t.unique_key is null
         group by 1, 2
     ) as l;
-
-    return query
-        select u.job_id, u.created
-        from unnest(v_ids, v_created) with ordinality as u(job_id, created, place)
-        order by u.place;
 end;
 $$;
 
