@@ -17,12 +17,7 @@ seen: list[tuple] = []
 
 @pytest.fixture(autouse=True)
 def forget():
-    """Let each test register its own handlers."""
-    before = dict(registry)
     seen.clear()
-    yield
-    registry.clear()
-    registry.update(before)
 
 
 @pytest.fixture

@@ -14,16 +14,14 @@ import rota
 from rota import Fail, Job, Retry, task
 from rota.db.deploy import deploy
 from rota.testing import Clock, run_due_jobs
-from rota.worker.tasks import registry
 from tests.client.test_enqueue import SYNCHRONOUS
 
 HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(autouse=True)
-def handlers():
+def handlers(no_handlers):
     """Handlers of this module's tests only."""
-    before = dict(registry)
 
     @task("fails")
     def fails(job: Job) -> None:
@@ -57,10 +55,6 @@ def handlers():
     def spawn(job: Job) -> None:
         with psycopg.connect(job.payload) as conn:
             rota.enqueue(conn, "spawn", job.payload)
-
-    yield
-    registry.clear()
-    registry.update(before)
 
 
 @pytest.fixture
