@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import NoReturn
@@ -49,7 +50,7 @@ class Crew:
         self._desk = desk
         self._concurrency = concurrency
         self._start_thread = start_thread
-        self._places = threading.Semaphore(concurrency)
+        self._places = Places(concurrency)
         self._coroutines = Coroutines(desk, self._places)
         self._loop_thread: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
@@ -142,19 +143,37 @@ class Crew:
             _succeed(desk, job, value)
 
 
+class Places:
+    """A semaphore of which nothing is written in Python: a coroutine takes and leaves one a job."""
+
+    def __init__(self, number: int) -> None:
+        self._free: SimpleQueue[None] = SimpleQueue()
+        for _ in range(number):
+            self._free.put(None)
+        self.acquire = self._free.get
+
+    def release(self) -> None:
+        """Leave a place to others."""
+        self._free.put(None)
+
+
 class Coroutines:
     """The event loop on which coroutine handlers run, in a thread of its own.
 
-    Heartbeats come from another thread, so a handler that blocks the loop loses no lease.
+    Heartbeats come from another thread, so a handler that blocks the loop loses no lease. The loop
+    is woken once for all jobs that wait for it, and has one timer for all that run.
     """
 
-    def __init__(self, desk: Desk, places: threading.Semaphore) -> None:
+    def __init__(self, desk: Desk, places: "Places") -> None:
         self._desk = desk
         self._places = places
         self._waiting: SimpleQueue[Attempt] = SimpleQueue()  # for the loop to be free
         self._loop = _new_loop()
         self._broken: list[asyncio.AbstractEventLoop] = []
-        self._running: dict[asyncio.Task[None], _Watch] = {}
+        self._called = False  # the loop will look at what waits
+        self._running: dict[asyncio.Task[None], _Running] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = inf  # when the time of some of them may be over, by clock()
         self._closing = False
         self._closed = False
         self._pid = os.getpid()
@@ -181,12 +200,12 @@ class Coroutines:
         """Fail what the old event loop was running, and start what waits on a new one."""
         self._broken.append(self._loop)  # kept: what it would close may be somebody else's by now
         self._loop = _new_loop()
-        for task, watch in list(self._running.items()):
-            self._desk.settle(watch.job, error=BROKEN_LOOP)
+        self._looks_at = inf
+        for task, running in list(self._running.items()):
+            self._desk.settle(running.job, error=BROKEN_LOOP)
             with suppress(Exception):
-                self._end(watch, task)
-        for _ in range(self._waiting.qsize()):
-            self._loop.call_soon(self._begin_next)
+                self._end(task)
+        self._loop.call_soon(self._begin_waiting)
         if self._closing:
             self._loop.call_soon(self._close)
         self._tick()
@@ -203,13 +222,16 @@ class Coroutines:
     def begin(self, job: Attempt) -> None:
         """Start a job's handler in the place that the caller had; called from another thread."""
         self._waiting.put(job)
-        self._call(self._begin_next)
+        if not self._called:
+            self._called = True
+            self._call(self._begin_waiting)
 
     def hand_back_waiting(self, reason: str) -> None:
         """Release the jobs that the loop has not come to; called from another thread."""
         with suppress(Empty):
             while True:
                 self._desk.hand_back(self._waiting.get_nowait(), reason)
+                self._places.release()
 
     def _call(self, what: Callable[[], None]) -> None:
         """Have the loop call something; one that is replaced, or has ended, does so by itself."""
@@ -221,12 +243,13 @@ class Coroutines:
         if not self._running:
             self._loop.stop()
 
-    def _begin_next(self) -> None:
-        try:
-            job = self._waiting.get_nowait()
-        except Empty:  # it was handed back
-            self._places.release()
-            return
+    def _begin_waiting(self) -> None:
+        self._called = False  # first: what is put from now on calls again
+        with suppress(Empty):
+            while True:
+                self._begin(self._waiting.get_nowait())
+
+    def _begin(self, job: Attempt) -> None:
         if job.cancelled:
             self._desk.hand_back(job, NOT_STARTED)
             self._places.release()
@@ -241,11 +264,40 @@ class Coroutines:
             self._places.release()
             self._desk.give_up(job)
             return
-        watch = _Watch(self._desk, self._loop, job, task)
-        self._running[task] = watch
-        task.add_done_callback(partial(self._end, watch))
-        job.look = partial(self._call, watch.look)
-        watch.look()
+        running = self._running[task] = _Running(job, task)
+        task.add_done_callback(self._end)
+        job.look = partial(self._call, partial(self._look, running))
+        if job.cancel_requested or job.lost:  # meanwhile, and nobody to be told
+            self._look(running)
+        self._look_by(job)
+
+    def _look(self, running: "_Running") -> None:
+        """Cancel a job's coroutine if it should stop, once for each reason."""
+        job, reason = running.job, running.job.stop_reason
+        if reason is None or reason == running.reason or running.task.done():
+            return
+        running.reason = reason
+        if job.deadline is not None and clock() >= job.deadline:
+            self._desk.time_out(job)
+        running.task.cancel(reason)
+
+    def _look_by(self, job: Attempt) -> None:
+        """Look at all that run when the time of this one may be over, if that is sooner."""
+        now = clock()
+        ends_at = job.trusted_until if job.trusted_until > now else inf
+        if job.deadline is not None and now < job.deadline < ends_at:
+            ends_at = job.deadline
+        if ends_at < self._looks_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._looks_at = ends_at
+            self._timer = self._loop.call_later(ends_at - now, self._look_at_all)
+
+    def _look_at_all(self) -> None:
+        self._looks_at = inf
+        for running in list(self._running.values()):
+            self._look(running)
+            self._look_by(running.job)
 
     async def _handle(self, job: Attempt) -> None:
         desk = self._desk
@@ -264,12 +316,13 @@ class Coroutines:
                 _end_child(None)
             _succeed(desk, job, value)
 
-    def _end(self, watch: "_Watch", task: asyncio.Task[None]) -> None:
-        if self._running.pop(task, None) is None:
+    def _end(self, task: asyncio.Task[None]) -> None:
+        running = self._running.pop(task, None)
+        if running is None:
             return
-        watch.end()
+        running.job.look = None
         self._places.release()
-        self._desk.give_up(watch.job)
+        self._desk.give_up(running.job)
         if self._closed and not self._running:
             self._loop.stop()
 
@@ -281,41 +334,15 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-class _Watch:
-    """Cancels a job's coroutine when there is a reason to: once for each reason."""
+class _Running:
+    """A job's coroutine, and why it was cancelled last."""
 
-    def __init__(
-        self, desk: Desk, loop: asyncio.AbstractEventLoop, job: Attempt, task: asyncio.Task[None]
-    ) -> None:
+    __slots__ = ("job", "reason", "task")
+
+    def __init__(self, job: Attempt, task: asyncio.Task[None]) -> None:
         self.job = job
-        self._desk = desk
-        self._loop = loop
-        self._task = task
-        self._reason: str | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def look(self) -> None:
-        """Cancel the coroutine if it should stop; look again when its time may be over."""
-        if self._task.done():
-            return
-        job, now = self.job, clock()
-        reason = job.stop_reason
-        if reason is not None and reason != self._reason:
-            self._reason = reason
-            if job.deadline is not None and now >= job.deadline:
-                self._desk.time_out(job)
-            self._task.cancel(reason)
-        if self._timer is not None:
-            self._timer.cancel()
-        ends = [end for end in (job.deadline, job.trusted_until) if end is not None and end > now]
-        if ends:
-            self._timer = self._loop.call_later(min(ends) - now, self.look)
-
-    def end(self) -> None:
-        """Let go of the coroutine, which has ended."""
-        self.job.look = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self.task = task
+        self.reason: str | None = None
 
 
 def _fail(desk: Desk, job: Attempt, error: BaseException) -> None:

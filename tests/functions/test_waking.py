@@ -145,6 +145,9 @@ SOON = {
         "enqueue_jobs",
         jobs=Jsonb([{"task": "t", "run_at": t.isoformat()} for t in (at + A_MINUTE, at)]),
     ),
+    "enqueue_many": lambda conn, at: call(
+        conn, "enqueue_many", task="t", payloads=Jsonb([1, 2]), run_at=at
+    ),
     "schedule_job": lambda conn, at: call(
         conn, "schedule_job", task="t", every=A_MINUTE * 60, starts_at=at
     ),

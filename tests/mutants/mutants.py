@@ -1014,4 +1014,28 @@ MUTANTS = [
         "\n",
         f"{LIFE}::test_a_retry_of_a_run_that_was_paused_meanwhile_waits_for_no_time_that_one_can_name",
     ),
+    # -- many jobs of one task
+    mutant(
+        "many jobs of one task are claimed in any order",
+        "db/functions/enqueue/enqueue_many.sql",
+        "from jsonb_array_elements(payloads) as e(payload)",
+        "from (select * from jsonb_array_elements(payloads) as a(payload) order by random())"
+        " as e(payload)",
+        f"{ENQUEUES}::test_many_jobs_of_one_task_come_in_the_order_of_their_payloads",
+    ),
+    mutant(
+        "many jobs of one task call nobody",
+        "db/functions/enqueue/enqueue_many.sql",
+        "        v_told := rota._wake(queue, v_run_at, v_now);\n",
+        "",
+        f"{WAKING}::test_a_sleeper_is_told_of_a_job_that_is_due_before_it_would_look",
+    ),
+    mutant(
+        "a coroutine is not looked at again when its time is over",
+        "worker/crew.py",
+        "            self._look_by(running.job)\n",
+        "",
+        "tests/worker/test_coroutines.py"
+        "::test_a_coroutine_is_cancelled_once_for_each_reason_and_keeps_its_place_until_it_ends",
+    ),
 ]
