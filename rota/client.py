@@ -12,7 +12,8 @@ interval or a JSON document matters.
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from inspect import iscoroutinefunction
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -108,7 +109,7 @@ def enqueue_many(
         conn: the caller's own connection.
         jobs: one task, which has a job for each payload; that is the quicker way. Or, without
             payloads, mappings with ``task`` and what else ``enqueue`` takes, by the same names.
-        payloads: JSON values, each of them a job of that task.
+        payloads: JSON values, each of them a job of that task; None is an empty object.
         options: what all those jobs share: ``queue``, ``run_at``, ``priority``, ``max_retries`` and
             ``timeout``.
 
@@ -192,11 +193,11 @@ def run(conn: Any, call: Call) -> list[tuple[Any, ...]]:
     if library == "asyncpg" or _is_asynchronous(conn):
         raise TypeError(f"{type(conn).__qualname__} is asynchronous: await enqueue_async(...)")
     if library == "sqlalchemy":
-        return [tuple(row) for row in conn.execute(*call.for_sqlalchemy()).all()]
+        return _tuples(conn.execute(*call.for_sqlalchemy()).all())
     cursor = _cursor(conn, library)
     try:
         cursor.execute(call.statement(lambda *_: "%s"), call.texts)
-        return [tuple(row) for row in cursor.fetchall()]
+        return _tuples(cursor.fetchall())
     finally:
         cursor.close()
 
@@ -222,36 +223,46 @@ async def run_async(conn: Any, call: Call) -> list[tuple[Any, ...]]:
     library = _library(conn)
     if library == "asyncpg":
         statement = call.statement(lambda number, _: f"${number}")
-        return [tuple(row) for row in await conn.fetch(statement, *call.texts)]
+        return _tuples(await conn.fetch(statement, *call.texts))
     if not _is_asynchronous(conn):
         raise TypeError(f"{type(conn).__qualname__} is not asynchronous: call enqueue(...)")
     if library == "sqlalchemy":
-        return [tuple(row) for row in (await conn.execute(*call.for_sqlalchemy())).all()]
+        return _tuples((await conn.execute(*call.for_sqlalchemy())).all())
     async with _cursor(conn, library) as cursor:
         await cursor.execute(call.statement(lambda *_: "%s"), call.texts)
-        return [tuple(row) for row in await cursor.fetchall()]
+        return _tuples(await cursor.fetchall())
 
 
 def _library(conn: Any) -> str:
     """Return the library that a connection, or the class that it is a kind of, comes from."""
     for base in type(conn).__mro__:
         name = base.__module__.partition(".")[0]
+        if base.__module__.startswith("sqlalchemy.pool") or not hasattr(conn, "execute"):
+            return ""  # one of the driver's that SQLAlchemy lends, or nothing of use
         if name in ("asyncpg", "psycopg", "sqlalchemy"):
             return name
     return ""
 
 
 def _is_asynchronous(conn: Any) -> bool:
-    return hasattr(type(conn), "__aenter__")
+    kind = type(conn)
+    return hasattr(kind, "__aenter__") or iscoroutinefunction(getattr(kind, "execute", None))
 
 
 def _cursor(conn: Any, library: str) -> Any:
-    """Return a cursor that yields tuples, whatever the connection's own rows are."""
+    """Return a plain cursor, whatever kind the connection makes by itself."""
     if library == "psycopg":
-        return conn.cursor(row_factory=sys.modules["psycopg"].rows.tuple_row)
+        psycopg = sys.modules["psycopg"]
+        kind = psycopg.AsyncCursor if _is_asynchronous(conn) else psycopg.Cursor
+        return kind(conn, row_factory=psycopg.rows.tuple_row)
     if not hasattr(conn, "cursor"):
         raise TypeError(f"a connection is needed, not {type(conn).__qualname__}")
     return conn.cursor()
+
+
+def _tuples(rows: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Read rows, be they tuples, mappings, or records that are both."""
+    return [tuple(row.values()) if isinstance(row, dict) else tuple(row) for row in rows]
 
 
 def _enqueue(task: Any, payload: Any, options: Mapping[str, Any]) -> Call:
@@ -266,7 +277,10 @@ def _schedule(task: Any, payload: Any, options: Mapping[str, Any]) -> Call:
 
 def _enqueue_many(jobs: Any, payloads: Iterable[Any] | None, options: Mapping[str, Any]) -> Call:
     if payloads is not None:
-        named = {"task": _name(jobs), "payloads": list(payloads), **options}
+        if isinstance(payloads, (str, bytes, Mapping)):
+            raise TypeError(f"payloads must be a list, not {type(payloads).__qualname__}")
+        each = [{} if payload is None else payload for payload in payloads]
+        named = {"task": _name(jobs), "payloads": each, **options}
         return Call("enqueue_many", _arguments("enqueue_many", ENQUEUE_MANY, named))
     if isinstance(jobs, str) or hasattr(jobs, "name"):
         raise TypeError("enqueue_many needs the payloads of a task, or the jobs of several")
@@ -318,12 +332,18 @@ def as_text(name: str, type_: str, value: Any) -> str:
         else:
             text = _scalar(type_, value)
             check_text(text)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{name}: {error}") from None
     return text
 
 
 def _scalar(type_: str, value: Any) -> str:
+    if isinstance(value, str):
+        return str.__str__(value)  # of a member of an enumeration, what it stands for
+    if type_ == "interval" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not isfinite(value):
+            raise ValueError(f"{value} is no span of time")
+        value = timedelta(seconds=value)
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise ValueError(f"a time needs a time zone: {value.isoformat()}")
@@ -332,10 +352,8 @@ def _scalar(type_: str, value: Any) -> str:
         sign = "-" if value < timedelta() else ""
         seconds, microseconds = divmod(abs(value) // timedelta(microseconds=1), 1_000_000)
         return f"{sign}{seconds}.{microseconds:06} seconds"
-    if type_ == "interval" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not isfinite(value):
-            raise ValueError(f"{value} is no span of time")
-        return f"{value} seconds"
+    if isinstance(value, date):
+        raise ValueError(f"a day is no time: {value.isoformat()}")
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    return str(int(value)) if isinstance(value, int) else str(value)

@@ -12,6 +12,12 @@ from psycopg.conninfo import conninfo_to_dict
 from rota.db.deploy import deploy
 from rota.testing import Clock, Ran, run_due_jobs
 
+END_OTHERS = """
+    select pg_catalog.pg_terminate_backend(a.pid, 5000)
+    from pg_catalog.pg_stat_activity as a
+    where a.datname = current_database() and a.usename = current_user
+        and a.pid <> pg_catalog.pg_backend_pid()
+"""
 # All but what deploy has put there.
 EMPTY = """
     do $$
@@ -24,6 +30,9 @@ EMPTY = """
                 and not c.relispartition
                 and c.relname !~ '^(_?yoyo.*|settings|chores)$'
         );
+        update rota.settings as s
+        set retention = default,
+            kept_since = default;
     end;
     $$
 """
@@ -80,4 +89,5 @@ def rota_db(rota_url: str) -> Iterator[RotaDatabase]:
         database = RotaDatabase(rota_url, conn)
         yield database
         database.clock.reset()
+        conn.execute(END_OTHERS)  # what a failed test has left open would keep us waiting
         conn.execute(EMPTY)

@@ -83,7 +83,8 @@ def run_due_jobs(
 
     What a worker does, without threads: retries and backoff, results, ``Fail`` and ``Retry``, the
     next runs of schedules. Timeouts and leases end nobody here, and nobody can cancel a job while
-    it runs. In a transaction that is rolled back it has never been.
+    it runs. In a transaction that is rolled back it has never been; there a handler that holds its
+    lease on a connection of its own would wait for it for ever, so use autocommit for those.
 
     Args:
         conn: a synchronous connection, as ``rota.enqueue`` takes it, at READ COMMITTED.
@@ -97,6 +98,8 @@ def run_due_jobs(
         LookupError: a job's task has no handler in this process; its module was not imported.
         RuntimeError: there were still due jobs after ``max_attempts``.
     """
+    if isinstance(queues, str):
+        raise TypeError("queues must be a list of names")
     if queues is None:
         queues = [name for (name,) in run(conn, Call("queue_status", None, "queue"))]
     claim = Call(
@@ -107,12 +110,12 @@ def run_due_jobs(
     ran: list[Ran] = []
     while claimed := run(conn, claim):
         attempt = Attempt(claimed[0], 0.0, float("inf"), lambda job: _send_progress(conn, job))
-        if attempt.task not in registry:
+        if attempt.task not in registry or len(ran) == max_attempts:
             run(conn, Call("release_job", _pair(attempt), "state"))
+            if len(ran) == max_attempts:
+                raise RuntimeError(f"there are still due jobs after {max_attempts} attempts")
             raise LookupError(f"no handler for task {attempt.task!r}: import its module first")
         ran.append(_handle(conn, attempt))
-        if len(ran) >= max_attempts:
-            raise RuntimeError(f"there may still be due jobs after {max_attempts} attempts")
     return ran
 
 
@@ -166,8 +169,11 @@ def _handle(conn: Any, attempt: Attempt) -> Ran:
         value = registry[attempt.task].run(attempt)
         if inspect.isawaitable(value):
             value = _wait_for(value)
-    except Exception as error:
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
         failure = failure_of(error)
+    except BaseException:  # the test is to end, by Ctrl-C or pytest.fail()
+        run(conn, Call("release_job", _pair(attempt), "state"))
+        raise
     else:
         try:
             result = None if value is None else encode(value)

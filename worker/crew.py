@@ -13,6 +13,7 @@ from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic
+from types import CoroutineType
 from typing import NoReturn
 
 from rota.worker.attempt import Attempt
@@ -26,6 +27,7 @@ from rota.worker.values import describe, encode, failure_of, text_of
 NOT_STARTED = "it was cancelled, or its lease ran out, before it was started"
 STOPPED = "its worker stopped before it was started"
 BROKEN_LOOP = "the event loop broke while it ran"
+NEVER_BEGAN = "its coroutine was cancelled before it began"
 
 BREATH = 0.1  # seconds
 TICK = 1.0  # seconds
@@ -133,6 +135,8 @@ class Crew:
         desk.start(job)
         try:
             value = registry[job.task].run(job)
+            if isinstance(value, CoroutineType):  # of a function that hides that it is async
+                value = asyncio.run(value)
         except BaseException as error:
             if os.getpid() != self._pid:
                 _end_child(error)
@@ -269,7 +273,7 @@ class Coroutines:
         job.look = partial(self._call, partial(self._look, running))
         if job.cancel_requested or job.lost:  # meanwhile, and nobody to be told
             self._look(running)
-        self._look_by(job)
+        self._look_by(running)
 
     def _look(self, running: "_Running") -> None:
         """Cancel a job's coroutine if it should stop, once for each reason."""
@@ -281,23 +285,24 @@ class Coroutines:
             self._desk.time_out(job)
         running.task.cancel(reason)
 
-    def _look_by(self, job: Attempt) -> None:
+    def _look_by(self, running: "_Running") -> None:
         """Look at all that run when the time of this one may be over, if that is sooner."""
-        now = clock()
-        ends_at = job.trusted_until if job.trusted_until > now else inf
-        if job.deadline is not None and now < job.deadline < ends_at:
+        job, now = running.job, clock()
+        seen = -inf if running.reason is None else now  # what is over was a reason already
+        ends_at = job.trusted_until if job.trusted_until > seen else inf
+        if job.deadline is not None and seen < job.deadline < ends_at:
             ends_at = job.deadline
         if ends_at < self._looks_at:
             if self._timer is not None:
                 self._timer.cancel()
             self._looks_at = ends_at
-            self._timer = self._loop.call_later(ends_at - now, self._look_at_all)
+            self._timer = self._loop.call_later(max(0.0, ends_at - now), self._look_at_all)
 
     def _look_at_all(self) -> None:
         self._looks_at = inf
         for running in list(self._running.values()):
             self._look(running)
-            self._look_by(running.job)
+            self._look_by(running)
 
     async def _handle(self, job: Attempt) -> None:
         desk = self._desk
@@ -321,6 +326,8 @@ class Coroutines:
         if running is None:
             return
         running.job.look = None
+        if running.job in self._desk.running:  # it was cancelled before its first step
+            self._desk.settle(running.job, error=running.reason or NEVER_BEGAN)
         self._places.release()
         self._desk.give_up(running.job)
         if self._closed and not self._running:

@@ -37,7 +37,9 @@ class Task:
         """
         self.name = name
         self.handler = handler
-        self.is_coroutine = inspect.iscoroutinefunction(handler)
+        self.is_coroutine = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+            type(handler).__call__  # of an object that can be called
+        )
         self._options = dict(options)
         self._arguments = _arguments(name, handler)
         self._job_name = _job_name(handler)
@@ -99,16 +101,16 @@ class Task:
         return await enqueue_async(conn, self.name, payload, **self._options)
 
     def _payload(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if self._job_name in kwargs:
+            raise TypeError(
+                f"{self._job_name!r} is the job in the handler of {self.name}: write"
+                f" def handler(job, {self._job_name})"
+            )
         if self._arguments is not None:
             return self._bind(args, kwargs)
         if args:
             raise TypeError(
                 f"{self.name} takes its arguments by name: its handler has no parameter but the job"
-            )
-        if self._job_name in kwargs:
-            raise TypeError(
-                f"{self._job_name!r} is the job in the handler of {self.name}: write"
-                f" def handler(job, {self._job_name})"
             )
         return kwargs
 
@@ -150,6 +152,7 @@ def task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Task]:
     """
     if not isinstance(name, str):
         raise TypeError('a task has a name: @task("send_email")')
+    name = str.__str__(name)  # of a member of an enumeration, what it stands for
     _check(options)
 
     def register(handler: Callable[..., Any]) -> Task:

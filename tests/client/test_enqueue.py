@@ -3,7 +3,8 @@
 import asyncio
 import sys
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
+from enum import Enum, IntEnum
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,7 +14,12 @@ import psycopg
 import pytest
 import sqlalchemy
 from psycopg.rows import dict_row, namedtuple_row
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import rota
@@ -292,6 +298,13 @@ def test_the_session_s_styles_change_nothing(db, style):
         ({"payload": "\ud800"}, ValueError, "payload: must not contain half of a surrogate pair"),
         ({"queue": "a\0b"}, ValueError, "queue: must not contain the character NUL"),
         ({"timeout": float("inf")}, ValueError, "timeout: inf is no span of time"),
+        ({"run_at": date(2030, 1, 1)}, ValueError, "run_at: a day is no time"),
+        ({"timeout": 1e300}, ValueError, "timeout: "),
+        (
+            {"run_at": datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))},
+            ValueError,
+            "run_at: date value out of range",
+        ),
         ({"delay": 5}, TypeError, "enqueue has no option 'delay'; it has task, payload"),
     ],
 )
@@ -358,7 +371,7 @@ def test_many_jobs_of_one_task_are_enqueued_asynchronously_too(db):
 
     asyncio.run(enqueue())
 
-    assert [(job["payload"], job["queue"]) for job in jobs(db)] == [(1, "q"), (None, "q")]
+    assert [(job["payload"], job["queue"]) for job in jobs(db)] == [(1, "q"), ({}, "q")]
 
 
 def test_what_many_jobs_lack_is_told(db):
@@ -367,13 +380,82 @@ def test_what_many_jobs_lack_is_told(db):
             rota.enqueue_many(conn, "send")
         with pytest.raises(TypeError, match="each job has its own options"):
             rota.enqueue_many(conn, [{"task": "a"}], queue="q")
+        for payloads in ({"a": 1}, "abc"):
+            with pytest.raises(TypeError, match="payloads must be a list"):
+                rota.enqueue_many(conn, "send", payloads)
         with pytest.raises(TypeError, match="enqueue_many has no option 'unique_key'"):
             rota.enqueue_many(conn, "send", [1], unique_key="k")
 
 
-def test_what_is_no_connection_is_refused():
-    with pytest.raises(TypeError, match="a connection is needed, not str"):
-        rota.enqueue("postgresql:///", "t")
+def test_what_is_no_connection_is_refused(db):
+    for nothing in ("postgresql:///", engine(db, "psycopg")):
+        with pytest.raises(TypeError, match=r"a connection is needed, not (str|Engine)"):
+            rota.enqueue(nothing, "t")
+
+
+class Queue(str, Enum):  # noqa: UP042 (StrEnum is another thing)
+    MAIL = "mail"
+
+
+class Urgency(IntEnum):
+    HIGH = 7
+
+
+def test_a_member_of_an_enumeration_is_what_it_stands_for(db):
+    with psycopg.connect(db) as conn:
+        rota.enqueue(conn, Queue.MAIL, queue=Queue.MAIL, priority=Urgency.HIGH, timeout=1e-5)
+        rota.enqueue_many(conn, [{"task": "mail", "queue": Queue.MAIL, "priority": Urgency.HIGH}])
+
+    found = [(job["task"], job["queue"], job["priority"]) for job in jobs(db)]
+    assert found == [("mail", "mail", 7)] * 2
+    assert jobs(db)[0]["timeout"] == timedelta(microseconds=10)
+
+
+def test_a_connection_of_the_driver_that_sqlalchemy_lends_will_do(db):
+    conn = engine(db, "psycopg").raw_connection()
+    assert rota.enqueue(conn, "t").created
+    conn.commit()
+    conn.close()
+
+    assert len(jobs(db)) == 1
+
+
+def test_a_cursor_of_the_connection_s_own_kind_is_not_used(db):
+    with psycopg.connect(db, cursor_factory=psycopg.RawCursor) as conn:
+        assert rota.enqueue(conn, "t").created
+
+
+def test_rows_that_are_dicts_are_read_by_their_values(db):
+    class Rows(psycopg.Cursor):
+        def fetchall(self):
+            return [
+                dict(zip(("job_id", "created"), row, strict=True)) for row in super().fetchall()
+            ]
+
+    class Driver:  # as psycopg2 with its RealDictCursor
+        def __init__(self, conn):
+            self.conn = conn
+
+        def cursor(self):
+            return Rows(self.conn)
+
+    with psycopg.connect(db) as conn:
+        assert rota.enqueue(Driver(conn), "t") == (1, True)
+
+
+def test_an_async_scoped_session_is_asynchronous(db):
+    async def enqueue() -> None:
+        make = async_sessionmaker(engine(db, "asyncpg"))
+        session = async_scoped_session(make, scopefunc=asyncio.current_task)
+        with pytest.raises(TypeError, match="is asynchronous"):
+            rota.enqueue(session, "t")
+        assert (await rota.enqueue_async(session, "t")).created
+        await session.commit()
+        await session.remove()
+
+    asyncio.run(enqueue())
+
+    assert len(jobs(db)) == 1
 
 
 def test_nothing_is_imported_that_the_caller_does_not_have():

@@ -145,8 +145,47 @@ def test_progress_is_stored(conn):
 def test_jobs_that_never_end_are_noticed(conn, db):
     rota.enqueue(conn, "spawn", db)
 
-    with pytest.raises(RuntimeError, match="still be due jobs after 20 attempts"):
+    with pytest.raises(RuntimeError, match="still due jobs after 20 attempts"):
         run_due_jobs(conn, max_attempts=20)
+
+
+def test_as_many_attempts_as_are_allowed_are_no_loop(conn):
+    rota.enqueue_many(conn, "echo", range(3))
+    assert len(run_due_jobs(conn, max_attempts=3)) == 3
+
+    rota.enqueue_many(conn, "echo", range(4))
+    with pytest.raises(RuntimeError, match="still due jobs after 3 attempts"):
+        run_due_jobs(conn, max_attempts=3)
+    [last] = run_due_jobs(conn)
+    assert (last.result, last.attempt) == (3, 1)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()])
+def test_a_handler_that_would_end_the_process_fails_its_attempt(conn, error):
+    @task("ends")
+    async def ends(job: Job) -> None:
+        raise error
+
+    rota.enqueue(conn, "ends", max_retries=0)
+
+    assert run_due_jobs(conn)[0].state == "FAILED"
+
+
+def test_what_ends_the_test_gives_the_job_back(conn):
+    @task("fails the test")
+    def fails_the_test(job: Job) -> None:
+        pytest.fail("on purpose")
+
+    rota.enqueue(conn, "fails the test")
+    with pytest.raises(pytest.fail.Exception):
+        run_due_jobs(conn)
+
+    assert conn.execute("select state, attempt from rota.jobs").fetchall() == [("SCHEDULED", 0)]
+
+
+def test_queues_are_a_list(conn):
+    with pytest.raises(TypeError, match="queues must be a list"):
+        run_due_jobs(conn, queues="default")
 
 
 def test_a_task_without_handler_is_an_error_and_stays_due(conn):
@@ -242,6 +281,14 @@ def test_a_welcome_is_tried_again(rota_db, again):
     [second] = rota_db.run_due_jobs()
     assert (second.state, second.result) == ("COMPLETED", "hello ann")
     rota.schedule(rota_db.conn, "welcome", {"to": "bob"}, name="s", every="1 hour")
+    rota_db.conn.execute("select rota.configure_retention('8 days')")
+
+
+def test_that_fails_and_leaves_a_transaction_open(rota_db):
+    conn = psycopg.connect(rota_db.url)
+    rota.enqueue(conn, "welcome")
+    assert rota_db.conn.execute("select retention from rota.settings").fetchone()[0].days == 90
+    assert False, "on purpose"
 """
 
 
@@ -277,13 +324,13 @@ def empty_test_db(cluster, administrate):
 def test_the_fixture_brings_a_clean_database_for_each_test(tmp_path, empty_test_db):
     done = users_tests(tmp_path, ROTA_TEST_URL=empty_test_db)
 
-    assert "2 passed" in done.stdout, done.stdout
+    assert "1 failed, 2 passed" in done.stdout, done.stdout
 
 
 def test_the_fixture_starts_a_server_of_its_own(tmp_path):
     done = users_tests(tmp_path)
 
-    assert "2 passed" in done.stdout, done.stdout
+    assert "1 failed, 2 passed" in done.stdout, done.stdout
 
 
 def test_the_fixture_empties_no_database_that_is_not_one_for_tests(tmp_path, cluster):

@@ -796,14 +796,14 @@ MUTANTS = [
     mutant(
         "a forked child goes on as a second worker",
         "worker/crew.py",
-        "            value = registry[job.task].run(job)\n"
+        "                value = asyncio.run(value)\n"
         "        except BaseException as error:\n"
         "            if os.getpid() != self._pid:\n"
         "                _end_child(error)\n"
         "            _fail(desk, job, error)\n"
         "        else:\n"
         "            if os.getpid() != self._pid:\n",
-        "            value = registry[job.task].run(job)\n"
+        "                value = asyncio.run(value)\n"
         "        except BaseException as error:\n"
         "            if os.getpid() != self._pid:\n"
         "                _end_child(error)\n"
@@ -1033,7 +1033,7 @@ MUTANTS = [
     mutant(
         "a coroutine is not looked at again when its time is over",
         "worker/crew.py",
-        "            self._look_by(running.job)\n",
+        "            self._look_by(running)\n",
         "",
         "tests/worker/test_coroutines.py"
         "::test_a_coroutine_is_cancelled_once_for_each_reason_and_keeps_its_place_until_it_ends",

@@ -1,5 +1,7 @@
 """What becomes of the jobs in hand: at a stop, and when a lease has passed; seen from within."""
 
+import asyncio
+import functools
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,7 +12,7 @@ import pytest
 from rota.worker import task
 from rota.worker.attempt import Attempt
 from rota.worker.clock import clock
-from rota.worker.crew import STOPPED, Crew
+from rota.worker.crew import NEVER_BEGAN, STOPPED, Crew
 from rota.worker.desk import Desk
 from tests.waiting import wait_until
 
@@ -32,6 +34,39 @@ def stale_in_a_thread(job: Attempt) -> None:
 @task("stale in a coroutine")
 async def stale_in_a_coroutine(job: Attempt) -> None:
     started.append(job.id)
+
+
+@task("ends all others")
+async def ends_all_others(job: Attempt) -> None:
+    for other in asyncio.all_tasks():
+        if other is not asyncio.current_task():
+            other.cancel()
+
+
+@task("sleeps")
+async def sleeps(job: Attempt) -> None:
+    started.append(job.id)
+    await asyncio.sleep(30)
+
+
+def hidden(function: Callable) -> Callable:
+    return functools.wraps(function)(lambda job: function(job))
+
+
+@task("hides that it is async")
+@hidden
+async def hides_that_it_is_async(job: Attempt) -> str:
+    await asyncio.sleep(0)
+    return "awaited"
+
+
+class Called:
+    async def __call__(self, job: Attempt) -> str:
+        await asyncio.sleep(0)
+        return "awaited"
+
+
+task("is an object")(Called())
 
 
 def start_thread(name: str, work: Callable[[], None]) -> threading.Thread:
@@ -82,6 +117,71 @@ def test_a_stop_hands_back_what_was_not_started_while_the_rest_still_runs() -> N
     last = desk.done.get_nowait()
     assert (last.id, last.handed_back, last.error) == (0, None, None)
     assert desk.in_hand == set()
+
+
+@pytest.fixture
+def desk():
+    """A desk with a crew behind it."""
+    started.clear()
+    desk = Desk({})
+    crew = Crew(desk, 4, start_thread)
+    desk.crew = crew
+    yield desk
+    desk.stopping.set()
+    crew.stop(5)
+
+
+def test_a_coroutine_that_is_cancelled_before_its_first_step_fails_its_attempt(desk) -> None:
+    jobs = [attempt(desk, name, n) for n, name in enumerate(["ends all others", *["sleeps"] * 3])]
+    desk.take(jobs)
+    for job in jobs:  # before the loop runs, so that it begins all of them at once
+        desk.crew._coroutines.begin(job)
+
+    desk.crew.start()
+    wait_until(lambda: desk.done.qsize() == 4)
+
+    ended = {job.id: job.error for job in (desk.done.get() for _ in range(4))}
+    assert ended == {0: None, 1: NEVER_BEGAN, 2: NEVER_BEGAN, 3: NEVER_BEGAN}
+    assert (started, desk.in_hand, desk.running) == ([], set(), set())
+
+
+@pytest.mark.parametrize("what", ["cancel_requested", "lost"])
+def test_a_coroutine_that_is_to_stop_while_it_is_begun_stops(desk, monkeypatch, what) -> None:
+    start = desk.start
+
+    def start_late(job: Attempt) -> None:
+        start(job)
+        setattr(job, what, True)  # as the heartbeat may at this very moment
+
+    monkeypatch.setattr(desk, "start", start_late)
+    desk.crew.start()
+    in_hand(desk, "sleeps", 1)
+
+    wait_until(lambda: desk.done.qsize() == 1)
+    assert desk.done.get().error in ("cancelled on request", "its lease was lost")
+    wait_until(lambda: not desk.in_hand)
+    assert desk.running == set()
+
+
+def test_a_coroutine_whose_time_is_over_at_once_leaves_its_place(desk) -> None:
+    job = attempt(desk, "sleeps", 1)
+    job.timeout = 0.000001
+    desk.crew.start()
+
+    put_in_hand(desk, [job])
+
+    wait_until(lambda: not desk.in_hand, 5)
+    assert desk.done.get().error.startswith("timed out")
+
+
+@pytest.mark.parametrize("name", ["hides that it is async", "is an object"])
+def test_an_async_handler_is_awaited_however_it_is_wrapped(desk, name) -> None:
+    desk.crew.start()
+    (job,) = in_hand(desk, name, 1)
+
+    wait_until(lambda: desk.done.qsize() == 1)
+
+    assert (job.error, job.result) == (None, '"awaited"')
 
 
 def test_a_job_that_is_given_up_leaves_its_place_in_its_queues_limit() -> None:
