@@ -1026,7 +1026,7 @@ MUTANTS = [
     mutant(
         "many jobs of one task call nobody",
         "db/functions/enqueue/enqueue_many.sql",
-        "        v_told := rota._wake(queue, v_run_at, v_now);\n",
+        "        perform rota._wake(queue, v_run_at, v_now);\n",
         "",
         f"{WAKING}::test_a_sleeper_is_told_of_a_job_that_is_due_before_it_would_look",
     ),

@@ -26,7 +26,6 @@ declare
         task, payload, queue, run_at, priority, max_retries, timeout, unique_key
     );
     v_job rota.enqueued_job;
-    v_told boolean;
 begin
     if v_complaint is not null then
         raise exception '%', v_complaint
@@ -72,7 +71,7 @@ begin
     end if;
 
     if v_job.created then
-        v_told := rota._wake(queue, v_run_at, v_now);
+        perform rota._wake(queue, v_run_at, v_now);
     end if;
 
     return v_job;

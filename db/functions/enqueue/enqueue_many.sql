@@ -23,7 +23,6 @@ declare
         task, '{}', queue, run_at, priority, max_retries, timeout, null
     );
     v_queue rota.queues;
-    v_told boolean;
 begin
     if v_complaint is null and (payloads is null or jsonb_typeof(payloads) <> 'array') then
         v_complaint := 'payloads must be a JSON array';
@@ -57,7 +56,7 @@ begin
 
     if found then
         perform rota._use_lane(queue, priority);
-        v_told := rota._wake(queue, v_run_at, v_now);
+        perform rota._wake(queue, v_run_at, v_now);
     end if;
 end;
 $$;

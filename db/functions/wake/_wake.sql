@@ -1,7 +1,6 @@
 -- NOTIFY takes a lock that is one for the whole server and holds it until the commit is on disk,
 -- so it is sent only when somebody sleeps. A worker that falls asleep between this look and our
--- commit finds the job by the quick looks that follow its falling asleep, or by its poll. The
--- planner puts it in the place of its call, which an assignment makes cheaper than a perform.
+-- commit finds the job by the quick looks that follow its falling asleep, or by its poll.
 drop function if exists rota._wake(text);
 drop function if exists rota._wake(text, timestamptz, timestamptz);
 
