@@ -167,7 +167,7 @@ def _handle(conn: Any, attempt: Attempt) -> Ran:
     result = None
     try:
         value = registry[attempt.task].run(attempt)
-        if inspect.isawaitable(value):
+        if registry[attempt.task].is_coroutine and inspect.isawaitable(value):
             value = _wait_for(value)
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         failure = failure_of(error)

@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from inspect import isawaitable
 from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic
-from types import CoroutineType
 from typing import NoReturn
 
 from rota.worker.attempt import Attempt
@@ -135,8 +135,6 @@ class Crew:
         desk.start(job)
         try:
             value = registry[job.task].run(job)
-            if isinstance(value, CoroutineType):  # of a function that hides that it is async
-                value = asyncio.run(value)
         except BaseException as error:
             if os.getpid() != self._pid:
                 _end_child(error)
@@ -307,7 +305,9 @@ class Coroutines:
     async def _handle(self, job: Attempt) -> None:
         desk = self._desk
         try:
-            value = await registry[job.task].run(job)
+            value = registry[job.task].run(job)
+            if isawaitable(value):  # a plain wrapper may have awaited it already
+                value = await value
         except BaseException as error:
             if os.getpid() != self._pid:
                 _end_child(error)

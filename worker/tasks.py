@@ -37,8 +37,9 @@ class Task:
         """
         self.name = name
         self.handler = handler
-        self.is_coroutine = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            type(handler).__call__  # of an object that can be called
+        self.is_coroutine = any(
+            inspect.iscoroutinefunction(it)
+            for it in (inspect.unwrap(handler), type(handler).__call__)  # or an object of a class
         )
         self._options = dict(options)
         self._arguments = _arguments(name, handler)

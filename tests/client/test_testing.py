@@ -183,6 +183,21 @@ def test_what_ends_the_test_gives_the_job_back(conn):
     assert conn.execute("select state, attempt from rota.jobs").fetchall() == [("SCHEDULED", 0)]
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_a_coroutine_that_a_plain_handler_returns_is_no_result(conn):
+    async def forgotten() -> int:
+        return 1
+
+    @task("forgets to await")
+    def forgets_to_await(job: Job) -> object:
+        return forgotten()
+
+    rota.enqueue(conn, "forgets to await", max_retries=0)
+
+    [ran] = run_due_jobs(conn)
+    assert ran.error.startswith("the result cannot be stored")
+
+
 def test_queues_are_a_list(conn):
     with pytest.raises(TypeError, match="queues must be a list"):
         run_due_jobs(conn, queues="default")

@@ -796,14 +796,14 @@ MUTANTS = [
     mutant(
         "a forked child goes on as a second worker",
         "worker/crew.py",
-        "                value = asyncio.run(value)\n"
+        "            value = registry[job.task].run(job)\n"
         "        except BaseException as error:\n"
         "            if os.getpid() != self._pid:\n"
         "                _end_child(error)\n"
         "            _fail(desk, job, error)\n"
         "        else:\n"
         "            if os.getpid() != self._pid:\n",
-        "                value = asyncio.run(value)\n"
+        "            value = registry[job.task].run(job)\n"
         "        except BaseException as error:\n"
         "            if os.getpid() != self._pid:\n"
         "                _end_child(error)\n"
