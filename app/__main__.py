@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Serve the REST interface of the database that DATABASE_URL names, on HOST"
         " (127.0.0.1) and PORT (5000).",
         epilog="SIGTERM or Ctrl-C stops gently.",
-    ).parse_args(sys.argv[1:] if arguments is None else arguments)
+    ).parse_args(arguments)
     logs.configure()
     host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "5000")
     try:

@@ -482,7 +482,7 @@ def main(arguments: list[str] | None = None) -> int:
         default=os.environ.get("DATABASE_URL"),
         help="a libpq connection string; DATABASE_URL if left out",
     )
-    url = parser.parse_args(sys.argv[1:] if arguments is None else arguments).url
+    url = parser.parse_args(arguments).url
     if not url:
         parser.error("give the database's URL as an argument or in DATABASE_URL")
     try:

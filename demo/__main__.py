@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="rota demo",
         description="Enqueue a hundred jobs and show them until they settle, in the database that"
         " DATABASE_URL names or that rota run has started here.",
-    ).parse_args(sys.argv[1:] if arguments is None else arguments)
+    ).parse_args(arguments)
     url = os.environ.get("DATABASE_URL")
     if not url and URL_FILE.exists():
         url = URL_FILE.read_text().strip()

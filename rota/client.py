@@ -29,14 +29,8 @@ ENQUEUE = {
     "timeout": "interval",
     "unique_key": "text",
 }
-ENQUEUE_MANY = {
-    "task": "text",
-    "payloads": "jsonb",
-    "queue": "text",
-    "run_at": "timestamptz",
-    "priority": "integer",
-    "max_retries": "integer",
-    "timeout": "interval",
+ENQUEUE_MANY = {"payloads": "jsonb"} | {
+    name: type_ for name, type_ in ENQUEUE.items() if name not in ("payload", "unique_key")
 }
 SCHEDULE = {
     "task": "text",
@@ -235,10 +229,12 @@ async def run_async(conn: Any, call: Call) -> list[tuple[Any, ...]]:
 
 def _library(conn: Any) -> str:
     """Return the library that a connection, or the class that it is a kind of, comes from."""
+    if not hasattr(conn, "execute"):
+        return ""
     for base in type(conn).__mro__:
         name = base.__module__.partition(".")[0]
-        if base.__module__.startswith("sqlalchemy.pool") or not hasattr(conn, "execute"):
-            return ""  # one of the driver's that SQLAlchemy lends, or nothing of use
+        if base.__module__.startswith("sqlalchemy.pool"):
+            return ""  # one of the driver's that SQLAlchemy lends
         if name in ("asyncpg", "psycopg", "sqlalchemy"):
             return name
     return ""

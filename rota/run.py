@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Run PostgreSQL (unless DATABASE_URL names a server), the deploy, the API (on"
         " HOST and PORT) and one worker with the demo's tasks, until Ctrl-C. The data stays in"
         " ROTA_STATE, or else in the folder .rota.",
-    ).parse_args(sys.argv[1:] if arguments is None else arguments)
+    ).parse_args(arguments)
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())

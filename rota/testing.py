@@ -21,9 +21,10 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from rota.client import Call, as_text, execute, run
+from rota.storable import array_literal
 from rota.worker.attempt import Attempt
 from rota.worker.tasks import registry
-from rota.worker.values import Failure, encode, failure_of, text_of
+from rota.worker.values import Failure, failure_of, result_of
 
 WORKER = "rota.testing"
 CLAIMED = (
@@ -104,7 +105,7 @@ def run_due_jobs(
         queues = [name for (name,) in run(conn, Call("queue_status", None, "queue"))]
     claim = Call(
         "claim_next_job",
-        {"queues": ("text[]", _array(queues)), "worker": ("text", WORKER)},
+        {"queues": ("text[]", array_literal(queues)), "worker": ("text", WORKER)},
         CLAIMED,
     )
     ran: list[Ran] = []
@@ -163,23 +164,19 @@ class Clock:
 
 def _handle(conn: Any, attempt: Attempt) -> Ran:
     """Run the handler, and tell the database how it ended, as a worker does."""
-    failure: Failure | None = None
-    result = None
     try:
         value = registry[attempt.task].run(attempt)
         if registry[attempt.task].is_coroutine and inspect.isawaitable(value):
             value = _wait_for(value)
     except (Exception, SystemExit, asyncio.CancelledError) as error:
-        failure = failure_of(error)
+        result = failure_of(error)
     except BaseException:  # the test is to end, by Ctrl-C or pytest.fail()
         run(conn, Call("release_job", _pair(attempt), "state"))
         raise
     else:
-        try:
-            result = None if value is None else encode(value)
-        except Exception as error:
-            failure = Failure(f"the result cannot be stored: {text_of(error)}", None, True)
+        result = result_of(value)
     arguments = _pair(attempt)
+    failure = result if isinstance(result, Failure) else None
     if failure is not None:
         arguments["error"] = ("text", failure.error)
         arguments["retry"] = ("boolean", str(failure.retry).lower())
@@ -195,7 +192,7 @@ def _handle(conn: Any, attempt: Attempt) -> Ran:
         attempt.attempt,
         state,
         failure and failure.error,
-        None if result is None else json.loads(result),
+        None if result is None or failure else json.loads(result),
     )
 
 
@@ -220,9 +217,3 @@ def _send_progress(conn: Any, attempt: Attempt) -> None:
 
 def _pair(attempt: Attempt) -> dict[str, tuple[str, str]]:
     return {"job_id": ("bigint", str(attempt.id)), "token": ("uuid", attempt.token)}
-
-
-def _array(names: Iterable[str]) -> str:
-    """Return texts as PostgreSQL reads an array of them."""
-    quoted = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
-    return "{" + ",".join(f'"{name}"' for name in quoted) + "}"

@@ -126,7 +126,7 @@ def check(url: str, give_up: threading.Event) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until stopped; return the exit code."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    options = parse(arguments)
     configure(options.log_level)
     try:
         return supervise(options.processes) if options.processes > 1 else work(options)

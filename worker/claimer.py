@@ -10,6 +10,7 @@ from time import sleep  # as it is now, whatever a module makes of it
 import psycopg
 
 from rota.db.gateway import call
+from rota.storable import array_literal
 from rota.worker.attempt import Attempt
 from rota.worker.clock import clock
 from rota.worker.desk import Desk
@@ -197,7 +198,7 @@ class Claimer:
         self._worker = worker
         self._limits = options.limits
         self._free = [queue for queue in options.queues if queue not in self._limits]
-        self._free_array = _array(self._free)
+        self._free_array = array_literal(self._free)
         self._concurrency = options.concurrency
         self._lease = options.lease
         self._margin = options.margin
@@ -298,10 +299,10 @@ class Claimer:
             if limit > len(self._desk.of_limited_queue[queue])
         }
         if self._ear.asleep and room_of:  # one look for all, small enough for each of them
-            yield _array([*self._free, *room_of]), min(self._room(), *room_of.values())
+            yield array_literal([*self._free, *room_of]), min(self._room(), *room_of.values())
             return
         for queue, room in room_of.items():
-            yield _array([queue]), min(self._room(), room)
+            yield array_literal([queue]), min(self._room(), room)
         if self._free:
             yield self._free_array, self._room()
 
@@ -449,9 +450,3 @@ class Claimer:
         if not room and not self._ear.listen():
             desk.room.wait(seconds, self._ear.fileno())
         desk.low_water = desk.low_bytes = -1
-
-
-def _array(names: list[str]) -> str:
-    """Return names as an array literal."""
-    escaped = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
-    return "{" + ",".join(f'"{name}"' for name in escaped) + "}"

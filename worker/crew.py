@@ -22,7 +22,7 @@ from rota.worker.desk import Desk
 from rota.worker.log import log
 from rota.worker.surroundings import restore
 from rota.worker.tasks import registry
-from rota.worker.values import describe, encode, failure_of, text_of
+from rota.worker.values import Failure, describe, failure_of, result_of
 
 NOT_STARTED = "it was cancelled, or its lease ran out, before it was started"
 STOPPED = "its worker stopped before it was started"
@@ -166,7 +166,7 @@ class Coroutines:
     is woken once for all jobs that wait for it, and has one timer for all that run.
     """
 
-    def __init__(self, desk: Desk, places: "Places") -> None:
+    def __init__(self, desk: Desk, places: Places) -> None:
         self._desk = desk
         self._places = places
         self._waiting: SimpleQueue[Attempt] = SimpleQueue()  # for the loop to be free
@@ -360,11 +360,10 @@ def _fail(desk: Desk, job: Attempt, error: BaseException) -> None:
 
 
 def _succeed(desk: Desk, job: Attempt, value: object) -> None:
-    """End an attempt with what its handler returned, which may do anything when it is read."""
-    try:
-        result = None if value is None else encode(value)
-    except BaseException as error:
-        desk.settle(job, error=f"the result cannot be stored: {text_of(error)}")
+    """End an attempt with what its handler returned."""
+    result = result_of(value)
+    if isinstance(result, Failure):
+        desk.settle(job, error=result.error)
     else:
         desk.settle(job, result=result)
 

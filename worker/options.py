@@ -67,8 +67,8 @@ def number_to(most: int) -> Callable[[str], int]:
     return number
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read these arguments, or the command line of this process."""
     parser = argparse.ArgumentParser(
         prog="rota worker",
         description="Run jobs from the database that DATABASE_URL names.",

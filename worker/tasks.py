@@ -1,5 +1,6 @@
 """``@task``: which function handles which jobs, and how it is enqueued by its arguments."""
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -42,8 +43,7 @@ class Task:
             for it in (inspect.unwrap(handler), type(handler).__call__)  # or an object of a class
         )
         self._options = dict(options)
-        self._arguments = _arguments(name, handler)
-        self._job_name = _job_name(handler)
+        self._job_name, self._arguments = _parameters(name, handler)
         functools.update_wrapper(self, handler, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,9 @@ class Task:
             TypeError: there is no such option.
         """
         _check(options)
-        return Task(self.name, self.handler, {**self._options, **options})
+        other = copy.copy(self)
+        other._options = {**self._options, **options}
+        return other
 
     def enqueue(self, conn: Any, /, *args: Any, **kwargs: Any) -> EnqueuedJob:
         """Enqueue a job for this handler, in the transaction of ``conn``: see ``rota.enqueue``.
@@ -175,29 +177,28 @@ def _check(options: Mapping[str, Any]) -> None:
         raise TypeError(f"a task has no option {unknown[0]!r}; it has {', '.join(sorted(OPTIONS))}")
 
 
-def _arguments(name: str, handler: Callable[..., Any]) -> inspect.Signature | None:
-    """Return the parameters after the job; None if there are none, and any payload will do."""
+def _parameters(
+    name: str, handler: Callable[..., Any]
+) -> tuple[str | None, inspect.Signature | None]:
+    """Return the name of the job's parameter, and those after it.
+
+    No others mean that any payload will do, and no name that the handler does not tell.
+    """
     try:
         parameters = list(inspect.signature(handler).parameters.values())
     except ValueError:  # something built in, which does not tell
-        return None
-    if not parameters or parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
-        if parameters:
-            return None
+        return None, None
+    if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
+        return parameters[0].name, None
+    if (
+        not parameters
+        or parameters[0].kind not in _POSITIONAL
+        or parameters[0].annotation in _NO_JOB
+    ):
         raise TypeError(f"the handler of {name} must take the job as its first parameter")
     first, *rest = parameters
-    if first.kind not in _POSITIONAL or first.annotation in _NO_JOB:
-        raise TypeError(f"the handler of {name} must take the job as its first parameter")
     for parameter in rest:
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             raise TypeError(f"the handler of {name} must take {parameter.name!r} by name")
     rest = [p for p in rest if p.kind is not inspect.Parameter.VAR_POSITIONAL]
-    return inspect.Signature(rest) if rest else None
-
-
-def _job_name(handler: Callable[..., Any]) -> str | None:
-    """Return the name of the parameter that is the job; None if the handler does not tell."""
-    try:
-        return next(iter(inspect.signature(handler).parameters), None)
-    except ValueError:
-        return None
+    return first.name, inspect.Signature(rest) if rest else None

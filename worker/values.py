@@ -100,6 +100,17 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(text, retry_in, retry)
 
 
+def result_of(value: Any) -> str | Failure | None:
+    """Return as JSON what a handler returned, or how its attempt fails if that cannot be stored.
+
+    The value may do anything when it is read.
+    """
+    try:
+        return None if value is None else encode(value)
+    except BaseException as error:
+        return Failure(f"the result cannot be stored: {text_of(error)}", None, True)
+
+
 def _delay(error: BaseException) -> timedelta:
     """Return after how long a handler wants its job to be tried again."""
     delay = error.delay
