@@ -2,10 +2,11 @@
 
 The tests named after ``--`` depend on the server: all versions get them, beside each other, for
 these tests wait for nobody's clock. The other tests, most of which do, come before, on the first
-version. A version that is not installed is passed by. Beside the versions the functions are tested
-once more on a server whose defaults are hostile (tests/hostile.py), the last version of those at
-hand, for it is the one that may know of Turkish. With ``TEST_DATABASE_URL`` all the tests run
-once, on that server. The closing line of each run is repeated at the end.
+version: those of the worker, which wait more than they work, and all else beside them. A version
+that is not installed is passed by. Beside the versions the functions are tested once more on a
+server whose defaults are hostile (tests/hostile.py), the last version of those at hand, for it is
+the one that may know of Turkish. With ``TEST_DATABASE_URL`` all the tests run once, on that
+server. The closing line of each run is repeated at the end.
 
 Many tests kill, freeze and time real processes, and a machine that is busy can fail one of them.
 What failed is therefore run once more, by itself: what fails twice fails the run, and the first
@@ -25,6 +26,8 @@ from rota.db.embedded import binaries
 RUNNING: set[subprocess.Popen[str]] = set()
 STOPPING = threading.Event()
 FAILED = 1  # pytest's exit code when tests failed
+
+WORKER_TESTS = ["tests/worker", "tests/faults", "tests/history", "tests/test_minimal_worker.py"]
 
 # Of the schedules those that are soon done; "make hostile" runs all.
 HOSTILE_TESTS = [
@@ -52,8 +55,12 @@ def main(arguments: list[str]) -> int:
             print(f"PostgreSQL {version} is not installed here: passed by", flush=True)
     if not installed:
         return 1
-    others = [f"--ignore={tests}" for tests in server_tests]
-    results = {"all else": _run(others, {"ROTA_PG": installed[0]}, "")}
+    others = [f"--ignore={tests}" for tests in (*server_tests, *WORKER_TESTS)]
+    first = {"ROTA_PG": installed[0]}
+    with ThreadPoolExecutor(2) as at_once:
+        worker = at_once.submit(_run, WORKER_TESTS, first, "worker: ")
+        else_ = at_once.submit(_run, others, first, "")
+    results = {"worker": worker.result(), "all else": else_.result()}
     with ThreadPoolExecutor(len(installed) + 1) as at_once:
         runs = {
             version: at_once.submit(_run, server_tests, {"ROTA_PG": version}, f"{version}: ")

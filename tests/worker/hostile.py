@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -263,8 +264,9 @@ def fork_and_stay(job: Job) -> list[str]:
     ends_at = clock() + 2
     found: list[str] = []
     while not found or (len(found) > 2 and clock() < ends_at):  # it may not have got to it yet
-        found = [str(entry.readlink()) for entry in folder.iterdir()]
-        found = [name for name in found if name.startswith("socket")]
+        with suppress(FileNotFoundError):  # closed while we look
+            found = [str(entry.readlink()) for entry in folder.iterdir()]
+            found = [name for name in found if name.startswith("socket")]
     for pid in (child, other):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

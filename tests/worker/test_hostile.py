@@ -131,6 +131,7 @@ def test_a_forked_child_is_no_worker(
 
     assert job(waits)["result"] == -signal.SIGTERM
     assert [job(job_id)["result"] for job_id in exits] == [0, 7]
+    assert job(stays)["last_error"] is None
     assert len(job(stays)["result"]) == 2  # of the event loop; none leads to the database
     assert job(pool)["result"] == 55
     assert job(good)["state"] == "COMPLETED"
