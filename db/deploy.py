@@ -6,7 +6,8 @@ The steps, one deploy of a database at a time, so that any number may be started
 2. the pending migrations of ``db/migrations`` (yoyo);
 3. in one transaction the views, every file of ``db/functions``, ``db/settings.sql``, the grants,
    ``rota.version()``, and a check that the schema holds no function without a file;
-4. ``rota`` on the database's search path, the sequence of ids ahead of every job, and the first
+4. the triggers of ``db/triggers.sql``;
+5. ``rota`` on the database's search path, the sequence of ids ahead of every job, and the first
    round of upkeep.
 
 Running it again changes nothing, except that it heals functions and grants patched by hand.
@@ -77,6 +78,7 @@ def deploy(url: str, folder: Path = FOLDER, report: Callable[[str], None] = prin
         applied = _patiently(lambda: _migrate(url, folder / "migrations"))
         _take_turn(turn, report)
         functions = _patiently(lambda: _replace_functions(conn, folder))
+        _patiently(lambda: _run_file(conn, folder / "triggers.sql"))
         _extend_search_path(conn, report)
         _heal_job_ids(conn, report)
         _patiently(lambda: conn.execute("select rota.maintain()"))
@@ -110,7 +112,7 @@ def _version(conn: Connection) -> str:
 
 
 def _function_files(folder: Path) -> list[Path]:
-    """Return the views, the functions, helpers (``_…``) first, their settings and the grants."""
+    """Return the views, the functions, helpers (``_…``) first, settings, triggers, grants."""
     files = sorted((folder / "functions").rglob("*.sql"), key=lambda path: path.name)
     helpers = [path for path in files if path.name.startswith("_")]
     doors = [path for path in files if not path.name.startswith("_")]
@@ -119,6 +121,7 @@ def _function_files(folder: Path) -> list[Path]:
         *helpers,
         *doors,
         folder / "settings.sql",
+        folder / "triggers.sql",
         folder / "grants.sql",
     ]
 
@@ -314,7 +317,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
     right is gone.
     """
     with conn.transaction():
-        views, *functions, settings, grants = _function_files(folder)
+        views, *functions, settings, _, grants = _function_files(folder)
         names = {path.stem for path in functions} | {"version"}
         conn.execute("set local search_path = pg_catalog, pg_temp")
         _refuse_strays(conn, names)

@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     """A copy of db/ that a test may change."""
     for name in ("migrations", "functions"):
         shutil.copytree(FOLDER / name, tmp_path / name)
-    for name in ("views.sql", "settings.sql", "grants.sql"):
+    for name in ("views.sql", "settings.sql", "triggers.sql", "grants.sql"):
         shutil.copy(FOLDER / name, tmp_path)
     return tmp_path
 

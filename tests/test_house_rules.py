@@ -203,7 +203,7 @@ def test_the_text_of_functions_is_read_alike_in_every_session():
     """No backslash, whose meaning in literals is a setting; ASCII, which every client can show."""
     for path in (
         *FUNCTION_FILES,
-        *(FOLDER / f"{name}.sql" for name in ("views", "settings", "grants")),
+        *(FOLDER / f"{name}.sql" for name in ("views", "settings", "triggers", "grants")),
     ):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             code = line.split("-- ")[0]

@@ -26,6 +26,7 @@ WITHOUT_CHECKS = """
         end loop;
     end;
     $$;
+    alter table rota.live_jobs disable trigger user;
     drop index rota.live_jobs_unique_key;
     alter table rota.finished_jobs drop constraint finished_jobs_pkey;
 """

@@ -11,6 +11,7 @@ CLAIMS = "tests/functions/test_claim.py"
 CURSOR = "tests/functions/test_cursor.py"
 FINISHES = "tests/functions/test_finish.py"
 CANCELS = "tests/functions/test_cancel_and_retry.py"
+IMPOSSIBLE = "tests/functions/test_rules.py"
 ENQUEUES = "tests/functions/test_enqueue.py"
 WEEKS = "tests/concurrency/test_weeks.py"
 LOCKS = "tests/concurrency/test_lock_order.py"
@@ -44,6 +45,28 @@ def mutant(mistake: str, file: str, old: str, new: str, *killers: str) -> Mutant
 
 
 MUTANTS = [
+    # -- what no job can be
+    mutant(
+        "the rules look at new rows only",
+        "db/functions/rules/_refuse_impossible_jobs.sql",
+        "where c.rule is not null",
+        "where c.rule = ''",
+        f"{IMPOSSIBLE}::test_an_update_to_what_no_job_can_be_is_refused_by_the_name_of_the_rule",
+    ),
+    mutant(
+        "the rules look at changed rows only",
+        "db/functions/rules/_refuse_impossible_job.sql",
+        "if v_rule is not null then",
+        "if v_rule = '' then",
+        f"{IMPOSSIBLE}::test_a_new_row_that_no_job_can_be_is_refused_by_the_name_of_the_rule",
+    ),
+    mutant(
+        "a running job need not have all of a lease",
+        "db/functions/rules/_impossible_job.sql",
+        "when held <> case state when 'RUNNING' then 4 else 0 end",
+        "when held > case state when 'RUNNING' then 4 else 0 end",
+        f"{IMPOSSIBLE}::test_a_new_row_that_no_job_can_be_is_refused_by_the_name_of_the_rule",
+    ),
     # -- claiming
     mutant(
         "a claim waits for jobs that another session holds",
