@@ -19,9 +19,9 @@ from bench import report
 from bench.contestants import PEERS, ROTA, Contestant
 from bench.measure.drain import backlog, bulk, drain
 from bench.measure.enqueue import enqueue
-from bench.measure.floor import floor
 from bench.measure.idle import empty_claim, idle_worker
 from bench.measure.latency import latency, middle
+from bench.measure.limit import limit
 from bench.measure.snapshot import snapshot
 from bench.server import Server
 from bench.sizes import BY_NAME, Sizes
@@ -87,12 +87,12 @@ class Run:
     def all(self) -> None:
         """Measure everything."""
         server, sizes = self._server, self._sizes
+        self._rota("limit", lambda: limit(server, sizes))
         self._each("drain", lambda c: drain(server, c, sizes))
         self._each("bulk", lambda c: bulk(server, c, sizes))
         self._each("enqueue", lambda c: enqueue(server, c, sizes))
         self._each("latency", lambda c: latency(server, c, sizes), rounds=sizes.start_rounds)
         self._rota("empty claim", lambda: empty_claim(server, sizes))
-        self._rota("floor", lambda: floor(server, sizes))
         for jobs in sizes.backlogs:
             who = [c for c in (ROTA, *self._peers) if jobs <= sizes.most_waiting(c)]
             self._each(f"backlog {jobs}", lambda c: backlog(server, c, sizes, jobs), who)  # noqa: B023

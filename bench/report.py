@@ -100,7 +100,11 @@ def _number(value: float | None) -> str:
 def marks(results: Results) -> list[Mark]:
     """Return the marks that this run has the figures for."""
     found = []
-    for make in (_drain_marks, _enqueue_marks, _latency_marks, _backlog_marks, _other_marks):
+    makers = (
+        *(_drain_marks, _enqueue_marks, _latency_marks, _limit_marks, _backlog_marks),
+        _other_marks,
+    )
+    for make in makers:
         try:
             found += list(make(results))
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -170,6 +174,36 @@ def _latency_marks(results: Results) -> list[Mark]:
                 ratio <= 1.0,
             )
         )
+    return found
+
+
+LIMITS = {  # what must be reached of what the bare table does
+    "enqueue one by one, 1 client": 0.75,
+    "enqueue one by one, 8 clients": 0.6,
+    "enqueue one by one, 32 clients": 0.55,
+    "enqueue_many, 10,000 a call": 0.4,
+    "enqueue_many, 1,000 a call": 0.3,
+    "enqueue_jobs, 1,000 a call": 0.25,
+    "claim + finish of 1,000": 0.25,
+}
+
+
+def _limit_marks(results: Results) -> list[Mark]:
+    limit = results["limit"]
+    found = [
+        _ratio(f"{what}, to a bare table", limit[what]["Rota"], limit[what]["bare"], goal)
+        for what, goal in LIMITS.items()
+        if what in limit
+    ]
+    wal = limit["WAL of claim + finish"]
+    found.append(
+        Mark(
+            "WAL of claim + finish, without images of pages",
+            "≤ 700 bytes a job",
+            f"{wal['Rota']:.0f} (a bare table {wal['bare']:.0f})",
+            wal["Rota"] <= 700,
+        )
+    )
     return found
 
 
@@ -281,15 +315,21 @@ def _drain_section(results: Results) -> str:
         | {f"drain: {key}": d["rate"] for key, d in (entry or {}).items()}
         for who, entry in results["drain"].items()
     }
-    text = _by_contestant("Bulk, and drain by configuration and processes", rates, ", jobs/s")
-    if floor := results.get("floor"):
-        rates_by_batch = ", ".join(
-            f"{_number(rate)} in batches of {b}" for b, rate in floor.items()
-        )
-        text += (
-            f"\n\nThe floor, a bare `delete … skip locked` loop without history: {rates_by_batch}."
-        )
-    return text
+    return _by_contestant("Bulk, and drain by configuration and processes", rates, ", jobs/s")
+
+
+def _limit_section(results: Results) -> str:
+    if not results.get("limit"):
+        return ""
+    rows = [
+        [what, _number(both["bare"]), _number(both["Rota"]), f"{both['Rota'] / both['bare']:.2f}"]
+        for what, both in results["limit"].items()
+    ]
+    return (
+        "**The limit**: the same rows in a table with no rule, index or history but a key, by COPY"
+        " where there are many; jobs/s, WAL in bytes a job\n\n"
+        + _table(["", "a bare table", "Rota", "ratio"], rows)
+    )
 
 
 def _cost_section(results: Results) -> str:
@@ -384,6 +424,7 @@ def _snapshot_section(results: Results) -> str:
 
 
 SECTIONS: tuple[Callable[[Results], str], ...] = (
+    _limit_section,
     _drain_section,
     _enqueue_section,
     _latency_section,

@@ -29,6 +29,10 @@ class Sizes:
     idle_seconds: float
     idle_peers: bool
     calls: int  # of each statement that is timed
+    limit_rounds: int
+    limit_seconds: int  # of each round
+    limit_clients: tuple[int, ...]
+    limit_jobs: int
 
     def most_waiting(self, contestant: Contestant) -> int:
         """Return the largest backlog that a contestant gets; the slowest would take hours."""
@@ -58,6 +62,10 @@ FULL = Sizes(
     idle_seconds=10.0,
     idle_peers=True,
     calls=20_000,
+    limit_rounds=5,
+    limit_seconds=4,
+    limit_clients=(1, 8, 32),
+    limit_jobs=100_000,
 )
 
 SHORT = Sizes(
@@ -81,6 +89,10 @@ SHORT = Sizes(
     idle_seconds=8.0,
     idle_peers=True,
     calls=3000,
+    limit_rounds=3,
+    limit_seconds=2,
+    limit_clients=(1, 8, 32),
+    limit_jobs=50_000,
 )
 
 QUICK = Sizes(
@@ -104,6 +116,10 @@ QUICK = Sizes(
     idle_seconds=3.0,
     idle_peers=False,
     calls=3000,
+    limit_rounds=2,
+    limit_seconds=1,
+    limit_clients=(1, 8),
+    limit_jobs=20_000,
 )
 
 BY_NAME = {"full": FULL, "short": SHORT, "quick": QUICK}
