@@ -97,7 +97,10 @@ def bystanders(conn):
     for name in ("runs", "paused", "waits"):
         call(conn, "schedule_job", task="other", every=HOUR, name=name, **elsewhere)
     call(conn, "pause_schedule", name="paused")
-    (run, waits) = call(conn, "claim_next_job", queues=["elsewhere"], lease=30 * DAY, max_jobs=2)
+    # One a call: a claim of two stops after the first if to settle that one took its time.
+    run, waits = [
+        call(conn, "claim_next_job", queues=["elsewhere"], lease=30 * DAY)[0] for _ in range(2)
+    ]
     call(conn, "finish_job", job_id=waits["id"], token=waits["token"])
     call(conn, "trigger_schedule", name="runs")
     cursor = conn.cursor(row_factory=dict_row)
