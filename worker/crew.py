@@ -173,7 +173,7 @@ class Coroutines:
         self._loop = _new_loop()
         self._broken: list[asyncio.AbstractEventLoop] = []
         self._called = False  # the loop will look at what waits
-        self._running: dict[asyncio.Task[None], _Running] = {}
+        self._running: dict[Attempt, _Running] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at = inf  # when the time of some of them may be over, by clock()
         self._closing = False
@@ -203,17 +203,24 @@ class Coroutines:
         self._broken.append(self._loop)  # kept: what it would close may be somebody else's by now
         self._loop = _new_loop()
         self._looks_at = inf
-        for task, running in list(self._running.items()):
-            self._desk.settle(running.job, error=BROKEN_LOOP)
+        for job in list(self._running):
+            self._desk.settle(job, error=BROKEN_LOOP)
             with suppress(Exception):
-                self._end(task)
+                self._end(job)
         self._loop.call_soon(self._begin_waiting)
         if self._closing:
             self._loop.call_soon(self._close)
         self._tick()
 
     def _tick(self) -> None:
-        """Have the loop wake now and then: one whose descriptors were closed notices it then."""
+        """Have the loop wake now and then: one whose descriptors were closed notices it then.
+
+        A task that was cancelled before its first step ran nothing of ours, so it is ended here.
+        """
+        for job, running in list(self._running.items()):
+            if running.task.done():
+                self._desk.settle(job, error=running.reason or NEVER_BEGAN)
+                self._end(job)
         self._loop.call_later(TICK, self._tick)
 
     def close(self) -> None:
@@ -266,12 +273,14 @@ class Coroutines:
             self._places.release()
             self._desk.give_up(job)
             return
-        running = self._running[task] = _Running(job, task)
-        task.add_done_callback(self._end)
-        job.look = partial(self._call, partial(self._look, running))
+        running = self._running[job] = _Running(job, task)
+        job.look = partial(self._look_soon, running)
         if job.cancel_requested or job.lost:  # meanwhile, and nobody to be told
             self._look(running)
         self._look_by(running)
+
+    def _look_soon(self, running: "_Running") -> None:
+        self._call(partial(self._look, running))
 
     def _look(self, running: "_Running") -> None:
         """Cancel a job's coroutine if it should stop, once for each reason."""
@@ -320,16 +329,15 @@ class Coroutines:
             if os.getpid() != self._pid:
                 _end_child(None)
             _succeed(desk, job, value)
+        self._end(job)
 
-    def _end(self, task: asyncio.Task[None]) -> None:
-        running = self._running.pop(task, None)
-        if running is None:
+    def _end(self, job: Attempt) -> None:
+        """Leave a job's place to another; a callback of its task would cost as much as the task."""
+        if self._running.pop(job, None) is None:
             return
-        running.job.look = None
-        if running.job in self._desk.running:  # it was cancelled before its first step
-            self._desk.settle(running.job, error=running.reason or NEVER_BEGAN)
+        job.look = None
         self._places.release()
-        self._desk.give_up(running.job)
+        self._desk.give_up(job)
         if self._closed and not self._running:
             self._loop.stop()
 
