@@ -27,6 +27,7 @@ NEXT_RUN = "tests/schedules/test_next_run.py"
 ATTEMPTS = "tests/worker/test_attempts.py"
 WORKER_CLAIMS = "tests/worker/test_claiming.py"
 THREADS = "tests/worker/test_threads.py"
+HTTP = "tests/worker/test_http.py"
 WORKER_FAULTS = "tests/worker/test_faults.py"
 
 
@@ -1060,5 +1061,41 @@ MUTANTS = [
         "",
         "tests/worker/test_coroutines.py"
         "::test_a_coroutine_is_cancelled_once_for_each_reason_and_keeps_its_place_until_it_ends",
+    ),
+    # -- the task http
+    mutant(
+        "one public address of a name is enough to be called",
+        "rota/http.py",
+        "for *_, place in found:",
+        "for *_, place in found[:1]:",
+        f"{HTTP}::test_a_name_that_leads_to_an_address_within_is_not_called",
+    ),
+    mutant(
+        "an address of IPv4 in one of IPv6 is taken for public",
+        "rota/http.py",
+        "        if inside is not None:\n            yield inside\n            return\n",
+        "",
+        f"{HTTP}::test_a_name_that_leads_to_an_address_within_is_not_called",
+    ),
+    mutant(
+        "a secret follows a redirect to another origin",
+        "rota/http.py",
+        "call = call._replace(secrets={}, key=None)",
+        "pass",
+        f"{HTTP}::test_a_redirect_is_checked_like_the_url_and_takes_no_secret_to_another_origin",
+    ),
+    mutant(
+        "a request ends only when nothing comes for so long",
+        "rota/http.py",
+        "    timer.start()\n",
+        "",
+        f"{HTTP}::test_an_answer_that_drips_ends_in_time",
+    ),
+    mutant(
+        "a secret that the server shows is kept",
+        "rota/http.py",
+        'body = body.replace(secret.encode(), b"***")',
+        "pass",
+        f"{HTTP}::test_a_worker_runs_it",
     ),
 ]
