@@ -116,11 +116,30 @@ begin
         from pg_catalog.pg_attribute as a
         where a.attrelid = to_regclass('rota.job_executions') and a.attname = 'token'
     ) then
-        return; -- the functions of before still use it; db/deploy.py applies this file once more
+        -- The functions of before still use it; db/deploy.py applies this file once more. Until
+        -- then it lacks the jobs that complete meanwhile: only a view of one table is written to.
+        return;
     end if;
 
-    -- The types are those of the table that it was: statements that are prepared go on.
+    -- The types are those of the table that it was: statements that are prepared go on. The first
+    -- half are the attempts that completed a one-time job, as far as its row says so (0075).
     create or replace view rota.job_executions as
+    select
+        f.id as job_id,
+        f.run,
+        f.attempt,
+        'SUCCEEDED'::rota.execution_outcome as outcome,
+        f.worker,
+        f.started_at,
+        f.finished_at,
+        null::text as error,
+        f.result,
+        f.scheduled_for,
+        'COMPLETED'::rota.job_state as job_state,
+        null::timestamptz as next_run_at
+    from rota.finished_jobs as f
+    where f.token is not null
+    union all
     select
         a.job_id,
         a.run,
@@ -141,19 +160,36 @@ $$;
 comment on view rota.job_executions is
     'Every attempt that ended: what became of it, and of its job then.';
 
+-- Its outcomes are plain text, so that a look for any but the successes leaves out the first part.
 create or replace view rota.executions as
+select
+    f.id as job_id,
+    f.run,
+    f.attempt,
+    'SUCCEEDED' as outcome,
+    f.worker,
+    f.started_at,
+    f.finished_at,
+    null::text as error,
+    f.result,
+    f.scheduled_for,
+    'COMPLETED' as job_state,
+    null::timestamptz as next_run_at
+from rota.finished_jobs as f
+where f.token is not null
+union all
 select
     a.job_id,
     a.run,
     a.attempt,
-    a.outcome::text as outcome,
+    a.outcome::text,
     a.worker,
     a.started_at,
     a.finished_at,
     a.error,
     a.result,
     a.scheduled_for,
-    a.job_state::text as job_state,
+    a.job_state::text,
     a.next_run_at
 from rota.attempts as a
 union all

@@ -135,7 +135,7 @@ def test_a_publication_for_all_tables_stops_nothing_and_a_subscriber_can_take_ov
         wait_until(lambda: new.execute(synchronised).fetchone()[0])
         old.execute("insert into rota.lanes select * from rota.lanes")
         old.execute(
-            "insert into rota.job_executions (job_id, run, attempt, outcome, scheduled_for,"
+            "insert into rota.attempts (job_id, run, attempt, outcome, scheduled_for,"
             " finished_at, job_state) values (1, 1, 0, 'SKIPPED', now(), '2020-01-01', 'FAILED')"
         )
         work(old, "late")

@@ -286,6 +286,27 @@ def test_nobody_has_rights_on_helpers_or_partitions(conn):
     assert not [name for name in granted if name.startswith("_")]
 
 
+def test_nobody_can_read_a_token(conn):
+    """A token is its holder's alone; of one claim, all jobs have the same."""
+    tokens = conn.execute(
+        """
+        select c.relname, r.rolname
+        from pg_attribute as a
+        join pg_class as c on c.oid = a.attrelid
+        left join pg_roles as r
+            on starts_with(r.rolname, 'rota_')
+            and has_column_privilege(r.oid, c.oid, a.attname, 'select')
+        where c.relnamespace = 'rota'::regnamespace
+            and c.relkind in ('r', 'p', 'v')
+            and a.atttypid = 'uuid'::regtype
+        order by 1
+        """
+    ).fetchall()
+
+    assert {"live_jobs", "finished_jobs", "attempts"} <= {name for name, _ in tokens}
+    assert {role for _, role in tokens} == {None}
+
+
 def calls_by_gateway() -> Iterator[tuple[str, ast.Call]]:
     """Find each ``call(conn, "function", …)`` of our programs."""
     for path in (*ROOT.glob("app/**/*.py"), *ROOT.glob("worker/**/*.py"), *ROOT.glob("*.py")):

@@ -1,4 +1,8 @@
-"""The upgrade in which rota.job_executions became a view: nobody is held up, nothing is lost."""
+"""Upgrades that move what is on record: nobody is held up, nothing is lost, nothing shown twice.
+
+In 0010 the table rota.job_executions became a view. Since 0075 the attempt that completes a
+one-time job is its row in finished_jobs, and no row of its own.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -34,14 +38,111 @@ TABLES = """
     $$;
 """
 
+# What the functions of before 0075 did otherwise: each file's text now, and the text of then.
+TWO_ROWS = {
+    "_complete_jobs": [
+        (
+            "    )\n    insert into rota.finished_jobs (",
+            "    ), ended as (\n    insert into rota.finished_jobs (",
+        ),
+        ("worker, token, progress", "worker, progress"),
+        ("g.worker,\n        g.token,", "g.worker,"),
+        (
+            "as r(job_id, result) on r.job_id = g.id;",
+            """as r(job_id, result) on r.job_id = g.id
+            ), recorded as (
+                insert into rota.attempts (
+                    job_id, run, attempt, outcome, worker, token, scheduled_for, started_at,
+                    finished_at, result, job_state
+                )
+                select
+                    g.id, g.run, g.attempt, 'SUCCEEDED', g.worker, g.token, g.scheduled_for,
+                    g.started_at, v_now, r.result, 'COMPLETED'
+                from gone as g
+                left join unnest(job_ids, results) as r(job_id, result) on r.job_id = g.id
+            )
+            select true into v_plain;""",
+        ),
+    ],
+    "_end_attempts": [
+        (
+            "worker, token, progress,\n                cancel",
+            "worker, progress,\n                cancel",
+        ),
+        ("case when d.is_both then d.token end, ", ""),
+        ("            where not d.is_both\n", ""),
+    ],
+    "_past_ending": [
+        (
+            "where f.id = _past_ending.job_id and f.token = _past_ending.token",
+            "where false",
+        ),
+        ("f.token,", "null,"),
+    ],
+    "check_invariants": [
+        (", f.token\n", ", null::uuid as token\n"),
+        ("f.token is not null", "false"),
+        ("case when f.token is null then 1 else 0 end", "1"),
+    ],
+}
+VIEWS_OF_TWO_ROWS = """
+    drop view rota.job_executions, rota.executions;
+    alter table rota.finished_jobs drop column token;
+    create view rota.job_executions as
+    select
+        a.job_id, a.run, a.attempt, a.outcome, a.worker, a.started_at, a.finished_at, a.error,
+        a.result, a.scheduled_for, a.job_state, a.next_run_at
+    from rota.attempts as a;
+    create view rota.executions as
+    select
+        a.job_id, a.run, a.attempt, a.outcome::text as outcome, a.worker, a.started_at,
+        a.finished_at, a.error, a.result, a.scheduled_for, a.job_state::text as job_state,
+        a.next_run_at
+    from rota.attempts as a
+    union all
+    select
+        j.id, j.run::bigint, j.attempt, 'RUNNING', j.worker, j.started_at, null, null, null,
+        j.scheduled_for, j.state::text, null
+    from rota.live_jobs as j
+    where j.state = 'RUNNING';
+    grant select on rota.job_executions, rota.executions to rota_reader;
+    delete from rota._yoyo_migration where migration_id >= '0075';
+"""
+
 SHAPE = """
     select c.relname, c.relkind::text, array_agg((a.attname, a.atttypid::regtype) order by a.attnum)
     from pg_class as c
-    join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0
+    join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     where c.relnamespace = 'rota'::regnamespace and c.relkind in ('r', 'p', 'v')
     group by c.relname, c.relkind
     order by c.relname
 """
+
+
+def write_two_rows(conn: Connection) -> None:
+    """Give the database the functions, the views and the tables of before 0075."""
+    for path in (FOLDER / "functions").rglob("*.sql"):
+        text = path.read_text()
+        for now, then in TWO_ROWS.get(path.stem, []):
+            assert text.count(now) == 1, (path.name, now)
+            text = text.replace(now, then)
+        if path.stem in TWO_ROWS:
+            conn.execute("set check_function_bodies = off")
+            conn.execute(text.encode())
+    conn.execute(VIEWS_OF_TWO_ROWS)
+    conn.execute((FOLDER / "settings.sql").read_text().encode())
+    conn.execute("reset check_function_bodies")
+
+
+@pytest.fixture
+def two_rows(empty_db: str) -> Iterator[Connection]:
+    """A database as it was before 0075: each attempt is a row of its own."""
+    deploy(empty_db, report=lambda line: None)
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        conn.execute("set search_path = pg_catalog")
+        with conn.transaction():
+            write_two_rows(conn)
+        yield conn
 
 
 @pytest.fixture
@@ -50,6 +151,8 @@ def old(empty_db: str) -> Iterator[Connection]:
     deploy(empty_db, report=lambda line: None)
     with psycopg.connect(empty_db, autocommit=True) as conn:
         conn.execute("set search_path = pg_catalog")
+        with conn.transaction():
+            write_two_rows(conn)
         functions = conn.execute(
             """
             select pg_get_functiondef(p.oid) from pg_proc as p
@@ -96,8 +199,8 @@ class Caller(threading.Thread):
         while self.going:
             try:
                 self._turn()
-            except psycopg.Error as error:
-                self.failures.append(f"{error.sqlstate}: {error}")
+            except (psycopg.Error, AssertionError) as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
             self.turns += 1
         self._conn.close()
 
@@ -108,8 +211,9 @@ class Caller(threading.Thread):
         pairs = {"job_ids": [row["id"] for row in rows], "tokens": [row["token"] for row in rows]}
         match (self.turns + self._number) % 4:
             case 0:
-                call(conn, "finish_jobs", **pairs)
-                call(conn, "finish_jobs", **pairs)
+                told = call(conn, "finish_jobs", **pairs)
+                again = call(conn, "finish_jobs", **pairs)
+                assert told == again == [{"job_id": r["id"], "outcome": "COMPLETED"} for r in rows]
             case 1:
                 call(conn, "finish_jobs", **pairs, errors=["boom"] * len(rows))
             case 2:
@@ -125,7 +229,22 @@ class Caller(threading.Thread):
                 conn.execute("select outcome from rota.executions where job_id = 1").fetchall()
 
 
-def test_no_call_fails_while_the_table_of_attempts_gets_its_name(old, empty_db):
+def recorded(conn: Connection) -> list[tuple]:
+    """Return (job, attempt, outcome) of all that is to be read; both views must say the same."""
+    ended, every = (
+        conn.execute(
+            f"select job_id, attempt, outcome::text from {view}"  # noqa: S608
+            " where finished_at is not null order by 1, 2, 3"
+        ).fetchall()
+        for view in ("rota.job_executions", "rota.executions")
+    )
+    assert ended == every
+    return ended
+
+
+@pytest.mark.parametrize("before", ["old", "two_rows"])
+def test_no_call_fails_while_what_is_on_record_moves(request, before, empty_db):
+    old = request.getfixturevalue(before)
     callers = [Caller(empty_db, number) for number in range(3)]
     for caller in callers:
         caller.start()
@@ -141,9 +260,15 @@ def test_no_call_fails_while_the_table_of_attempts_gets_its_name(old, empty_db):
         caller.join()
     assert [failure for caller in callers for failure in caller.failures] == []
     assert old.execute("select * from rota.check_invariants()").fetchall() == []
+    charged = [row for row in recorded(old) if row[2] != "RELEASED"]
+    assert len(charged) == len(set(charged))
 
 
-def test_an_upgraded_database_looks_like_a_new_one(old, empty_db, cluster, administrate, new_name):
+@pytest.mark.parametrize("before", ["old", "two_rows"])
+def test_an_upgraded_database_looks_like_a_new_one(
+    request, before, empty_db, cluster, administrate, new_name
+):
+    old = request.getfixturevalue(before)
     other = new_name()
     administrate("create database {}", other)
     deploy(cluster.url(other), report=lambda line: None)
@@ -156,13 +281,17 @@ def test_an_upgraded_database_looks_like_a_new_one(old, empty_db, cluster, admin
     administrate("drop database {} with (force)", other)
 
 
-def test_what_was_finished_before_the_upgrade_is_known_after_it(old, empty_db):
+@pytest.mark.parametrize("before", ["old", "two_rows"])
+def test_what_was_finished_before_the_upgrade_is_known_after_it(request, before, empty_db):
+    old = request.getfixturevalue(before)
     held = finish_one(old)
+    assert old.execute("select count(*) from rota.job_executions").fetchone() == (1,)
 
     deploy(empty_db, report=lambda line: None)
 
     (told,) = call(old, "finish_job", **held)
     assert told["state"] == "COMPLETED"
+    assert recorded(old) == [(held["job_id"], 1, "SUCCEEDED")]
     with pytest.raises(errors.UndefinedColumn):
         old.execute("select token from rota.job_executions")
 
@@ -214,3 +343,99 @@ def test_a_view_of_somebody_else_outlives_every_deploy_that_changes_nothing(empt
         deploy(empty_db, report=lambda line: None)
 
         assert conn.execute("select count(*) from public.mine").fetchone() == (0,)
+
+
+def test_the_functions_of_before_go_on_between_the_migration_and_the_new_ones(two_rows, empty_db):
+    """A deploy migrates first, and replaces the functions in a transaction of its own."""
+    call(two_rows, "enqueue_job", task="t", max_retries=0)
+    (failed,) = call(two_rows, "claim_next_job")
+    failed = {"job_id": failed["id"], "token": failed["token"]}
+    call(two_rows, "finish_job", **failed, error="x")
+    call(two_rows, "retry_job", job_id=failed["job_id"])  # its plan is kept
+    for path in sorted((FOLDER / "migrations").glob("007*.sql")):
+        two_rows.execute(path.read_text().encode())
+
+    (again,) = call(two_rows, "claim_next_job")
+    again = {"job_id": again["id"], "token": again["token"]}
+    call(two_rows, "finish_job", **again, error="x")
+    call(two_rows, "retry_job", job_id=failed["job_id"])
+    (last,) = call(two_rows, "claim_next_job")
+    held = [finish_one(two_rows), {"job_id": last["id"], "token": last["token"]}]
+    call(two_rows, "finish_job", **held[1])
+    call(two_rows, "maintain")
+    assert call(two_rows, "finish_job", **held[0])[0]["state"] == "COMPLETED"
+    assert two_rows.execute("select * from rota.check_invariants()").fetchall() == []
+
+    deploy(empty_db, report=lambda line: None)
+
+    for one in held:
+        assert call(two_rows, "finish_job", **one)[0]["state"] == "COMPLETED"
+    assert call(two_rows, "finish_job", **again, error="x")[0]["state"] == "FAILED"
+    assert recorded(two_rows) == [
+        (failed["job_id"], 1, "FAILED"),
+        (failed["job_id"], 1, "FAILED"),
+        (failed["job_id"], 1, "SUCCEEDED"),
+        (held[0]["job_id"], 1, "SUCCEEDED"),
+    ]
+    assert two_rows.execute("select * from rota.check_invariants()").fetchall() == []
+
+
+@pytest.mark.parametrize("errors", [None, ["x", None]], ids=["all succeeded", "one failed"])
+@pytest.mark.parametrize("first", ["the waiting one", "another, by the new functions"])
+def test_a_finish_under_way_while_the_functions_are_replaced_records_each_attempt_once(
+    two_rows, empty_db, errors, first
+):
+    """It runs on as it was when it was called, and meets what the new functions have written."""
+    call(two_rows, "enqueue_jobs", jobs=Jsonb([{"task": "t", "max_retries": 0}] * 2))
+    rows = call(two_rows, "claim_next_job", max_jobs=2)
+    pairs = {"job_ids": [row["id"] for row in rows], "tokens": [row["token"] for row in rows]}
+    answers = []
+    with (
+        psycopg.connect(empty_db, autocommit=True) as finisher,
+        psycopg.connect(empty_db) as holder,
+    ):
+        holder.execute("select from rota.live_jobs where id = %s for update", [rows[0]["id"]])
+        thread = threading.Thread(
+            target=lambda: answers.extend(call(finisher, "finish_jobs", **pairs, errors=errors))
+        )
+        thread.start()
+        blocked = "select cardinality(pg_blocking_pids(%s)) > 0"
+        pid = finisher.info.backend_pid
+        wait_until(lambda: two_rows.execute(blocked, [pid]).fetchone()[0])
+
+        deploy(empty_db, report=lambda line: None)
+
+        if first != "the waiting one":
+            told = call(holder, "finish_jobs", **pairs, errors=errors)
+        holder.commit()
+        thread.join()
+        if first != "the waiting one":
+            assert answers == told
+
+    again = call(two_rows, "finish_jobs", **pairs, errors=errors)
+    assert [row["outcome"] for row in again] == ["FAILED" if errors else "COMPLETED", "COMPLETED"]
+    assert answers == again
+    assert recorded(two_rows) == [
+        (rows[0]["id"], 1, "FAILED" if errors else "SUCCEEDED"),
+        (rows[1]["id"], 1, "SUCCEEDED"),
+    ]
+    assert two_rows.execute("select * from rota.check_invariants()").fetchall() == []
+
+
+def test_a_large_history_is_not_looked_through(two_rows, empty_db):
+    """Neither rewritten: the files of its weeks stay the same."""
+    finish_one(two_rows)
+    files = (
+        "select relname, pg_relation_filenode(oid) from pg_class where relname like %s order by 1"
+    )
+    before = two_rows.execute(files, ["finished_jobs%"]).fetchall()
+    scans = (
+        "select sum(seq_scan) from pg_stat_xact_user_tables where relname like 'finished_jobs%%'"
+    )
+
+    with two_rows.transaction():
+        for path in sorted((FOLDER / "migrations").glob("0075*.sql")):
+            two_rows.execute(path.read_text().encode())
+        assert two_rows.execute(scans.replace("%%", "%")).fetchone() == (0,)
+
+    assert two_rows.execute(files, ["finished_jobs%"]).fetchall() == before

@@ -254,7 +254,7 @@ class Bench:
                 j.cancel_requested_at is not null and j.state = 'RUNNING',
                 array(
                     select lower(e.outcome)
-                    from rota.attempts as e
+                    from rota.job_executions as e
                     where e.job_id = j.id
                     order by e.finished_at, e.run, e.attempt
                 )

@@ -6,11 +6,14 @@ that plan the function's statements then, and in such that have their plans alre
 opens tables in an order of its own.
 """
 
+import threading
+
 import pytest
 from psycopg import Connection, sql
 
 from tests.calls import CALLS, Arguments
 from tests.concurrency.sessions import Session, forget_cursors
+from tests.waiting import wait_until
 
 # The end of the order: history tables, then their partitions. None stands for the rest.
 HISTORY = ["finished_jobs", "attempts"]
@@ -35,6 +38,10 @@ def history_locks(conn: Connection, pid: int) -> set[str]:
             [pid],
         )
     }
+
+
+def blocked(conn: Connection, pid: int) -> bool:
+    return conn.execute("select cardinality(pg_blocking_pids(%s)) > 0", [pid]).fetchone() == (True,)
 
 
 def warm(session: Session, function: str, arguments: Arguments) -> None:
@@ -76,6 +83,31 @@ def test_history_is_opened_in_one_order_and_its_partitions_last(
         blocker.rollback()
         started.answer()
         one.rollback()
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["first look", "prepared before"])
+@pytest.mark.parametrize("view", ["jobs", "job_executions", "executions"])
+def test_who_reads_a_view_opens_history_in_that_order_too(conn, connect, view, prepared):
+    blocker, reader = connect(autocommit=False), connect()
+    reader.execute("set plan_cache_mode = force_generic_plan")
+    look = sql.SQL("select count(*) from {}").format(sql.Identifier("rota", view))
+    if prepared:
+        for _ in range(6):
+            reader.execute(look, prepare=True)
+
+    for number, table in enumerate(HISTORY):
+        blocker.execute(
+            sql.SQL("lock table only {} in access exclusive mode").format(
+                sql.Identifier("rota", table)
+            )
+        )
+        waits = threading.Thread(target=reader.execute, args=[look], kwargs={"prepare": prepared})
+        waits.start()
+        if view != "jobs" or table == "finished_jobs":
+            wait_until(lambda: blocked(conn, reader.info.backend_pid))
+            assert history_locks(conn, reader.info.backend_pid) == set(HISTORY[:number])
+        blocker.rollback()
+        waits.join()
 
 
 @pytest.mark.parametrize("rows", ["live_jobs", "schedules"])

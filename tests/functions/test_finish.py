@@ -6,25 +6,20 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
 from tests.concurrency.sessions import sqlstate
-from tests.functions.views import job
+from tests.functions.views import as_before, job
+from tests.functions.views import attempts as executions
 
 
 def claimed_job(conn, **arguments):
     call(conn, "enqueue_job", **{"task": "work", **arguments})
     (claimed,) = call(conn, "claim_next_job", worker="w")
     return {"job_id": claimed["id"], "token": claimed["token"]}
-
-
-def executions(conn, job_id):
-    cursor = conn.cursor(row_factory=dict_row)
-    return cursor.execute(
-        "select * from rota.attempts where job_id = %s order by finished_at", [job_id]
-    ).fetchall()
 
 
 def everything(conn):
@@ -52,6 +47,112 @@ def test_a_success_completes_the_job_and_records_the_attempt(conn):
     assert (execution["outcome"], execution["run"], execution["attempt"]) == ("SUCCEEDED", 1, 1)
     assert (execution["worker"], execution["token"]) == ("w", held["token"])
     assert execution["result"] == {"sum": 3}
+
+
+def shown(conn, job_id):
+    """What people read of a job's attempts; both views must say the same."""
+    columns = "job_id, run, attempt, outcome::text, worker, started_at, finished_at, error, result"
+    columns += ", scheduled_for, job_state::text, next_run_at"
+    ended, every = (
+        conn.execute(
+            f"select {columns} from {view} where job_id = %s order by finished_at",  # noqa: S608
+            [job_id],
+        ).fetchall()
+        for view in ("rota.job_executions", "rota.executions")
+    )
+    assert ended == every
+    return ended
+
+
+def test_a_one_time_job_that_completes_is_its_own_last_attempt(conn):
+    """One row instead of two, and all is to be read that two would say."""
+    one, two = claimed_job(conn), claimed_job(conn)
+    call(conn, "finish_job", **one, error="boom", retry_in=timedelta(0))
+    (again,) = call(conn, "claim_next_job", worker="v")
+    call(conn, "finish_job", job_id=one["job_id"], token=again["token"], result=Jsonb({"a": 1}))
+    # An error among the rest of its batch has each of them judged by itself.
+    in_one_batch(conn, two, claimed_job(conn), errors=[None, "x"], results=[Jsonb(2), None])
+
+    assert [row[0] for row in conn.execute("select outcome from rota.attempts").fetchall()] == [
+        "FAILED",
+        "FAILED",
+    ]
+    for held, number, result in ((one, 2, {"a": 1}), (two, 1, 2)):
+        found = job(conn, held["job_id"])
+        assert shown(conn, held["job_id"])[number - 1 :] == [
+            (
+                held["job_id"], 1, number, "SUCCEEDED", found["worker"], found["started_at"],
+                found["finished_at"], None, result, found["scheduled_for"], "COMPLETED", None,
+            )
+        ]  # fmt: skip
+
+
+def test_no_other_end_is_told_by_the_finished_row_alone(conn, clock):
+    """A job that may be retried leaves its finished row then, and its attempts must not go."""
+    failed, cancelled = claimed_job(conn, max_retries=0), claimed_job(conn)
+    call(conn, "cancel_job", job_id=cancelled["job_id"])
+    call(conn, "schedule_job", task="last", every=timedelta(hours=1), max_runs=1)
+    clock.advance(timedelta(hours=1))
+    (last,) = call(conn, "claim_next_job")
+
+    call(conn, "finish_job", **failed, error="x")
+    call(conn, "finish_job", **cancelled)
+    call(conn, "finish_job", job_id=last["id"], token=last["token"])
+
+    assert conn.execute(
+        "select state::text, token from rota.finished_jobs order by id"
+    ).fetchall() == [("FAILED", None), ("CANCELLED", None), ("COMPLETED", None)]
+    for held in (failed, cancelled):
+        before = shown(conn, held["job_id"])
+        call(conn, "retry_job", job_id=held["job_id"])
+        (again,) = call(conn, "claim_next_job")
+        call(conn, "finish_job", job_id=again["id"], token=again["token"])
+        assert shown(conn, held["job_id"])[:1] == before
+        assert [row[1:4] for row in shown(conn, held["job_id"])[1:]] == [(2, 1, "SUCCEEDED")]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("state", "FAILED"), ("schedule_type", "CRON"), ("started_at", None)]
+)
+def test_the_table_refuses_a_finished_row_that_cannot_be_an_attempt(conn, column, value):
+    call(conn, "finish_job", **claimed_job(conn))
+
+    with sqlstate("23514"):
+        conn.execute(
+            sql.SQL("update rota.finished_jobs set {} = %s").format(sql.Identifier(column)), [value]
+        )
+
+
+def test_a_success_of_before_is_shown_once_and_its_repeat_gets_the_answer_of_then(conn):
+    held = claimed_job(conn)
+    call(conn, "finish_job", **held, result=Jsonb({"a": 1}))
+    new = shown(conn, held["job_id"])
+    as_before(conn, held["job_id"])
+
+    assert shown(conn, held["job_id"]) == new
+    assert call(conn, "finish_job", **held, result=Jsonb({"a": 1}))[0]["state"] == "COMPLETED"
+    assert in_one_batch(conn, held, results=[Jsonb({"a": 1})]) == [(held["job_id"], "COMPLETED")]
+    with sqlstate("RTC03"):
+        call(conn, "finish_job", **held, result=Jsonb({"a": 2}))
+
+
+def test_a_repeated_finish_of_a_job_that_completed_is_told_from_another(conn):
+    held = claimed_job(conn)
+    result = Jsonb({"a": 1})
+    (told,) = call(conn, "finish_job", **held, result=result)
+
+    assert call(conn, "finish_job", **held, result=result) == [told]
+    assert in_one_batch(conn, held, results=[result]) == [(held["job_id"], "COMPLETED")]
+    for other in ({"error": "x"}, {"result": Jsonb({"a": 2})}, {}):
+        with sqlstate("RTC03"):
+            call(conn, "finish_job", **held, **other)
+    with sqlstate("RTC02"):
+        call(conn, "finish_job", job_id=held["job_id"], token=uuid4())
+    with sqlstate("RTC02"):
+        call(conn, "release_job", **held)
+    assert call(
+        conn, "release_unhandled_jobs", job_ids=[held["job_id"]], tokens=[held["token"]]
+    ) == [{"job_id": held["job_id"], "outcome": "LEASE_LOST"}]
 
 
 def test_a_failure_with_retries_left_waits_for_its_backoff(conn):

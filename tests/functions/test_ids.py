@@ -27,7 +27,9 @@ def finish_all(conn):
         call(conn, "finish_job", job_id=job["id"], token=job["token"])
 
 
-def forget_the_jobs(conn):
+def fail_all_and_forget_the_jobs(conn):
+    for job in call(conn, "claim_next_job", max_jobs=100):
+        call(conn, "finish_job", job_id=job["id"], token=job["token"], error="x", retry=False)
     conn.execute("delete from rota.finished_jobs")
 
 
@@ -38,7 +40,7 @@ def end_a_schedule(conn):
 
 @pytest.mark.parametrize(
     "fates",
-    [(), (finish_all,), (finish_all, forget_the_jobs), (finish_all, end_a_schedule)],
+    [(), (finish_all,), (fail_all_and_forget_the_jobs,), (finish_all, end_a_schedule)],
     ids=["live", "finished", "only in executions", "only a schedule"],
 )
 def test_a_sequence_that_lies_behind_is_named_and_put_right_by_maintain(conn, fates):

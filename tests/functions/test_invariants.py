@@ -6,6 +6,7 @@ import pytest
 from psycopg import Connection
 
 from rota.db.gateway import call
+from tests.functions.views import as_before
 
 WITHOUT_CHECKS = """
     do $$
@@ -54,13 +55,14 @@ DAMAGE = {
     "C2: claims know": "update rota.lanes set priority = 77",
     "E5": "update rota.live_jobs set unique_key = 'k' where id in (1, 2)",
     "K2: a live": "delete from rota.schedules",
-    "K2: a schedule": "update rota.finished_jobs set schedule_type = 'CRON', state = 'FAILED'",
+    "K2: a schedule": "update rota.finished_jobs set schedule_type = 'CRON', state = 'FAILED'"
+    " where id = 3",
 }
 
 
 @pytest.fixture
 def damaged(conn: Connection) -> Iterator[Connection]:
-    """Four jobs: 1 waits, 2 runs, 3 has completed, 4 runs again; and a schedule, 5."""
+    """Jobs: 1 waits, 2 runs, 3 completed before 0075, 4 runs again, 5 repeats, 6 has completed."""
     for priority in (0, 1, 3, 2):
         call(conn, "enqueue_job", task="work", priority=priority)
     (third,) = call(conn, "claim_next_job")
@@ -69,7 +71,11 @@ def damaged(conn: Connection) -> Iterator[Connection]:
     call(conn, "finish_job", job_id=fourth["id"], token=fourth["token"], error="x", retry_in="0")
     call(conn, "claim_next_job", max_jobs=2)
     call(conn, "schedule_job", task="tick", every="1 hour", starts_at="2040-01-01")
-    assert [third["id"], fourth["id"]] == [3, 4]
+    call(conn, "enqueue_job", task="work", priority=9)
+    (sixth,) = call(conn, "claim_next_job")
+    call(conn, "finish_job", job_id=sixth["id"], token=sixth["token"])
+    as_before(conn, third["id"])
+    assert [third["id"], fourth["id"], sixth["id"]] == [3, 4, 6]
     assert conn.execute("select * from rota.check_invariants()").fetchall() == []
     conn.execute(WITHOUT_CHECKS)
     yield conn
@@ -85,6 +91,12 @@ def test_each_kind_of_damage_is_found(damaged, rule, damage):
     assert any(invariant.startswith(rule) for invariant in found), found
 
 
+# A row of attempts for the job that completed: {attempt, outcome}, {token}.
+ANOTHER = (
+    "insert into rota.attempts (job_id, run, attempt, outcome, token, scheduled_for, started_at,"
+    " finished_at, job_state) select 6, 1, {}, {}, now(), now(), now(), 'SCHEDULED'"
+    " from rota.finished_jobs as f where f.id = 6"
+)
 # Each arm of the function, with the damage that only it sees, and the job that it must name.
 ARMS = [
     ("S2: RUNNING", 2, "update rota.live_jobs set worker = null where id = 2"),
@@ -103,6 +115,21 @@ ARMS = [
     ("S10: no", 4, "update {attempts} set run = 2 where job_id = 4"),
     ("S10: no", 4, "update {attempts} set attempt = 3 where job_id = 4"),
     ("S4: a COMPLETED", 3, "update {attempts} set run = 0 where job_id = 3"),
+    ("S4: a COMPLETED", 6, "update rota.finished_jobs set token = null where id = 6"),
+    ("S4: a COMPLETED", 6, ANOTHER.format("2, 'SUCCEEDED'", "gen_random_uuid()")),
+    ("S10: every", 6, "update rota.finished_jobs set token = null where id = 6"),
+    ("S10: every", 6, "update rota.finished_jobs set attempt = 2 where id = 6"),
+    ("S10: one", 6, ANOTHER.format("1, 'FAILED'", "gen_random_uuid()")),
+    ("S10: no", 6, ANOTHER.format("2, 'FAILED'", "gen_random_uuid()")),
+    ("L3: a token", 6, ANOTHER.format("1, 'RELEASED'", "f.token")),
+    (
+        "L3: a live",
+        6,
+        "insert into rota.live_jobs (id, task, payload, queue, priority, state, run_at,"
+        " scheduled_for, attempt, max_retries, token, worker, lease_until, started_at, created_at)"
+        " select id, task, payload, queue, priority, 'RUNNING', run_at, scheduled_for, 1, 3, token,"
+        " 'w', now(), now(), now() from rota.finished_jobs where id = 6",
+    ),
     ("K2: a live", 5, "update rota.live_jobs set schedule_type = 'CRON' where id = 5"),
     ("K2: a live", 5, "update rota.live_jobs set run_at = 'infinity' where id = 5"),
 ]

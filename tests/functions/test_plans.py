@@ -6,8 +6,10 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from rota.app.jobs import EXECUTIONS, IN_ORDER, JOB, NEWEST_FIRST
 from rota.db.gateway import call
 
 TABLES = {
@@ -214,3 +216,112 @@ def test_the_jobs_view_pages_by_index(connect):
 
     assert "Seq Scan" not in plan
     assert "Sort Key" not in plan or "Merge Append" in plan
+
+
+# Ten weeks: 40,000 jobs that completed, 10,000 that failed, and a schedule with 30,000 runs.
+HISTORY = """
+    select rota._make_partition(p.parent, now() - w * interval '7 days')
+    from generate_series(1, 10) as w
+    cross join unnest(array['finished_jobs', 'attempts']) as p(parent);
+
+    insert into rota.finished_jobs (
+        id, task, payload, queue, priority, state, schedule_type, run_at, scheduled_for, run,
+        attempt, max_retries, worker, token, created_at, started_at, finished_at
+    )
+    select
+        g, 'task', '{}', 'default', 0, case g % 5 when 0 then 'FAILED' else 'COMPLETED' end,
+        'ONE_TIME', now(), now(), 1, 1, 3, 'w', case when g % 5 > 0 then gen_random_uuid() end,
+        now(), now(), now() - interval '70 days' + g * interval '2 minutes'
+    from generate_series(1, 50000) as g;
+
+    insert into rota.attempts (
+        job_id, run, attempt, outcome, worker, token, scheduled_for, started_at, finished_at,
+        job_state
+    )
+    select
+        g, 1, 1, 'FAILED', 'w', gen_random_uuid(), now(), now(),
+        now() - interval '70 days' + g * interval '2 minutes', 'FAILED'
+    from generate_series(5, 50000, 5) as g
+    union all
+    select
+        60000, g, 1, 'SUCCEEDED', 'w', gen_random_uuid(), now(), now(),
+        now() - interval '70 days' + g * interval '3 minutes', 'SCHEDULED'
+    from generate_series(1, 30000) as g;
+"""
+
+# What people and the API ask, and how many rows of attempts there are to the answer.
+LOOKS = {
+    "of a job": ("select * from rota.{view} where job_id = 20001", 1),
+    "of a job that failed": ("select * from rota.{view} where job_id = 20000", 1),
+    "of a job, the last ones": (
+        "select * from rota.{view} where job_id = 60000 order by finished_at desc limit 20", 20
+    ),
+    "of a job, and of a time": (
+        "select * from rota.{view} where job_id = 60000"
+        " and finished_at between now() - interval '30 days' and now() - interval '29 days'", 480
+    ),
+    "a job": (JOB, 1 + 20),
+    "the first page of a job": (EXECUTIONS + NEWEST_FIRST + sql.SQL(" limit 51"), 51),
+    "a later page of a job": (
+        EXECUTIONS
+        + sql.SQL(
+            "and (finished_at, run, attempt, outcome)"
+            " < (now() - interval '30 days', 9, 9, 'SUCCEEDED')"
+        )
+        + NEWEST_FIRST
+        + sql.SQL(" limit 51"),
+        51,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=["never analyzed", "analyzed while empty", "analyzed"])
+def history(request, conn):
+    if request.param == "analyzed while empty":
+        conn.execute("analyze")
+    conn.execute("alter table rota.live_jobs set (autovacuum_enabled = off)")
+    conn.execute(HISTORY)
+    if request.param == "analyzed":
+        conn.execute("analyze")
+    yield conn
+    conn.execute("truncate rota.finished_jobs, rota.attempts")
+
+
+def rows_read(plan):
+    """How many rows the scans of a plan read, those that they did not return too."""
+    rows = sum(plan.get(f"Rows Removed by {by}", 0) for by in ("Filter", "Index Recheck"))
+    if "Relation Name" in plan:
+        rows += plan["Actual Rows"]
+    return rows * plan["Actual Loops"] + sum(map(rows_read, plan.get("Plans", ())))
+
+
+@pytest.mark.parametrize("barrier", [False, True], ids=["views", "views as security barriers"])
+def test_attempts_are_found_by_their_job_in_both_tables(history, barrier):
+    """Whatever statistics say, and however many weeks there are."""
+    for view in ("jobs", "job_executions", "executions"):
+        history.execute(f"alter view rota.{view} set (security_barrier = {barrier})")
+    history.execute("set jit = off")
+
+    for name, (look, rows) in LOOKS.items():
+        for view in ("job_executions", "executions"):
+            text = look.as_string() if isinstance(look, sql.Composable) else look.format(view=view)
+            for job_id in (20_001, 60_000):
+                with history.transaction():
+                    history.execute(IN_ORDER if "page" in name else "select")
+                    ((plan,),) = history.execute(
+                        f"explain (analyze, timing off, format json) {text}",
+                        {"id": job_id, "executions_url": ""},
+                    ).fetchall()
+
+                weeks = 32  # whose first rows are read to be put in order
+                assert rows_read(plan[0]["Plan"]) <= rows + weeks, (name, view, job_id)
+
+
+def test_a_look_for_failures_does_not_read_what_succeeded(history):
+    """Successes, which are nearly all there is, are left out before anything is read."""
+    history.execute("analyze")
+    ((plan,),) = history.execute(
+        "explain (format json) select * from rota.executions where outcome = 'FAILED'"
+    ).fetchall()
+
+    assert "finished_jobs" not in str(plan)

@@ -80,7 +80,7 @@ def test_retention_drops_old_weeks_and_never_a_live_job(conn, clock):
     kept = {row[0] for row in conn.execute("select id from rota.jobs")}
     assert kept == {live["job_id"], tick["job_id"], young}
     assert old not in kept
-    executions = {row[0] for row in conn.execute("select job_id from rota.attempts")}
+    executions = {row[0] for row in conn.execute("select job_id from rota.job_executions")}
     assert executions == {young}
     assert conn.execute("select count(*) from rota.schedules").fetchone()[0] == 1
 
@@ -403,7 +403,7 @@ def test_a_retention_that_was_lowered_and_raised_again_breaks_no_rule(conn, cloc
         clock.advance(timedelta(days=20))
     call(conn, "configure_retention", retention=timedelta(days=7))
     call(conn, "maintain")
-    assert conn.execute("select count(*) from rota.attempts").fetchone() == (0,)
+    assert conn.execute("select count(*) from rota.job_executions").fetchone() == (0,)
 
     call(conn, "configure_retention", retention=timedelta(days=90))
     call(conn, "maintain")

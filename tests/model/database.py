@@ -8,6 +8,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import class_row, dict_row
 
+from tests.functions.views import ATTEMPTS
 from tests.model.world import Execution, Job
 
 # Within one step of the model no time passes, so that what it foretells is exact.
@@ -52,13 +53,6 @@ JOBS = """
     from rota.finished_jobs as f
 """
 
-EXECUTIONS = """
-    select
-        e.job_id, e.run, e.attempt, e.outcome::text, e.worker, e.token, e.scheduled_for,
-        e.started_at, e.finished_at, e.error, e.result, e.job_state::text, e.next_run_at
-    from rota.attempts as e
-"""
-
 
 def in_order(executions: list[Execution]) -> tuple[Execution, ...]:
     return tuple(sorted(executions, key=lambda e: (e.run, e.attempt, e.outcome, str(e.token))))
@@ -96,7 +90,7 @@ class Database:
         """Every job with its executions, as this connection sees them."""
         with conn.pipeline():
             jobs = conn.cursor(row_factory=class_row(Job)).execute(JOBS)
-            executions = conn.cursor(row_factory=dict_row).execute(EXECUTIONS)
+            executions = conn.cursor(row_factory=dict_row).execute(ATTEMPTS)
         of_job: dict[int, list[Execution]] = {}
         for row in executions.fetchall():
             of_job.setdefault(row.pop("job_id"), []).append(Execution(**_hashable(row)))

@@ -239,8 +239,8 @@ def test_quick_jobs_are_claimed_in_batches_and_all_run_once(
     assert len({job_id for job_id, *_ in trace.lines}) == 5000
     assert trace.count() == {"start": 5000}
     assert conn.execute(
-        "select count(*), count(distinct token) < 500 from rota.attempts"
-        " where outcome = 'SUCCEEDED'"
+        "select count(*), count(distinct token) < 500 from rota.finished_jobs"
+        " where state = 'COMPLETED'"
     ).fetchall() == [(5000, True)]
     assert worker.stop() == 0
 

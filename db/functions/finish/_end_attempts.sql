@@ -18,6 +18,10 @@
 --   be computed                     next claim looks for (_settle_missed)
 --   a schedule without one       -> COMPLETED
 --
+-- Each attempt leaves one row in attempts, but for the one that completes a ONE_TIME job: there the
+-- job's row in finished_jobs is both, and has the token. Only a job that is never retried may be
+-- that: who retries one deletes its finished row.
+--
 -- ending is 'RELEASED', 'LOST', or null for an attempt that its worker finished. Rows come back
 -- for the pairs that held a lease, and only for those.
 create or replace function rota._end_attempts(
@@ -110,7 +114,8 @@ begin
                     when d.verdict = 'NEXT RUN' then (d.next).run_at
                     when d.verdict = 'SAME RUN' and (d.next).run_at = 'infinity' then 'infinity'
                     when d.verdict = 'SAME RUN' then d.retry_at
-                end as new_run_at
+                end as new_run_at,
+                d.verdict = 'COMPLETED' and d.schedule_type = 'ONE_TIME' as is_both
             from judged as d
         ), kept as (
             update rota.live_jobs as j
@@ -150,16 +155,16 @@ begin
         ), ended as (
             insert into rota.finished_jobs (
                 id, task, payload, queue, priority, state, schedule_type, run_at, scheduled_for,
-                run, attempt, max_retries, timeout, unique_key, name, worker, progress,
+                run, attempt, max_retries, timeout, unique_key, name, worker, token, progress,
                 cancel_requested_at, cancel_reason, last_error, result, created_at, started_at,
                 finished_at
             )
             select
                 d.id, d.task, d.payload, d.queue, d.priority, d.new_state, d.schedule_type,
                 d.run_at, d.scheduled_for, d.run, d.attempt, d.max_retries, d.timeout,
-                d.unique_key, d.name, d.worker, d.progress, d.cancel_requested_at,
-                d.cancel_reason, coalesce(d.error, d.last_error), d.result, d.created_at,
-                d.started_at, v_now
+                d.unique_key, d.name, d.worker, case when d.is_both then d.token end, d.progress,
+                d.cancel_requested_at, d.cancel_reason, coalesce(d.error, d.last_error), d.result,
+                d.created_at, d.started_at, v_now
             from decided as d
             where d.new_state <> 'SCHEDULED'
         ), recorded as (
@@ -172,6 +177,7 @@ begin
                 d.started_at, v_now, d.error, d.result, d.new_state,
                 nullif(d.new_run_at, 'infinity')
             from decided as d
+            where not d.is_both
         ), passed as (
             insert into rota.attempts (
                 job_id, run, attempt, outcome, scheduled_for, finished_at, error, result,
