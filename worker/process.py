@@ -101,8 +101,8 @@ class Worker:
             "concurrency": options.concurrency,
             "version": version,
         }
-        chores = link("upkeep", desk.stopping, most_patience=LONG_PATIENCE)
-        self._upkeep = Upkeep(desk, chores, self.id, about)
+        chores = link("upkeep", desk.closing, most_patience=LONG_PATIENCE)
+        self._upkeep = Upkeep(desk, chores, self.id, about, self._heartbeat.beat_soon)
         self._watch = Watch(desk, self._links)
 
     def run(self) -> int:
@@ -154,8 +154,7 @@ class Worker:
         finisher.join(max(LAST_WORD, grace_ends_at - clock()))
         self._desk.closing.set()
         self._heartbeat.close()
-        if upkeep.is_alive():
-            self._upkeep.cancel()
+        self._upkeep.close()
         for thread in (finisher, upkeep, heartbeat):
             thread.join(SILENCE)
         told = not (claimer.is_alive() or finisher.is_alive() or self._desk.held)
