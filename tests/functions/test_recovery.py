@@ -199,7 +199,7 @@ def job_of(conn):
 def seen_gone(conn, clock, session):
     """End a worker's session, have a look see that, and let the time pass that it has to return."""
     end_session(conn, session)
-    assert look(conn) <= GRACE
+    assert timedelta(0) < look(conn) <= GRACE
     clock.advance(GRACE)
 
 

@@ -90,7 +90,7 @@ begin
                     where w.worker = j.worker and w.stopped_at is not null
                 ))
             order by j.id
-            for no key update of j skip locked
+            for no key update skip locked
         ) as l;
 
         v_number := v_number + (
