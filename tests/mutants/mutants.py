@@ -363,7 +363,8 @@ MUTANTS = [
         DEAD,
         "'1.75 s'",
         "'0 s'",
-        f"{RECOVERY}::test_a_worker_that_comes_back_in_time_keeps_its_jobs",
+        f"{RECOVERY}"
+        "::test_a_worker_whose_session_stays_away_is_taken_for_dead_and_its_job_starts_again",
     ),
     mutant(
         "a worker that came back is gone since it was cut off the last time",
