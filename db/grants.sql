@@ -53,6 +53,7 @@ begin
                 ('function', 'announce_worker',     '{rota_worker}'),
                 ('function', 'dismiss_worker',      '{rota_worker}'),
                 ('function', 'recover_jobs',        '{rota_worker, rota_operator}'),
+                ('function', 'recover_workers',     '{rota_worker, rota_operator}'),
                 ('function', 'maintain',            '{rota_worker, rota_operator}'),
 
                 ('function', 'cancel_job',          '{rota_operator}'),

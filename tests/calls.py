@@ -109,6 +109,27 @@ def lost(conn: Connection, clock: Clock) -> Arguments:
     return {}
 
 
+def of_a_dead_worker(conn: Connection, clock: Clock) -> Arguments:
+    """Leave a worker that was taken for dead, one that is to be, and one that was only cut off."""
+    for name in ("dead", "away", "cut"):
+        call(conn, "announce_worker", **{**WORKER, "worker": name})
+        enqueue(conn)
+        held(conn, worker=name, lease=HOUR)
+    conn.execute(
+        """
+        update rota.workers
+        set backend = 0,
+            server_since = rota._server_since(),
+            gone_at = case worker
+                when 'dead' then rota._now()
+                when 'away' then rota._now() - interval '1 minute'
+            end,
+            stopped_at = case worker when 'dead' then rota._now() end
+        """
+    )
+    return {}
+
+
 def old_weeks(conn: Connection, clock: Clock) -> Arguments:
     finished(conn, clock)
     call(conn, "configure_retention", retention=timedelta(days=7))
@@ -187,6 +208,8 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("announce_worker", given(**WORKER), {}),
     ("dismiss_worker", given(worker="w"), {}),
     ("recover_jobs", lost, {}),
+    ("recover_jobs", of_a_dead_worker, {}),
+    ("recover_workers", of_a_dead_worker, {}),
     ("maintain", old_weeks, {}),
     ("cancel_job", lambda conn, clock: {"job_id": enqueue(conn)}, {}),
     ("cancel_job", lambda conn, clock: {"job_id": running(conn, clock)["job_id"]}, {}),

@@ -439,3 +439,50 @@ def test_a_large_history_is_not_looked_through(two_rows, empty_db):
         assert two_rows.execute(scans.replace("%%", "%")).fetchone() == (0,)
 
     assert two_rows.execute(files, ["finished_jobs%"]).fetchall() == before
+
+
+def test_a_worker_of_before_announces_itself_on_while_the_functions_are_replaced(
+    empty_db: str,
+) -> None:
+    """Its call does not know of ``attends``, and the function of before is gone in one moment."""
+    deploy(empty_db, report=lambda line: None)
+    ended, announced, refused = threading.Event(), 0, []
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        conn.execute(
+            """
+            drop function rota.announce_worker;
+            alter table rota.workers drop backend, drop server_since, drop gone_at;
+            delete from rota._yoyo_migration where migration_id >= '0070';
+            create function rota.announce_worker(
+                worker text, host text, pid integer, queues text[], concurrency integer,
+                version text, tasks text[] default null, overrun integer default null,
+                clock timestamptz default null
+            )
+                returns void language sql as 'select'
+            """
+        )
+
+    def announce() -> None:
+        nonlocal announced
+        about = {"host": "h", "pid": 1, "queues": ["default"], "concurrency": 1, "version": "v"}
+        with psycopg.connect(empty_db, autocommit=True) as conn:
+            while not ended.is_set():
+                try:
+                    call(conn, "announce_worker", worker="old", **about, tasks=["a"], overrun=0)
+                    announced += 1
+                except psycopg.Error as error:
+                    refused.append(error.sqlstate)
+
+    worker = threading.Thread(target=announce)
+    worker.start()
+    wait_until(lambda: announced > 10)
+    deploy(empty_db, report=lambda line: None)
+    before = announced
+    wait_until(lambda: announced > before + 10)
+    ended.set()
+    worker.join()
+
+    assert refused == []
+    with psycopg.connect(empty_db) as conn:
+        row = conn.execute("select worker, backend, server_since from rota.workers").fetchone()
+    assert row == ("old", None, None)

@@ -40,6 +40,7 @@ class Heartbeat:
         self._margin = margin
         self._period = lease / 3
         self._next_beat = 0.0
+        self._all = False  # the next beat is for new leases, too
         self._portion = Portion(LARGEST_BEAT)
         self.closed = False
 
@@ -50,10 +51,15 @@ class Heartbeat:
         while not self.closed:
             self._desk.attention.wait(max(0.0, self._next_event() - clock()))
             self._desk.attention.clear()
-            if clock() >= self._next_beat:
+            if self._all or clock() >= self._next_beat:
                 self._next_beat = clock() + self._period
                 self._beat()
             self._send_news()
+
+    def beat_soon(self) -> None:
+        """Extend all leases soon, and hear which are lost; called from another thread."""
+        self._all = True
+        self._desk.attention.set()
 
     def close(self) -> None:
         """End the thread; nothing is held any more."""
@@ -70,13 +76,14 @@ class Heartbeat:
         What has waited for longest comes first, and in portions, so that a server that is slow
         extends some of them rather than none.
         """
-        began = clock()
+        everything, self._all = self._all, False
+        before = clock() - (0 if everything else self._period / 3)
         left = True
         while left:
 
             def beat(conn: Connection) -> bool:
                 with self._portion.tried():
-                    return self._beat_portion(conn, began)
+                    return self._beat_portion(conn, before)
 
             try:
                 left = self._link.run(beat)
@@ -87,8 +94,8 @@ class Heartbeat:
                 )
                 return
 
-    def _beat_portion(self, conn: Connection, began: float) -> bool:
-        """Extend some leases; return whether there are more of them to extend."""
+    def _beat_portion(self, conn: Connection, before: float) -> bool:
+        """Extend some leases that are from before that; return whether there are more of them."""
         asked_at = clock()
         held = [job for job in list(self._desk.held) if not job.lost]
         # Of two leases of one job only the later can be live. Answers go by the job's id.
@@ -96,7 +103,7 @@ class Heartbeat:
         for job in held:
             if latest[job.id] is not job:
                 self._hear(job, asked_at, None)
-        due = [job for job in latest.values() if job.leased_at <= began - self._period / 3]
+        due = [job for job in latest.values() if job.leased_at <= before]
         if not due:
             return False
         now, later = due[: self._portion.size], due[self._portion.size :]

@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 
 FIRST_PAUSE = 0.1  # seconds, doubled with each failure
 LONGEST_PAUSE = 5.0
+LONGEST_SHUT = 0.7  # seconds between two tries of a process to connect
 SILENCE = 2.0  # seconds that an answer may be on its way, beyond what its statement may take
 
 # The same call may be made again: the connection broke, the server is starting, stopping, full or
@@ -106,6 +107,45 @@ class Pause:
         longest = min(self._longest, FIRST_PAUSE * 2 ** min(self.failures, 20))
         self.failures += 1
         return random.uniform(longest / 10, longest)
+
+
+class Door:
+    """Where all links of a process come in.
+
+    While the server lets nobody in only one of them knocks at a time, after a pause drawn anew that
+    stays short, and the others follow it in: so a process is back soon after its server, while a
+    fleet knocks about twice a second for each of its processes, and at no common moment.
+    """
+
+    def __init__(self, longest: float = LONGEST_SHUT) -> None:
+        """Take the longest pause, in seconds."""
+        self._turn = threading.Lock()
+        self._longest = longest
+        self._pause = Pause(longest)
+        self._shut_until = 0.0
+
+    @property
+    def shut(self) -> float:
+        """Seconds until the next link may knock."""
+        return max(0.0, self._shut_until - clock())
+
+    def enter(self, connect: Callable[[], Connection], give_up: threading.Event) -> Connection:
+        """Connect, when it is our turn.
+
+        Raises:
+            psycopg.Error: the server cannot be reached now.
+        """
+        with self._turn:
+            if self.shut:
+                give_up.wait(self.shut)
+            try:
+                conn = connect()
+            except psycopg.Error:
+                self._shut_until = clock() + self._pause.next()
+                raise
+            self._pause = Pause(self._longest)
+            self._shut_until = 0.0
+            return conn
 
 
 class Portion:
@@ -199,6 +239,7 @@ class Link:
         longest_pause: seconds, at most, between two tries.
         durable: whether an answer is to wait until its commit is on disk. Not for claims: one that
             a crash of the server takes back is a job still SCHEDULED, and its token never returns.
+        door: which the links of a process share.
     """
 
     def __init__(
@@ -211,6 +252,7 @@ class Link:
         most_patience: float = 0.0,
         longest_pause: float = LONGEST_PAUSE,
         durable: bool = True,
+        door: Door | None = None,
     ) -> None:
         self.purpose = purpose
         self._give_up = give_up
@@ -219,6 +261,7 @@ class Link:
         self._most_patience = most_patience
         self._longest_pause = longest_pause
         self._durable = durable
+        self._door = door or Door()
         self._pid = os.getpid()
         self._conn: Connection | None = None
         self._descriptor: Descriptor | None = None
@@ -261,6 +304,18 @@ class Link:
     def has(self, conn: Connection) -> bool:
         """Tell whether this is the connection still, and open."""
         return conn is self._conn and not conn.closed and self._is_ours()
+
+    def fileno(self) -> int | None:
+        """Return what becomes readable when the server closes the connection, if there is one."""
+        return self._conn.fileno() if self._conn is not None and self.has(self._conn) else None
+
+    def take_in(self) -> None:
+        """Read what came unasked: nothing of interest, or that the server closes the connection."""
+        try:
+            if self._conn is not None:
+                self._conn.pgconn.consume_input()
+        except psycopg.Error:
+            self.close()
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
@@ -325,7 +380,7 @@ class Link:
         """
         if self._give_up.is_set():
             raise GaveUp(self.purpose) from error
-        seconds = pause.next()
+        seconds = self._door.shut or pause.next()
         log.warning(
             "the database is not available, trying again",
             extra={
@@ -399,7 +454,9 @@ class Link:
         return self._descriptor is not None and self._descriptor.intact
 
     def _open(self) -> None:
-        self._conn = conn = psycopg.connect(autocommit=True, **self._parameters)
+        self._conn = conn = self._door.enter(
+            lambda: psycopg.connect(autocommit=True, **self._parameters), self._give_up
+        )
         self._descriptor = Descriptor(conn.fileno())
         self.user = conn.info.user
         if self._asked_at is not None:

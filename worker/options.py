@@ -106,7 +106,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--lease",
         type=at_least(SHORTEST_LEASE),
         default=30.0,
-        help="seconds after which the jobs of a dead worker are taken back (default: 30)",
+        help="seconds after which the jobs of a worker that is not heard of are taken back; one"
+        " whose process died is noticed within 3 (default: 30)",
     )
     parser.add_argument(
         "--grace",

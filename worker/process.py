@@ -13,7 +13,17 @@ from rota.worker.crew import Crew
 from rota.worker.desk import Desk
 from rota.worker.finisher import Finisher
 from rota.worker.heartbeat import Heartbeat
-from rota.worker.link import LONGEST_PAUSE, SILENCE, GaveUp, Link, Pause, advice, is_hopeless
+from rota.worker.link import (
+    LONGEST_PAUSE,
+    LONGEST_SHUT,
+    SILENCE,
+    Door,
+    GaveUp,
+    Link,
+    Pause,
+    advice,
+    is_hopeless,
+)
 from rota.worker.log import log
 from rota.worker.options import Options
 from rota.worker.surroundings import restore
@@ -47,9 +57,15 @@ class Worker:
         lease = options.lease
         self._desk = desk = Desk(options.limits)
         self._links: list[Link] = []
+        short_pause = max(SHORT_PAUSE, lease / 10)
+        common = {
+            "patience": PATIENCE,
+            "lock_patience": LOCK_PATIENCE,
+            "door": Door(min(LONGEST_SHUT, short_pause)),
+        }
 
         def link(purpose: str, give_up: threading.Event, **more: Any) -> Link:
-            options_of_link = {"patience": PATIENCE, "lock_patience": LOCK_PATIENCE, **more}
+            options_of_link = {**common, **more}
             self._links.append(Link(options.url, purpose, give_up, **options_of_link))
             return self._links[-1]
 
@@ -76,7 +92,7 @@ class Worker:
             desk.closing,
             patience=within_lease,
             lock_patience=min(LOCK_PATIENCE, lease / 10),
-            longest_pause=min(LONGEST_PAUSE, max(SHORT_PAUSE, lease / 10)),
+            longest_pause=min(LONGEST_PAUSE, short_pause),
         )
         self._heartbeat = Heartbeat(desk, beats, lease, options.margin)
         about = {
@@ -85,8 +101,8 @@ class Worker:
             "concurrency": options.concurrency,
             "version": version,
         }
-        chores = link("upkeep", desk.stopping, most_patience=LONG_PATIENCE)
-        self._upkeep = Upkeep(desk, chores, self.id, about)
+        chores = link("upkeep", desk.closing, most_patience=LONG_PATIENCE)
+        self._upkeep = Upkeep(desk, chores, self.id, about, self._heartbeat.beat_soon)
         self._watch = Watch(desk, self._links)
 
     def run(self) -> int:
@@ -138,8 +154,7 @@ class Worker:
         finisher.join(max(LAST_WORD, grace_ends_at - clock()))
         self._desk.closing.set()
         self._heartbeat.close()
-        if upkeep.is_alive():
-            self._upkeep.cancel()
+        self._upkeep.close()
         for thread in (finisher, upkeep, heartbeat):
             thread.join(SILENCE)
         told = not (claimer.is_alive() or finisher.is_alive() or self._desk.held)

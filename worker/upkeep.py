@@ -1,4 +1,4 @@
-"""The thread that keeps the whole fleet well: says we are here, recovers, tidies up."""
+"""The thread that keeps the whole fleet well: shows that we live, recovers, tidies up."""
 
 import random
 import socket
@@ -9,7 +9,7 @@ import psycopg
 
 from rota.db.gateway import call
 from rota.worker.clock import clock
-from rota.worker.desk import Desk
+from rota.worker.desk import Bell, Desk
 from rota.worker.link import Connection, Link, Pause, Portion, advice
 from rota.worker.log import log
 from rota.worker.tasks import registry
@@ -21,6 +21,7 @@ RECOVER_SHARE = 100  # times what the last recovery took, at least
 LONGEST_RECOVER_PERIOD = 60.0  # seconds
 RECOVER_BATCH = 1000  # jobs
 LONG_RECOVERY = 2.0  # seconds; after one that took longer, less is asked for
+EARLY = 3.0  # seconds after our start, in which the rest of a fleet may start: we look each second
 MAINTAIN_PERIOD = 3600.0  # seconds
 FORWARD_BATCH = 1000  # jobs
 LONGEST_CHORE_PAUSE = 60.0  # seconds before a chore that failed is tried again, at most
@@ -39,7 +40,11 @@ class Chore:
 
 
 class Upkeep:
-    """The thread that says we are here, takes back what dead workers held, and tidies up.
+    """The thread that shows that we live, takes back what dead workers held, and tidies up.
+
+    We live for as long as the session lives by which we announced ourselves (recover_workers), so
+    one that was cut is replaced at once, also while handlers get their time at a stop. Should that
+    have taken too long, others have our jobs: the heartbeat is to learn of it at once.
 
     Any worker may do this at any time, so none is in charge of it, and what goes wrong with it is
     logged and tried again later: who can claim and finish goes on. Each chore is tried once and
@@ -47,9 +52,21 @@ class Upkeep:
     one that takes long keeps them for no longer than its statement may take.
     """
 
-    def __init__(self, desk: Desk, link: Link, worker: str, about: dict[str, object]) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        link: Link,
+        worker: str,
+        about: dict[str, object],
+        beat: Callable[[], None],
+    ) -> None:
+        """Take also what has the heartbeat extend all leases soon."""
         self._desk = desk
         self._link = link
+        self._beat = beat
+        self._bell = Bell()
+        self._session: Connection | None = None  # by which we are to announce ourselves
+        self._attends_by: Connection | None = None  # by which we did
         self._worker = worker
         self._about = about
         self._has_brought_all = False
@@ -57,29 +74,41 @@ class Upkeep:
         self._announced = 0.0
         self._overrun = 0  # as announced
         self._announce_chore = Chore("announce_worker", self._announce)
+        self._recover_chore = Chore("recover_jobs", self._recover)
         self._chores = [
             self._announce_chore,
             Chore("bring_forward_jobs", self._bring_forward),  # after saying what we can handle
-            Chore("recover_jobs", self._recover),
+            Chore("recover_workers", self._look_for_dead),  # before taking back what they held
+            self._recover_chore,
             Chore("maintain", self._maintain),
         ]
+        self._under_way: Chore | None = None
+        self._began = clock()
 
     def run(self) -> None:
-        """Go on until the worker stops."""
-        stopping = self._desk.stopping
-        while not stopping.is_set():
+        """Go on until the worker has stopped; once it is to stop, attend and do nothing else."""
+        closing, stopping = self._desk.closing, self._desk.stopping
+        while not closing.is_set():
+            if self._session is None or not self._link.has(self._session):
+                self._session = self._link.run(lambda conn: conn)
+                self._announce_chore.due = 0.0
             if len(self._desk.overrun) != self._overrun:
                 again = self._announced + ANNOUNCE_AGAIN
                 self._announce_chore.due = min(self._announce_chore.due, again)
             for chore in self._chores:
-                if clock() >= chore.due and not stopping.is_set():
+                to_do = chore is self._announce_chore or not stopping.is_set()
+                if to_do and clock() >= chore.due and not closing.is_set():
                     self._do(chore)
             next_due = min(chore.due for chore in self._chores)
-            stopping.wait(max(0.0, min(LOOK_PERIOD, next_due - clock())))
+            seconds = LOOK_PERIOD if stopping.is_set() else min(LOOK_PERIOD, next_due - clock())
+            if self._bell.wait(seconds, self._link.fileno()):
+                self._link.take_in()
 
-    def cancel(self) -> None:
-        """Have the server end a chore that is under way; called from another thread."""
-        self._link.cancel()
+    def close(self) -> None:
+        """End the thread, and a chore that is under way; called from another thread."""
+        self._bell.ring()
+        if self._under_way is not None:
+            self._link.cancel()
 
     def dismiss(self) -> None:
         """Say good-bye; nothing is held any more."""
@@ -92,6 +121,7 @@ class Upkeep:
             )
 
     def _do(self, chore: Chore) -> None:
+        self._under_way = chore
         try:
             seconds = chore.work()
         except Exception as error:
@@ -106,6 +136,8 @@ class Upkeep:
             log.warning("a chore failed, it is tried again later", extra={"fields": fields})
         else:
             chore.pause = Pause(LONGEST_CHORE_PAUSE)
+        finally:
+            self._under_way = None
         chore.due = clock() + seconds
 
     def _announce(self) -> float:
@@ -119,8 +151,16 @@ class Upkeep:
             "overrun": overrun,
             "clock": datetime.now(UTC),
         }
-        self._link.once(lambda conn: call(conn, "announce_worker", **about))
+
+        def announce(conn: Connection) -> Connection:
+            call(conn, "announce_worker", **about, attends=not self._link.pooled)
+            return conn
+
+        session = self._link.once(announce)
         self._overrun = overrun
+        if session is not self._attends_by:
+            self._attends_by = session
+            self._beat()
         return _about(ANNOUNCE_PERIOD)
 
     def _bring_forward(self) -> float:
@@ -150,8 +190,16 @@ class Upkeep:
         self._has_brought_all = True
         return _about(ANNOUNCE_PERIOD)
 
+    def _look_for_dead(self) -> float:
+        """Take for dead the workers whose sessions are gone; what they held is to be recovered."""
+        rows = self._link.once(lambda conn: call(conn, "recover_workers"))
+        seconds = rows[0]["recover_workers"].total_seconds()
+        if not seconds:
+            self._recover_chore.due = 0.0
+        return min(seconds, 1.0) if clock() < self._began + EARLY else seconds
+
     def _recover(self) -> float:
-        """Take back jobs whose leases ran out, and say when to look for more.
+        """Take back jobs of the dead, and those whose leases ran out; say when to look for more.
 
         After a find soon, for there may be more of them than one call takes back; else after a
         hundred times what it took to look, for each look reads the whole table.
@@ -170,7 +218,10 @@ class Upkeep:
         if not count:
             rest = min(RECOVER_SHARE * took, LONGEST_RECOVER_PERIOD)
             return _about(max(RECOVER_PERIOD, rest))
-        log.warning("took back jobs whose leases ran out", extra={"fields": {"jobs": count}})
+        log.warning(
+            "took back jobs whose workers died, or whose leases ran out",
+            extra={"fields": {"jobs": count}},
+        )
         return took
 
     def _maintain(self) -> float:

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from datetime import timedelta
+from uuid import UUID
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -20,6 +21,8 @@ SEED = int(os.environ.get("ROTA_SEED") or random.randrange(2**32))
 SESSIONS = 6
 KEYS = [f"key {n}" for n in range(6)]
 NAMES = [f"name {n}" for n in range(3)]
+WORKERS = [str(UUID(int=number)) for number in range(4)]
+ABOUT = {"host": "h", "pid": 1, "queues": ["default"], "concurrency": 1, "version": "v"}
 LEASES = [timedelta(microseconds=1), timedelta(milliseconds=20), timedelta(minutes=1)]
 
 
@@ -70,6 +73,9 @@ class Hunter(threading.Thread):
                 ("cancel_job", {"job_id": job_id}),
                 ("retry_job", {"job_id": job_id}),
                 ("recover_jobs", {"max_jobs": pick.randint(1, 10)}),
+                ("recover_workers", {}),
+                ("announce_worker", {"worker": pick.choice(WORKERS), **ABOUT, "attends": True}),
+                ("dismiss_worker", {"worker": pick.choice(WORKERS)}),
                 ("maintain", {}),
                 ("enqueue_job", {"task": "t", "unique_key": keys[0]}),
                 ("enqueue_job", {"task": "t", "queue": "other"}),

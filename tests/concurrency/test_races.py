@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
 from tests.concurrency.sessions import forget_cursors, sqlstate
+from tests.waiting import wait_until
 
 MOMENT = timedelta(microseconds=1)
 
@@ -736,3 +737,150 @@ def test_the_hot_path_opens_no_subtransactions(conn, function):
     ).fetchone()
 
     assert "exception\n" not in body
+
+
+# -- a worker that comes back while it is taken for dead
+
+ABOUT = {"host": "h", "pid": 1, "queues": ["default"], "concurrency": 1, "version": "v"}
+
+
+@pytest.fixture
+def cut_off(conn, clock, session, connect):
+    """A worker that runs a job and whose session was seen gone for long enough; its name."""
+    clock.set(conn.execute("select clock_timestamp()").fetchone()[0])
+    worker = str(uuid4())
+    with connect() as attending:
+        call(attending, "announce_worker", worker=worker, **ABOUT, attends=True)
+        pid = attending.info.backend_pid
+    there = "select count(*) from pg_stat_activity where pid = %s"
+    wait_until(lambda: conn.execute(there, [pid]).fetchone() == (0,))
+    enqueue(conn)
+    call(conn, "claim_next_job", worker=worker)
+    assert look(conn) > timedelta(0)
+    clock.advance(timedelta(seconds=2))
+    return worker
+
+
+def look(conn):
+    return call(conn, "recover_workers")[0]["recover_workers"]
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+def test_a_worker_that_comes_back_before_it_is_taken_for_dead_keeps_its_jobs(
+    conn, session, cut_off, ending
+):
+    back = session()
+    back.begin()
+    back.call("announce_worker", worker=cut_off, **ABOUT, attends=True)
+
+    assert look(conn) > timedelta(0), "it passes by the row that is being written"
+    getattr(back, ending)()
+
+    assert (look(conn) == timedelta(0)) == (ending == "rollback")
+    assert call(conn, "recover_jobs") == [{"recover_jobs": ending == "rollback"}]
+
+
+def test_a_look_that_saw_the_old_session_does_not_take_the_new_one_for_gone(conn, session, cut_off):
+    """The worker is back between the snapshot of a look and its lock of the row."""
+    conn.execute(
+        """
+        create function rota_test.slow() returns timestamptz language plpgsql volatile as $$
+        begin
+            perform pg_advisory_xact_lock(1);
+            return greatest(
+                pg_postmaster_start_time(), pg_stat_get_bgwriter_stat_reset_time()
+            );
+        end;
+        $$;
+        create or replace function rota._server_since() returns timestamptz
+            language sql volatile as 'select rota_test.slow()'
+        """
+    )
+    gate, looker, back = session(), session(), session()
+    gate.begin()
+    gate.conn.execute("select pg_advisory_xact_lock(1)")
+    looking = looker.start("recover_workers")
+    assert looking.waits()
+
+    back.conn.execute(
+        "update rota.workers set backend = pg_backend_pid(), gone_at = null where worker = %s",
+        [cut_off],
+    )
+    gate.commit()
+
+    assert looking.answer()[0]["recover_workers"] > timedelta(0)
+    assert conn.execute("select gone_at, stopped_at from rota.workers").fetchone() == (None, None)
+
+
+def test_a_worker_that_comes_back_while_it_is_taken_for_dead_waits_and_keeps_its_jobs(
+    conn, session, cut_off
+):
+    looker, back = session(), session()
+    looker.begin()
+    assert looker.call("recover_workers")[0]["recover_workers"] == timedelta(0)
+
+    coming = back.start("announce_worker", worker=cut_off, **ABOUT, attends=True)
+    assert coming.waits()
+    looker.commit()
+    coming.answer()
+
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 0}]
+    assert conn.execute("select gone_at, stopped_at from rota.workers").fetchone() == (None, None)
+
+
+def test_a_worker_that_comes_back_between_two_hundreds_of_its_jobs_keeps_the_rest(
+    conn, session, cut_off
+):
+    call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "t"}] * 150))
+    call(conn, "claim_next_job", worker=cut_off, max_jobs=150)
+    conn.execute("update rota.live_jobs set started_at = started_at - interval '1 minute'")
+    assert look(conn) == timedelta(0)
+    gate, recoverer, back = session(), session(), session()
+    conn.execute(
+        """
+        create function rota_test.wait_at_gate() returns trigger language plpgsql as $$
+        begin
+            perform pg_advisory_xact_lock(1);
+            return null;
+        end;
+        $$;
+        create trigger gate after insert on rota.attempts
+            for each row execute function rota_test.wait_at_gate();
+        """
+    )
+    gate.begin()
+    gate.conn.execute("select pg_advisory_xact_lock(1)")
+    recovering = recoverer.start("recover_jobs")
+    assert recovering.waits()
+
+    back.call("announce_worker", worker=cut_off, **ABOUT, attends=True)
+    gate.commit()
+
+    assert recovering.answer() == [{"recover_jobs": 100}]
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 0}]
+
+
+def test_two_looks_at_once_take_a_worker_for_dead_once_and_wait_for_nothing(conn, session, cut_off):
+    first, second = session(), session()
+    first.begin()
+    assert first.call("recover_workers")[0]["recover_workers"] == timedelta(0)
+
+    assert second.call("recover_workers")[0]["recover_workers"] > timedelta(0)
+    first.commit()
+
+    assert second.call("recover_workers")[0]["recover_workers"] > timedelta(0)
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 1}]
+
+
+def test_a_finish_that_comes_before_its_worker_is_recovered_counts(conn, session, cut_off):
+    assert look(conn) == timedelta(0)
+    holder = session()
+    holder.begin()
+    job_id, token = conn.execute("select id, token from rota.live_jobs").fetchone()
+    holder.call("finish_job", job_id=job_id, token=token)
+
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 0}]
+    holder.commit()
+
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 0}]
+    assert state(conn, job_id) == "COMPLETED"

@@ -63,12 +63,13 @@ drained and stopped, `check_invariants()` must be empty, and a checker (`tests/h
 goes through the recorded history of every call. It decides that
 
 - each acknowledged enqueue is exactly one job, each refused one none, each unknown one at most one;
-- no two leases of a job were live at one time, and none was taken back before it ran out;
+- no two leases of a job were live at one time, and none was taken back before it ran out, but from
+  a process that was dead;
 - a finish was accepted if, and only if, it ended that attempt, no attempt was ended by anybody but
   its holder, and each job ended once;
 - each claim charged one attempt, and each attempt is on record;
 - no claim passed by a job that had precedence and was free all along;
-- each second run of a handler is explained by a lease that ran out.
+- each second run of a handler is explained by a lease that ran out, or by a death.
 
 A run in which too little happened to prove anything fails as well. A run that failed leaves its
 history, which `python -m tests.history.check FOLDER` decides again, and its seed, with which

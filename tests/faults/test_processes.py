@@ -1,13 +1,15 @@
 """What may befall a worker process: killed, stopped, blocked, poisoned, forked."""
 
+import json
 import os
 import threading
 import time
 
+import psycopg
 import pytest
 
 from rota.worker.link import Link
-from tests.faults.harness import House, only_long
+from tests.faults.harness import DROP_SESSIONS, LONG, House, only_long
 from tests.waiting import wait_until
 
 
@@ -34,6 +36,78 @@ def test_f1_a_worker_killed_at_any_point_loses_no_job(
     report = house.decide(jobs=1)
     assert house.outcomes() == [attempts]
     assert report.figures.duplicates_explained == (point in ("effect:done", "finish:invoke"))
+
+
+LEASE = 30.0  # seconds, as it is by default: nothing here waits for it to end
+ATTENDING = """
+    select count(*)
+    from rota.workers as w
+    join pg_stat_activity as a on a.pid = w.backend
+    where w.stopped_at is null
+"""
+
+
+def runner(house: House, phase: str = "start") -> tuple[int, float]:
+    """Return the process that ran a handler last, and when it began to."""
+    lines = (house.folder / "effects.jsonl").read_text().splitlines()
+    last = [json.loads(line) for line in lines if f'"phase": "{phase}"' in line][-1]
+    return last["process"], last["mono"]
+
+
+def test_f1_the_job_of_a_killed_worker_starts_elsewhere_within_3_seconds(house: House):
+    took = []
+    for _ in range(3):
+        house.worker(lease=LEASE, concurrency=1)
+    for number in range(1, 11 if LONG else 3):
+        wait_until(lambda: house.value(ATTENDING) == 3)
+        house.produce(1, payload={"seconds": 2})
+        wait_until(lambda: house.effects("start") == 2 * number - 1)  # noqa: B023
+        pid, _ = runner(house)
+        house.kill(next(worker for worker in house.workers if worker.pid == pid))
+        killed_at = time.monotonic()
+        house.worker(lease=LEASE, concurrency=1)
+        wait_until(lambda: house.effects("start") == 2 * number)  # noqa: B023
+        took.append(runner(house)[1] - killed_at)
+        wait_until(lambda: house.effects("done") == number)  # noqa: B023
+
+    house.decide(jobs=len(took))
+    print(f"started elsewhere after {[round(seconds, 2) for seconds in took]} s")
+    assert house.outcomes() == [["LOST", "SUCCEEDED"]] * len(took)
+    assert sorted(took)[len(took) // 2] < 3 and max(took) < (3 if LONG else 10)
+
+
+def test_f1_a_worker_that_was_alone_is_noticed_by_its_successor(house: House):
+    house.produce(1, payload={"seconds": 1})
+    doomed = house.worker(lease=LEASE, concurrency=1)
+    wait_until(lambda: house.effects("start") == 1)
+    house.kill(doomed)
+
+    house.worker(lease=LEASE, concurrency=1)
+    wait_until(lambda: house.effects("start") == 2, timeout=15)
+
+    house.decide(jobs=1)
+    assert house.outcomes() == [["LOST", "SUCCEEDED"]]
+
+
+def test_f2_a_worker_whose_sessions_are_cut_every_second_keeps_its_jobs(house: House):
+    for _ in range(2):
+        house.worker(lease=LEASE, concurrency=1)
+    house.worker(f"{house.url}&application_name=unlucky", lease=LEASE, concurrency=1)
+    rounds = 25 if LONG else 5
+    wait_until(lambda: house.value(ATTENDING) == 3)
+    house.produce(3, payload={"seconds": rounds + 1})
+    wait_until(lambda: house.effects("start") == 3)
+    for number in range(rounds):
+        whose = "a.application_name = 'unlucky'" if number % 3 else "true"
+        with house.fault("sessions cut", "server"), psycopg.connect(house.url) as conn:
+            cut = conn.execute(
+                DROP_SESSIONS.format(function="pg_terminate_backend") + f" and {whose}"
+            ).fetchall()
+        assert cut
+        time.sleep(1)
+
+    house.decide(jobs=3)
+    assert house.outcomes() == [["SUCCEEDED"]] * 3
 
 
 def test_f9_a_worker_that_stood_still_past_its_lease_finishes_nothing(house: House):

@@ -44,6 +44,36 @@ def test_f4_a_server_that_crashes_again_and_again_loses_nothing(house: House):
     house.decide(jobs=100, faults=4)
 
 
+def test_f4_a_server_that_comes_back_finds_its_workers_alive(house: House):
+    """Whatever ended their sessions; at the default lease nobody takes back what they run."""
+    for _ in range(3):
+        house.worker(lease=30, concurrency=2)
+    attending = """
+        select count(*) = 3
+        from rota.workers as w
+        join pg_stat_activity as a on a.pid = w.backend
+        where w.server_since = rota._server_since()
+    """
+    wait_until(lambda: house.value(attending))
+    house.produce(6, payload={"seconds": 12})
+    wait_until(lambda: house.effects("start") == 6)
+    time.sleep(1)  # until the claims are on disk, which are not waited for
+    for mode in ("fast", "immediate"):
+        with house.fault(f"server {mode}", "server"):
+            house.cluster.stop(mode)
+            time.sleep(2 if LONG else 0.5)
+            house.cluster.start()
+            wait_until(lambda: house.value(attending))
+    with house.fault("backend SIGKILL", "server"):
+        os.kill(house.value("select backend from rota.workers limit 1"), signal.SIGKILL)
+        wait_until(lambda: house.live() == 6 and house.value(attending))
+    time.sleep(2.5)  # in which somebody would be taken for dead
+
+    house.decide(jobs=6)
+
+    assert house.outcomes() == [["SUCCEEDED"]] * 6
+
+
 def test_f5_a_claim_that_a_crash_lost_is_handed_out_anew_and_its_token_never_returns(
     house: House,
 ):

@@ -199,6 +199,7 @@ def test_f29_behind_a_pooler_everything_works_but_notifications(house: House, tm
         assert "there are no notifications: polling" in workers[1].log.read_text()
         assert report.figures.attempts > 120
         assert house.value("select count(*) from pg_locks where locktype = 'advisory'") == 0
+        assert house.execute("select distinct backend from rota.workers") == [(None,)]
     finally:
         pooler.terminate()
         pooler.wait(30)

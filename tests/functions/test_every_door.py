@@ -19,7 +19,9 @@ NEEDED = {  # arguments of those that need some
     "resume_queue": {"queue": "mail"},
     "configure_retention": {"retention": "8 days"},
 }
-SCENERY = SCENES | dict.fromkeys(("maintain", "check_invariants", "version"), lambda conn: {})
+SCENERY = SCENES | dict.fromkeys(
+    ("maintain", "recover_workers", "check_invariants", "version"), lambda conn: {}
+)
 
 
 def arguments_of(conn, function):

@@ -262,6 +262,7 @@ DIFFERENCES = {
         "tasks": (None, ["a"]),
         "overrun": (None, 1),
         "clock": (None, START),
+        "attends": (False, True),
     },
     "next_due_in": {"queues": (["default"], ["mail"]), "within": (SECOND, HOUR)},
     "release_unhandled_jobs": {
@@ -322,7 +323,12 @@ TOGETHER = {  # these replace each other
 NO_DEFAULT = {  # that a call here could do with: one of two is needed, or the default is random
     *(("preview_schedule", "cron"), ("schedule_job", "every"), ("finish_job", "retry_in")),
 }
-NO_WORDS_NEEDED = {"check_invariants", "maintain", "version"}  # functions without parameters
+NO_WORDS_NEEDED = {
+    "check_invariants",
+    "maintain",
+    "recover_workers",
+    "version",
+}  # functions without parameters
 
 
 def signatures(conn):

@@ -3,10 +3,10 @@
 A folder holds one run: ``history.jsonl`` (what processes asked, see ``tests.history.record``, and
 the faults that were injected), ``effects.jsonl`` (what handlers did), ``jobs.jsonl`` and
 ``executions.jsonl`` (the tables, read when all was healed and drained), ``demands.json``. The
-rules are E1 (enqueued once), L1 (one live lease), L2 (fenced), L7 (nothing taken back early), S4
-(ended once), S5 (attempts count), S10 (attempts recorded), C3 (order), V1 (drained); ``duplicate``
-is a second run of a handler that nothing on record explains, ``vacuous`` a run that proved
-nothing.
+rules are E1 (enqueued once), L1 (one live lease), L2 (fenced), L7 (nothing taken back early, but
+from the dead), S4 (ended once), S5 (attempts count), S10 (attempts recorded), C3 (order), V1
+(drained); ``duplicate`` is a second run of a handler that nothing on record explains, ``vacuous`` a
+run that proved nothing.
 """
 
 import argparse
@@ -27,6 +27,7 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 BY_ITS_WORKER = ("SUCCEEDED", "FAILED", "TIMED_OUT", "CANCELLED")
 SETTLED = 3.0  # seconds; a job that came so long before a claim began must have been seen by it
 UNKNOWN_CLAIM = 15.0  # seconds for which a claim without an answer may hide jobs
+GRACE = 1.5  # seconds, at least, from the death of a worker until its leases are taken back
 ROUNDING = 0.001  # seconds by which times of one event, read by two processes, may differ
 
 
@@ -144,6 +145,9 @@ class _Check:
         self.calls, self.faults = _calls(saved.history)
         self.clock_moved = any(fault.asked.get("clock") for fault in self.faults)
         self.held = {effect["job"] for effect in saved.effects if effect["phase"] == "held"}
+        self.last_seen: dict[int, tuple[float, float]] = {}  # when a process last said anything
+        for line in sorted(saved.history, key=lambda line: line["mono"]):
+            self.last_seen[line["process"]] = line["mono"], line["wall"]
         self.figures = Figures(
             faults=Counter(fault.asked["kind"] for fault in self.faults),
             attempts=len(saved.executions),
@@ -267,6 +271,8 @@ class _Check:
             expiry = self.expiries.get(pair)
             if expiry is not None:
                 later.append(expiry[0])
+            if self.of_the_dead(pair):
+                later.append(self.last_seen[self.claims[pair][0].process][0])
             if self.clock_moved:
                 later.append(call.began)
             ends[pair] = min([ends[pair], *later])
@@ -412,12 +418,19 @@ class _Check:
                     continue  # a claim is not durable at once, and its token never returns
                 yield Verdict("S10", job, f"{token} was claimed and left no execution")
 
+    def of_the_dead(self, pair: Pair) -> bool:
+        """Tell whether this lease was taken back from a process that was not heard of any more."""
+        row = self.endings.get(pair)
+        if row is None or row["outcome"] != "LOST" or pair not in self.claims:
+            return False
+        return self.last_seen[self.claims[pair][0].process][1] < row["finished_at"] - GRACE
+
     def leases_ran_out(self) -> Iterator[Verdict]:
-        """L7: nothing was taken back whose lease had not run out."""
+        """L7: nothing was taken back whose lease had not run out, but from the dead."""
         if self.clock_moved:
             return
         for pair, row in self.endings.items():
-            if row["outcome"] == "LOST" and pair in self.expiries:
+            if row["outcome"] == "LOST" and pair in self.expiries and not self.of_the_dead(pair):
                 early = self.expiries[pair][1] - row["finished_at"]
                 if early > ROUNDING:
                     self.figures.unexplained += 1

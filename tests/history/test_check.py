@@ -176,6 +176,16 @@ def test_a_lease_that_ran_out_without_a_fault_explains_a_duplicate_and_is_counte
     assert (report.figures.duplicates_explained, report.figures.without_fault) == (1, 1)
 
 
+def test_what_a_process_held_that_was_not_heard_of_any_more_may_be_taken_back_early():
+    story = good_story()
+    take_back_early(story)
+    story.history = [
+        line for line in story.history if line["process"] != WORKER_A or line["mono"] < 12
+    ]
+
+    assert story.check(Demands(jobs=1)).verdicts == []
+
+
 @pytest.mark.parametrize("killed_at", [0.15, 0.4])
 def test_a_claim_that_a_crash_lost_is_no_broken_promise(killed_at: float):
     story = good_story()

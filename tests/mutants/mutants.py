@@ -28,6 +28,9 @@ ATTEMPTS = "tests/worker/test_attempts.py"
 WORKER_CLAIMS = "tests/worker/test_claiming.py"
 THREADS = "tests/worker/test_threads.py"
 HTTP = "tests/worker/test_http.py"
+LINKS = "tests/worker/test_link.py"
+RECOVERY = "tests/functions/test_recovery.py"
+DEAD = "db/functions/upkeep/recover_workers.sql"
 WORKER_FAULTS = "tests/worker/test_faults.py"
 
 
@@ -363,6 +366,109 @@ MUTANTS = [
         "",
         "tests/functions/test_recovery.py"
         "::test_recovery_stops_after_a_second_and_the_next_call_goes_on",
+    ),
+    # -- dead workers
+    mutant(
+        "whoever lost its session in a restart of the server is taken for dead",
+        DEAD,
+        "w.server_since = rota._server_since()",
+        "w.server_since is not null",
+        f"{RECOVERY}::test_sessions_that_a_restart_of_the_server_ended_make_nobody_dead",
+    ),
+    mutant(
+        "a crash of the server is no restart",
+        "db/functions/workers/_server_since.sql",
+        "pg_catalog.pg_stat_get_bgwriter_stat_reset_time()",
+        "null",
+        f"{RECOVERY}::test_a_crash_begins_another_life_of_the_server_as_a_reset_of_its_statistics_does",
+    ),
+    mutant(
+        "a worker that was cut off has no time to come back",
+        DEAD,
+        "'1.75 s'",
+        "'0 s'",
+        f"{RECOVERY}"
+        "::test_a_worker_whose_session_stays_away_is_taken_for_dead_and_its_job_starts_again",
+    ),
+    mutant(
+        "a worker that came back is gone since it was cut off the last time",
+        "db/functions/workers/announce_worker.sql",
+        "        gone_at = null;",
+        "        gone_at = w.gone_at;",
+        f"{RECOVERY}::test_a_worker_that_comes_back_in_time_keeps_its_jobs",
+    ),
+    mutant(
+        "a look takes the session of before for the one that a worker has now",
+        DEAD,
+        "(g.worker, g.backend) in (select * from unnest(v_gone, v_backends))",
+        "g.worker = any(v_gone)",
+        f"{RACES}::test_a_look_that_saw_the_old_session_does_not_take_the_new_one_for_gone",
+    ),
+    mutant(
+        "a look waits for another look",
+        DEAD,
+        "for no key update skip locked",
+        "for no key update",
+        f"{RACES}::test_two_looks_at_once_take_a_worker_for_dead_once_and_wait_for_nothing",
+    ),
+    mutant(
+        "a look in an open transaction sees the sessions of before",
+        DEAD,
+        "perform pg_stat_clear_snapshot();",
+        "",
+        f"{RECOVERY}::test_a_transaction_that_goes_on_sees_who_has_come_back",
+    ),
+    Mutant(
+        "what a worker has claimed since it was seen gone is taken back, too",
+        "db/functions/upkeep/recover_jobs.sql",
+        (
+            ("j.worker = any(v_dead) and j.started_at < (", "j.worker = any(v_dead) and v_now > ("),
+            ("v_now or j.started_at < (", "v_now or v_now > ("),
+        ),
+        (f"{RECOVERY}::test_what_a_worker_claims_after_it_was_seen_gone_is_left_to_it",),
+    ),
+    mutant(
+        "a job that kills its workers starts again at once, again and again",
+        "db/functions/upkeep/recover_jobs.sql",
+        " and j.attempt = 1",
+        "",
+        f"{RECOVERY}::test_only_the_first_loss_of_a_dead_worker_starts_again_at_once",
+    ),
+    mutant(
+        "a name that others can have attends",
+        "db/functions/workers/announce_worker.sql",
+        "if attends and worker",
+        "if false and worker",
+        f"{RECOVERY}::test_only_a_name_that_nobody_else_can_have_attends",
+    ),
+    mutant(
+        "a worker attends by a session that a pooler has lent it",
+        "worker/upkeep.py",
+        "attends=not self._link.pooled",
+        "attends=True",
+        f"{WORKER_CLAIMS}::test_a_worker_behind_a_pooler_polls",
+    ),
+    mutant(
+        "a worker that is stopping attends no more",
+        "worker/upkeep.py",
+        "while not closing.is_set():",
+        "while not stopping.is_set():",
+        f"{WORKER_FAULTS}"
+        "::test_a_worker_that_is_stopping_shows_that_it_lives_until_its_handlers_are_done",
+    ),
+    mutant(
+        "a worker that was away does not ask for its leases",
+        "worker/upkeep.py",
+        "            self._beat()\n",
+        "",
+        f"{WORKER_FAULTS}::test_a_worker_that_was_taken_for_dead_learns_it_as_soon_as_it_is_back",
+    ),
+    mutant(
+        "all links of a process knock while the server is away",
+        "worker/link.py",
+        "with self._turn:",
+        "if True:",
+        f"{LINKS}::test_of_the_links_of_a_process_one_knocks_at_a_time_while_the_server_is_away",
     ),
     # -- fencing
     Mutant(
@@ -881,7 +987,7 @@ MUTANTS = [
     mutant(
         "nobody takes back what a dead worker held",
         "worker/upkeep.py",
-        '            Chore("recover_jobs", self._recover),\n',
+        "            self._recover_chore,\n",
         "",
         f"{WORKER_FAULTS}::test_a_job_whose_worker_was_killed_is_run_by_another",
     ),

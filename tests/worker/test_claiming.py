@@ -305,3 +305,4 @@ def test_a_worker_behind_a_pooler_polls(
     assert len(worker.logged(message)) == 1
     with psycopg.connect(db) as conn:
         assert sleepers(conn) == 0
+        assert conn.execute("select backend from rota.workers").fetchall() == [(None,)]

@@ -57,6 +57,64 @@ def test_a_job_whose_worker_was_killed_is_run_by_another(
     assert outcomes(job_id) == ["LOST", "SUCCEEDED"]
 
 
+def cut_upkeep(conn: Connection) -> None:
+    conn.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where application_name = 'rota worker: upkeep' and datname = current_database()"
+    )
+
+
+def test_a_worker_that_was_taken_for_dead_learns_it_as_soon_as_it_is_back(
+    conn: Connection,
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    outcomes: Callable,
+    trace: Trace,
+) -> None:
+    """It could not connect for too long; its next beat would come in ten seconds."""
+    worker = start_worker("--concurrency", "1")
+    job_id = enqueue("hold", trace.payload)
+    wait_until(lambda: trace.count()["start"] == 1)
+    wait_until(lambda: conn.execute("select backend from rota.workers").fetchone() != (None,))
+    conn.execute("update rota.workers set gone_at = rota._now(), stopped_at = rota._now()")
+    assert call(conn, "recover_jobs") == [{"recover_jobs": 1}]
+
+    cut_upkeep(conn)
+
+    lost = "the lease was lost, what its handler returns will be discarded"
+    wait_until(lambda: worker.logged(lost), timeout=5)
+    status = "select stopped_at, gone_at from rota.workers"
+    assert conn.execute(status).fetchone() == (None, None)
+    trace.open_gate()
+    wait_until(lambda: outcomes(job_id) == ["LOST", "SUCCEEDED"])
+
+
+def test_a_worker_that_is_stopping_shows_that_it_lives_until_its_handlers_are_done(
+    conn: Connection,
+    start_worker: StartWorker,
+    enqueue: Callable[..., int],
+    trace: Trace,
+) -> None:
+    worker = start_worker()
+    enqueue("hold", trace.payload)
+    wait_until(lambda: trace.count()["start"] == 1)
+    worker.send(signal.SIGTERM)
+    wait_until(lambda: worker.logged("stopping"))
+    (before,) = conn.execute("select backend from rota.workers").fetchone()
+
+    cut_upkeep(conn)
+
+    attending = """
+        select count(*) from rota.workers as w join pg_stat_activity as a on a.pid = w.backend
+        where a.pid <> %s
+    """
+    wait_until(lambda: conn.execute(attending, [before]).fetchone() == (1,), timeout=5)
+    trace.open_gate()
+    assert worker.wait() == 0
+    stopped = "select stopped_at is not null, gone_at from rota.workers"
+    assert conn.execute(stopped).fetchone() == (True, None)
+
+
 @pytest.mark.parametrize("task", THREAD_AND_COROUTINE)
 def test_a_stop_lets_running_jobs_end_and_keeps_their_leases(
     task: str,

@@ -1,13 +1,16 @@
 """A worker's connection: what its session is given, what it asks, what it does about errors."""
 
+import socket
 import threading
 import time
+from contextlib import closing
+from itertools import pairwise
 from typing import Any
 
 import psycopg
 import pytest
 
-from rota.worker.link import GaveUp, Link, Statement, passes
+from rota.worker.link import Door, GaveUp, Link, Statement, passes
 
 
 def link(url: str, patience: float = 5.0, **more: Any) -> Link:
@@ -126,3 +129,72 @@ def test_a_statement_whose_session_ends_may_be_tried_again(db: str) -> None:
 
     assert passes(caught.value)
     assert conn.closed
+
+
+def test_of_the_links_of_a_process_one_knocks_at_a_time_while_the_server_is_away() -> None:
+    """What answers here is no server: it hangs up at once, and notes when who had come."""
+    knocks: list[float] = []
+    ended, door = threading.Event(), Door(0.4)
+
+    def turn_away(listener: socket.socket) -> None:
+        while not ended.is_set():
+            guest, _ = listener.accept()
+            knocks.append(time.monotonic())
+            time.sleep(0.05)
+            guest.close()
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        url = f"postgresql://nobody@127.0.0.1:{listener.getsockname()[1]}/nowhere?sslmode=disable"
+        threading.Thread(target=turn_away, args=[listener], daemon=True).start()
+        links = [Link(url, f"test {n}", ended, 5.0, 5.0, door=door) for n in range(4)]
+        threads = [threading.Thread(target=knock, args=[one]) for one in links]
+        for thread in threads:
+            thread.start()
+        time.sleep(3)
+        ended.set()
+        for thread in threads:
+            thread.join(10)
+
+    # By 0.22 s on the average, once the first pauses have grown; four by themselves: 40 and more.
+    assert 6 <= len(knocks) <= 30
+    gaps = [later - earlier for earlier, later in pairwise(knocks[4:-4])]
+    assert all(0.03 < gap < 1 for gap in gaps), gaps
+
+
+def knock(one: Link) -> None:
+    with pytest.raises(GaveUp):
+        one.run(lambda conn: None)
+
+
+def test_the_links_of_a_process_follow_the_one_that_is_let_in(db: str) -> None:
+    door, ended = Door(60.0), threading.Event()
+    away = Link("postgresql://nobody@/nowhere?host=/nowhere", "away", ended, 5.0, 5.0, door=door)
+    with pytest.raises(psycopg.OperationalError):
+        away.connection()
+    assert 0 < door.shut < 1
+    began = time.monotonic()
+    links = [Link(db, f"test {n}", ended, 5.0, 5.0, door=door) for n in range(4)]
+
+    for one in links:
+        one.connection()
+
+    assert door.shut == 0
+    assert time.monotonic() - began < 5
+    for one in links:
+        one.close()
+
+
+def test_a_link_that_gives_up_does_not_wait_at_the_door() -> None:
+    door, ended = Door(1e6), threading.Event()
+    away = Link("postgresql://nobody@/nowhere?host=/nowhere", "away", ended, 5.0, 5.0, door=door)
+    for _ in range(2):
+        with pytest.raises(psycopg.OperationalError):
+            away.connection()
+    door._shut_until += 1000
+    ended.set()
+    began = time.monotonic()
+
+    with pytest.raises(psycopg.OperationalError):
+        away.connection()
+
+    assert time.monotonic() - began < 5

@@ -275,7 +275,9 @@ def test_a_locked_announcement_keeps_no_chore_from_its_turn(
     blocker.rollback()
 
 
-@pytest.mark.parametrize("chore", ["announce_worker", "recover_jobs", "maintain"])
+@pytest.mark.parametrize(
+    "chore", ["announce_worker", "recover_workers", "recover_jobs", "maintain"]
+)
 @pytest.mark.parametrize("code", ["2BP01", "42P01", "XX000", "RTV01"])
 def test_a_chore_that_fails_ends_no_worker(
     conn: Connection,
@@ -334,7 +336,7 @@ def test_a_recovery_that_ran_out_of_time_asks_for_half(db: str, conn: Connection
     )
     desk = Desk({})
     link = Link(db, "test", desk.stopping, 0.3, 0.5)
-    upkeep = Upkeep(desk, link, "w", {})
+    upkeep = Upkeep(desk, link, "w", {}, lambda: None)
     (recover,) = [chore for chore in upkeep._chores if chore.name == "recover_jobs"]
 
     for _ in range(4):
@@ -357,7 +359,7 @@ def test_the_pause_after_a_slow_look_for_lost_leases_has_an_end(db: str, conn: C
     desk = Desk({})
     link = Link(db, "test", desk.stopping, 5.0, 0.5)
 
-    seconds = Upkeep(desk, link, "w", {})._recover()
+    seconds = Upkeep(desk, link, "w", {}, lambda: None)._recover()
 
     assert 45 < seconds < 75
     link.close()

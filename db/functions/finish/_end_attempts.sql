@@ -55,13 +55,7 @@ begin
                 j.*,
                 j.ctid as place,
                 i.result,
-                left(
-                    case when ending = 'LOST'
-                        then format('the lease of worker %s ran out', j.worker)
-                        else i.error
-                    end,
-                    10000
-                ) as error,
+                left(i.error, 10000) as error,
                 case
                     when ending = 'LOST' then 'LOST'
                     when j.cancel_requested_at is not null then 'CANCELLED'

@@ -1,12 +1,17 @@
 -- One session at a time: who recovers holds the row of this chore, which only our functions can
--- lock; another gets 0 at once and loses nothing. A look without a lock comes first, so where no
--- lease has run out nothing is locked or written. What was seen may have changed by the time that
--- the row is ours: the statement that locks a job checks on its newest version that its lease has
--- run out still, so a heartbeat or a finish that came first is never overwritten; a row whose
--- holder is in the midst of finishing, or holds its lease (hold_lease), is passed by.
+-- lock; another gets 0 at once and loses nothing. A look without a lock comes first, so where
+-- nothing is lost nothing is locked or written. What was seen may have changed by the time that the
+-- row is ours: the statement that locks a job checks on its newest version that it is lost still,
+-- so a heartbeat or a finish that came first is never overwritten; a row whose holder is in the
+-- midst of finishing, or holds its lease (hold_lease), is passed by.
 -- A plain scan, and one only: an index on the lease would make every claim dearer, and this table
 -- is small. A row that has moved since is left to the next call. Backoff and next slot are total,
 -- so no row stops the others.
+--
+-- Lost are the jobs whose leases ran out, and those of a worker that was taken for dead
+-- (recover_workers), but for what it started after it was seen to be gone: then it lives, and is
+-- about to say so. A first attempt that a dead worker lost starts again at once, for that is rarely
+-- the job's fault; a job that kills its workers waits after the next as after any failure.
 --
 -- Jobs are taken back a hundred at a time, for a second: what one of them takes is not in our hands
 -- (a payload of megabytes that is moved, a slot that is computed), and a call that goes on until it
@@ -22,9 +27,12 @@ as $$
 declare
     v_began constant timestamptz := clock_timestamp();
     v_now constant timestamptz := rota._now();
+    v_dead text[];
     v_lost tid[];
     v_ids bigint[];
     v_tokens uuid[];
+    v_errors text[];
+    v_at_once boolean[];
     v_number integer := 0;
 begin
     if max_jobs is null or max_jobs not between 1 and 100000 then
@@ -32,10 +40,19 @@ begin
             using errcode = 'RTV01';
     end if;
 
+    v_dead := array(
+        select w.worker
+        from rota.workers as w
+        where w.gone_at is not null and w.stopped_at is not null
+    );
+
     v_lost := array(
         select j.ctid
         from rota.live_jobs as j
-        where j.state = 'RUNNING' and j.lease_until < v_now
+        where j.state = 'RUNNING'
+            and (j.lease_until < v_now or j.worker = any(v_dead) and j.started_at < (
+                select w.gone_at from rota.workers as w where w.worker = j.worker
+            ))
         order by j.id
         limit max_jobs
     );
@@ -49,19 +66,48 @@ begin
     end if;
 
     for v_first in 1..cardinality(v_lost) by 100 loop
-        select array_agg(lost.id), array_agg(lost.token) into v_ids, v_tokens
+        select
+            array_agg(l.id), array_agg(l.token), array_agg(l.error), array_agg(l.at_once)
+        into v_ids, v_tokens, v_errors, v_at_once
         from (
-            select j.id, j.token
+            select
+                j.id,
+                j.token,
+                format(
+                    case when j.lease_until < v_now
+                        then 'the lease of worker %s ran out'
+                        else 'worker %s died'
+                    end,
+                    j.worker
+                ) as error,
+                j.lease_until >= v_now and j.attempt = 1 as at_once
             from rota.live_jobs as j
             where j.ctid = any(v_lost[v_first:v_first + 99])
                 and j.state = 'RUNNING'
-                and j.lease_until < v_now
+                and (j.lease_until < v_now or j.started_at < (
+                    select w.gone_at
+                    from rota.workers as w
+                    where w.worker = j.worker and w.stopped_at is not null
+                ))
             order by j.id
             for no key update skip locked
-        ) as lost;
+        ) as l;
 
         v_number := v_number + (
-            select count(*) from rota._end_attempts(v_ids, v_tokens, ending => 'LOST')
+            select count(*)
+            from (
+                select
+                    array_agg(u.id) as ids,
+                    array_agg(u.token) as tokens,
+                    array_agg(u.error) as errors,
+                    case when u.at_once then interval '0' end as retry_in
+                from unnest(v_ids, v_tokens, v_errors, v_at_once)
+                    as u(id, token, error, at_once)
+                group by u.at_once
+            ) as g
+            cross join lateral rota._end_attempts(
+                g.ids, g.tokens, g.errors, ending => 'LOST', retry_in => g.retry_in
+            )
         );
         exit when clock_timestamp() > v_began + interval '1 second';
     end loop;
@@ -80,4 +126,5 @@ end;
 $$;
 
 comment on function rota.recover_jobs is
-    'Take back jobs whose leases ran out, and return how many; call again until it returns 0.';
+    'Take back the jobs of dead workers and those whose leases ran out, and return how many; call'
+    ' again until it returns 0.';

@@ -1,6 +1,13 @@
 drop function if exists rota.announce_worker(text, text, integer, text[], integer, text);
+drop function if exists rota.announce_worker(
+    text, text, integer, text[], integer, text, text[], integer, timestamptz
+);
 
--- One row, locked by the upsert; nobody else writes it but dismiss_worker of the same process.
+-- One row, locked by the upsert; nobody else writes it but dismiss_worker of the same process, and
+-- recover_workers when the process is gone. By the session of its last announcement a worker
+-- attends, as that function says, so that session must last for as long as the worker lives. Behind
+-- a pooler that lends sessions there is none: such a worker does not attend, nor does one whose
+-- last announcement does not say so, one of an older version for instance.
 create or replace function rota.announce_worker(
     worker text,
     host text,
@@ -10,7 +17,8 @@ create or replace function rota.announce_worker(
     version text,
     tasks text[] default null,
     overrun integer default null,
-    clock timestamptz default null
+    clock timestamptz default null,
+    attends boolean default false
 )
     returns void
     language plpgsql
@@ -36,19 +44,31 @@ begin
             using errcode = 'RTV01';
     end if;
 
+    if attends and worker !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+        raise exception 'only a worker whose name is a uuid can attend, not %', worker
+            using errcode = 'RTV01',
+                  hint = 'Its jobs are taken back when its session ends, so nobody else may have'
+                      ' or know its name.';
+    end if;
+
     insert into rota.workers as w (
         worker, host, pid, queues, concurrency, version, started_at, last_seen_at, tasks, overrun,
-        clock
+        clock, backend, server_since
     )
     values (
-        worker, host, pid, queues, concurrency, version, v_now, v_now, tasks, overrun, clock
+        worker, host, pid, queues, concurrency, version, v_now, v_now, tasks, overrun, clock,
+        case when attends then pg_backend_pid() end,
+        case when attends then rota._server_since() end
     )
     on conflict ((w.worker)) do update
     set last_seen_at = v_now,
         stopped_at = null,
         tasks = announce_worker.tasks,
         overrun = announce_worker.overrun,
-        clock = announce_worker.clock;
+        clock = announce_worker.clock,
+        backend = excluded.backend,
+        server_since = excluded.server_since,
+        gone_at = null;
 end;
 $$;
 

@@ -1,4 +1,5 @@
--- One row lock. Jobs that the worker still holds are not touched: their leases decide.
+-- One row lock. Jobs that the worker still holds are not touched: their leases decide, for it was
+-- not taken for dead.
 create or replace function rota.dismiss_worker(worker text)
     returns void
     language plpgsql
@@ -9,7 +10,8 @@ as $$
 begin
     update rota.workers as w
     set last_seen_at = rota._now(),
-        stopped_at = rota._now()
+        stopped_at = rota._now(),
+        gone_at = null
     where w.worker = dismiss_worker.worker;
 end;
 $$;
