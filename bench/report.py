@@ -252,6 +252,25 @@ def _other_marks(results: Results) -> list[Mark]:
                 busy < 10,
             ),
         ]
+        if "first claims" in held:
+            worst = held["first claims"]["worst"]
+            ones, ones_healthy = (held[key]["select 1 p99"] for key in ("claims", "healthy claims"))
+            found += [
+                Mark(
+                    "old snapshot, first claim of a session, the worst of "
+                    f"{held['first claims']['count']}",
+                    "<= 50 ms",
+                    f"{worst:.1f} ms",
+                    worst <= 50,
+                ),
+                Mark(
+                    "old snapshot, p99 of a single claim to p99 of select 1, all cores busy",
+                    "<= 1.5 x",
+                    f"{busy / ones:.2f} x, {busy:.1f} to {ones:.1f} ms"
+                    f" (without the snapshot {healthy / ones_healthy:.2f} x)",
+                    busy / ones <= 1.5,
+                ),
+            ]
         if "hot table" in held:
             again = held["hot table after as many again"] / held["hot table"]
             found.append(
@@ -413,6 +432,11 @@ def _snapshot_section(results: Results) -> str:
             f" held and little else to do, {calm['all p50']:.2f} and {calm['all p99']:.2f} ms. The"
             f" first claim of that session, which had no cursor, took {calm['first']:,.0f} ms."
         )
+        if firsts := ours.get("first claims"):
+            text += (
+                f" Of {firsts['count']} sessions of one claim each that came then, p50 and worst:"
+                f" {firsts['p50']:.1f} and {firsts['worst']:.1f} ms."
+            )
         if "autovacuum after" in ours:
             text += (
                 " After the release autovacuum had cleaned the hot table in"

@@ -18,17 +18,19 @@ begin
         from (
             values
                 ('plan_cache_mode', 'force_generic_plan', array[
-                    'claim_next_job', '_look_behind', 'next_due_in', '_complete_jobs',
-                    '_end_attempts', 'finish_jobs', 'heartbeat_jobs'
+                    'claim_next_job', '_look_behind', '_newest_cursor', 'next_due_in',
+                    '_complete_jobs', '_end_attempts', 'finish_jobs', 'heartbeat_jobs'
                 ]),
                 ('jit', 'off', array[
-                    'claim_next_job', '_look_behind', 'next_due_in', '_complete_jobs',
+                    'claim_next_job', '_look_behind', '_newest_cursor', 'next_due_in',
+                    '_complete_jobs',
                     '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
                     'enqueue_jobs', '_id_ahead', 'check_invariants'
                 ]),
                 ('enable_seqscan', 'off', array[
-                    'claim_next_job', '_look_behind', 'next_due_in', '_complete_jobs',
-                    '_end_attempts', '_past_ending', 'heartbeat_job', 'heartbeat_jobs',
+                    'claim_next_job', '_look_behind', '_newest_cursor', '_share_cursor',
+                    'next_due_in', '_complete_jobs', '_end_attempts', '_past_ending',
+                    'heartbeat_job', 'heartbeat_jobs',
                     'hold_lease', 'enqueue_job', '_id_ahead', '_is_queue', 'delete_queue',
                     'cancel_job', '_retire_job', 'retry_job', 'schedule_job', '_lock_schedule',
                     '_missed_slots', 'backfill_schedule', 'bring_forward_jobs',

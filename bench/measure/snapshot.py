@@ -14,6 +14,7 @@ from bench.waiting import until
 AHEAD = 20_000  # jobs that wait, at most
 BATCH = 5000
 PAUSE = 0.01  # seconds between two single claims
+SESSIONS = 20  # that make one claim each
 CALM = 10.0  # seconds in which single claims are made beside little other work
 CLAIM = "select id, token from rota.claim_next_job(max_jobs => 1)"
 FINISH = "select from rota.finish_job(job_id => %s, token => %s)"
@@ -23,8 +24,8 @@ def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) ->
     """Return rates in the first and the last tenth of the jobs, which all come after the snapshot.
 
     For Rota also the times of single claims, beside the busy worker before and under the snapshot,
-    and beside little else, and the size of the hot table. Then the snapshot is released, and as
-    many jobs come again once autovacuum has been there by itself.
+    and beside little else, of the first claims of new sessions, and the size of the hot table. Then
+    the snapshot is released, and as many jobs come again once autovacuum has been there by itself.
     """
     options = contestant.workers["best"]
     limit = jobs / 2000  # seconds
@@ -42,6 +43,7 @@ def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) ->
             passed = _push(arena, worker, producer, jobs, limit)
             claims = probe.stop() if probe else None
             calm = _calm_claims(arena, producer) if probe else None
+            firsts = _first_claims(arena, producer) if probe else None
             held = arena.size()
         done = passed[-1][1]
         result = {
@@ -53,6 +55,7 @@ def snapshot(server: Server, contestant: Contestant, sizes: Sizes, jobs: int) ->
         if claims is None:
             return result
         result |= {"claims": claims, "healthy claims": healthy, "calm claims": calm}
+        result["first claims"] = firsts
         if not sizes.after_snapshot:
             return result
         hot = _hot_table(arena)
@@ -105,6 +108,22 @@ def _calm_claims(arena: Arena, producer: Process) -> dict[str, float]:
     return probe.stop()
 
 
+def _first_claims(arena: Arena, producer: Process) -> dict[str, float]:
+    """Return the times of claims each of which is the first of its session, in milliseconds."""
+    times = []
+    for _ in range(SESSIONS):
+        producer.ask("many", jobs=5, batch=1, extra={})
+        with arena.connect() as conn:
+            conn.execute("select 1")
+            began = time.monotonic()
+            rows = conn.execute(CLAIM).fetchall()
+            times.append((time.monotonic() - began) * 1000)
+            for row in rows:
+                conn.execute(FINISH, row)
+    until(lambda: arena.left() == 0, "the rest to be finished")
+    return {"count": SESSIONS, "p50": sorted(times)[SESSIONS // 2], "worst": max(times)}
+
+
 def _wait_for_autovacuum(arena: Arena) -> float:
     """Return after how many seconds autovacuum had cleaned the hot table, the snapshot being gone.
 
@@ -146,19 +165,26 @@ def _hot_table(arena: Arena) -> int:
 
 
 class Probe:
-    """A second worker, which claims one job at a time, a hundred times a second at most."""
+    """A second worker, which claims one job at a time, a hundred times a second at most.
+
+    Beside each claim it times ``select 1``: what any statement of this client takes here and now.
+    """
 
     def __init__(self, url: str) -> None:
         # As in a worker, claims need not be durable, and what follows them must be.
         self._claims = psycopg.connect(url, autocommit=True, options="-c synchronous_commit=off")
         self._finishes = psycopg.connect(url, autocommit=True)
         self._times: list[tuple[float, float]] = []  # (when, seconds)
+        self._ones: list[float] = []  # seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._over.wait(PAUSE):
+            began = time.monotonic()
+            self._claims.execute("select 1", prepare=True).fetchall()
+            self._ones.append(time.monotonic() - began)
             began = time.monotonic()
             rows = self._claims.execute(CLAIM, prepare=True).fetchall()
             self._times.append((began, time.monotonic() - began))
@@ -182,4 +208,7 @@ class Probe:
             )
             for percent in (50, 99):
                 result[f"{name} p{percent}"] = times[len(times) * percent // 100] * 1000
+        ones = sorted(self._ones)
+        for percent in (50, 99):
+            result[f"select 1 p{percent}"] = ones[len(ones) * percent // 100] * 1000
         return result

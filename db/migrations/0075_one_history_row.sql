@@ -1,4 +1,4 @@
--- depends: 0062_claimed_run
+-- depends: 0070_attendance
 
 -- The attempt that completes a one-time job is no row of its own any more: the job's row in
 -- finished_jobs says all of it, with the token under which it was finished. Such a job is never

@@ -25,6 +25,7 @@ def forget_cursors(conn: Connection) -> None:
     behind the first one for a short while. That has tests of its own.
     """
     conn.execute("reset all; set jit = off")
+    conn.execute("update rota.lanes set cursor_since = null where cursor_since is not null")
 
 
 class Call:

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
 from tests.concurrency.sessions import forget_cursors, sqlstate
+from tests.functions.test_cursor import scan_slowly
 from tests.waiting import wait_until
 
 MOMENT = timedelta(microseconds=1)
@@ -884,3 +885,24 @@ def test_a_finish_that_comes_before_its_worker_is_recovered_counts(conn, session
 
     assert call(conn, "recover_jobs") == [{"recover_jobs": 0}]
     assert state(conn, job_id) == "COMPLETED"
+
+
+def test_claims_that_share_a_cursor_keep_nobody_waiting(conn, session):
+    one, other = session(), session()
+    call(conn, "enqueue_job", task="the lane's first")
+    forget_cursors(conn)
+    call(conn, "claim_next_job")
+    for held in (one, other):
+        held.begin()
+        scan_slowly(held.conn, shared=True)  # both mark the lane
+    for name in ("first", "second"):
+        call(conn, "enqueue_job", task=name)
+
+    calls = [held.start("claim_next_job") for held in (one, other)]
+
+    assert [started.waits() for started in calls] == [False, False]
+    assert not session().start("maintain").waits()
+    one.rollback()
+    other.commit()
+    forget_cursors(conn)
+    assert [row["task"] for row in call(conn, "claim_next_job", max_jobs=3)] == ["first"]

@@ -43,7 +43,9 @@ def test_the_fields_of_the_cursor_are_those_of_its_type(conn):
         """
         select a.attname
         from pg_attribute as a
-        where a.attrelid = 'rota.lane_scan'::regclass and a.attname not in ('queue', 'priority')
+        where a.attrelid = 'rota.lane_cursors'::regclass
+            and a.attnum > 0
+            and a.attname not in ('queue', 'priority')
         """
     )
 

@@ -47,22 +47,23 @@ def claim(conn, **arguments):
     return [row["task"] for row in call(conn, "claim_next_job", **arguments)]
 
 
-def scan_slowly(conn, queue="default", priority=0, first_job=None):
+def scan_slowly(conn, queue="default", priority=0, first_job=None, shared=False):
     """Do what a claim does after a slow scan of a lane, which may have found nothing."""
     conn.execute(
         """
         select rota._note_scan(
-            cursor => rota._lane_cursor(%(priority)s, %(queue)s, rota._now()),
+            cursor => rota._lane_cursor(%(priority)s, %(queue)s, rota._now(), %(shared)s),
             queue => %(queue)s,
             priority => %(priority)s,
             at => rota._now(),
             places => array(select j.ctid from rota.live_jobs as j where j.id = %(first_job)s),
             took => '1 second',
             own_id => true,
-            looked => true
+            looked => true,
+            shared => %(shared)s
         )
         """,
-        {"queue": queue, "priority": priority, "first_job": first_job},
+        {"queue": queue, "priority": priority, "first_job": first_job, "shared": shared},
     )
 
 
@@ -293,7 +294,7 @@ def cursor_of(conn):
     return conn.execute(
         """
         select extract(
-            epoch from (current_setting(rota._lane_setting('default', 0))::rota.lane_scan).run_at
+            epoch from (current_setting(rota._lane_setting('default', 0))::rota.lane_cursors).run_at
         )::float8
         """
     ).fetchone()[0]

@@ -86,13 +86,13 @@ def look_behind(conn):
         select set_config(
             rota._lane_setting('default', 0),
             jsonb_populate_record(
-                null::rota.lane_scan,
+                null::rota.lane_cursors,
                 '{"queue": "default", "priority": 0, "run_at": "now", "swept_at": "2020-01-01",
                     "noted_at": "2020-01-01", "next_run_at": "2020-01-01"}'
             )::text,
             false
         );
-        select rota._look_behind('default', 0, rota._now(), 1);
+        select rota._look_behind('default', 0, rota._now(), 1, false);
         select set_config(rota._lane_setting('default', 0), '', false)
         """
     )

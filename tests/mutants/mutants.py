@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 CLAIM = "db/functions/claim/claim_next_job.sql"
 BEHIND = "db/functions/claim/cursor/_look_behind.sql"
+NEWEST = "db/functions/claim/cursor/_newest_cursor.sql"
+NOTE = "db/functions/claim/cursor/_note_scan.sql"
+TIDY = "db/functions/claim/cursor/_tidy_cursors.sql"
 END = "db/functions/finish/_end_attempts.sql"
 
 COLUMNS = "tests/functions/test_every_column.py"
 CLAIMS = "tests/functions/test_claim.py"
 CURSOR = "tests/functions/test_cursor.py"
+SHARED = "tests/functions/test_shared_cursor.py"
 FINISHES = "tests/functions/test_finish.py"
 CANCELS = "tests/functions/test_cancel_and_retry.py"
 IMPOSSIBLE = "tests/functions/test_rules.py"
@@ -252,6 +256,132 @@ MUTANTS = [
         "            v_recurring := v_recurring or v_behind.recurring;\n",
         "",
         f"{CURSOR}::test_a_run_of_a_schedule_that_lies_behind_has_its_misfire_policy_applied",
+    ),
+    mutant(
+        "a new session does not use a shared cursor",
+        CLAIM,
+        "if v_shared or rota._has_lane_cursor",
+        "if rota._has_lane_cursor",
+        f"{SHARED}::test_the_first_claim_of_a_session_reads_little_of_what_an_old_snapshot_pins",
+    ),
+    mutant(
+        "a claim of several queues does not use a shared cursor to order them",
+        CLAIM,
+        "l.priority, v_now, l.cursor_since is not null)",
+        "l.priority, v_now, false)",
+        f"{SHARED}::test_the_first_claim_of_a_session_reads_little_of_what_an_old_snapshot_pins",
+    ),
+    mutant(
+        "the first to start elsewhere than at a lane's start keeps that from a shared cursor",
+        NEWEST,
+        " or v_newest.run_at = '-infinity'",
+        "",
+        f"{SHARED}::test_the_first_claim_of_a_session_reads_little_of_what_an_old_snapshot_pins",
+    ),
+    mutant(
+        "a shared cursor outlives a clock that is put back",
+        NEWEST,
+        "        and c.shared_at <= at\n",
+        "",
+        f"{SHARED}::test_a_step_of_the_clock_voids_a_shared_cursor",
+    ),
+    mutant(
+        "the oldest shared cursor is used",
+        NEWEST,
+        "order by c.shared_at desc",
+        "order by c.shared_at",
+        f"{SHARED}::test_sessions_of_one_claim_find_all_that_lies_behind_and_what_is_ahead",
+    ),
+    mutant(
+        "no session of one claim looks behind a shared cursor",
+        NEWEST,
+        "if at >= v_newest.swept_at + interval '1 second' or",
+        "if",
+        f"{SHARED}::test_sessions_of_one_claim_find_all_that_lies_behind_and_what_is_ahead",
+    ),
+    mutant(
+        "each session of one claim looks behind a shared cursor",
+        NEWEST,
+        "            v_newest.swept_at := greatest(v_newest.swept_at, at);\n",
+        "            v_newest.swept_at := at - interval '1 second';\n",
+        f"{SHARED}::test_one_session_a_second_looks_behind",
+    ),
+    mutant(
+        "each session begins the sweep behind a shared cursor anew",
+        NEWEST,
+        "    if own.noted_at is null then\n",
+        "    if own.noted_at is null then\n        v_newest.swept_run_at := null;\n",
+        f"{SHARED}::test_a_sweep_goes_on_where_the_session_before_left_it",
+    ),
+    mutant(
+        "a shared cursor that is further on is not taken over",
+        NEWEST,
+        "if (v_newest.run_at, v_newest.id) > (own.run_at, own.id) then",
+        "if false then",
+        f"{SHARED}::test_a_session_takes_over_the_place_of_another_that_is_further_on",
+    ),
+    mutant(
+        "an earlier sweep behind a shared cursor is taken for one that is further on",
+        NEWEST,
+        "    if (-v_newest.sweeps, ",
+        "    if (0 * v_newest.sweeps, ",
+        f"{SHARED}::test_of_two_sweeps_the_one_that_is_further_on_is_continued",
+    ),
+    mutant(
+        "a session keeps its own when a shared cursor was given up",
+        NEWEST,
+        "        return null;\n",
+        "        return own;\n",
+        f"{SHARED}::test_a_session_forgets_its_cursor_once_another_gave_it_up",
+    ),
+    mutant(
+        "a shared cursor is given up without a word",
+        NOTE,
+        "if v_had_cursor and shared then",
+        "if false then",
+        f"{SHARED}::test_when_nothing_is_pinned_any_more_all_sessions_forget_their_cursors",
+    ),
+    mutant(
+        "a cursor becomes a shared cursor where no scan takes long",
+        NOTE,
+        "shared := shared or took >= interval '10 ms';",
+        "shared := true;",
+        f"{SHARED}::test_a_cursor_is_shared_where_a_scan_from_the_start_takes_ten_milliseconds",
+    ),
+    mutant(
+        "an id that was taken early settles the place of a shared cursor",
+        "db/functions/claim/cursor/_share_cursor.sql",
+        "        cursor.next_xid := null;\n",
+        "        null;\n",
+        f"{SHARED}::test_an_id_that_a_session_took_early_settles_no_place_that_another_noted",
+    ),
+    mutant(
+        "a claim that has a shared cursor waits for the lane",
+        "db/functions/claim/cursor/_share_cursor.sql",
+        "for no key update skip locked",
+        "for no key update",
+        f"{RACES}::test_claims_that_share_a_cursor_keep_nobody_waiting",
+    ),
+    mutant(
+        "maintain removes a shared cursor that is in use",
+        TIDY,
+        "            c.shared_at < newest.shared_at\n",
+        "            c.shared_at <= newest.shared_at\n",
+        f"{SHARED}::test_maintain_keeps_the_newest_cursor_of_each_lane",
+    ),
+    mutant(
+        "maintain writes the row of a lane whenever a shared cursor is gone",
+        TIDY,
+        "where u.cursor_since < at - interval '10 minutes'",
+        "where u.cursor_since is not null",
+        f"{SHARED}::test_maintain_leaves_the_mark_of_a_lane_for_ten_minutes",
+    ),
+    mutant(
+        "maintain waits for a claim that has a shared cursor",
+        "db/functions/upkeep/maintain.sql",
+        "for update of l skip locked",
+        "for update of l",
+        f"{SHARED}::test_maintain_passes_by_a_lane_that_a_claim_marks",
     ),
     mutant(
         "a claim takes payloads without end",

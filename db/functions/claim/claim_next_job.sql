@@ -55,7 +55,8 @@ declare
     v_token uuid;
     v_queue text;
     v_priority integer;
-    v_behind rota.found_behind;
+    v_shared boolean;
+    v_behind rota.looked_behind;
     v_began timestamptz;
     v_took interval;
     v_own_id boolean;
@@ -101,8 +102,8 @@ begin
     end if;
 
     <<lanes>>
-    for v_queue, v_priority in
-        select l.queue, l.priority
+    for v_queue, v_priority, v_shared in
+        select l.queue, l.priority, l.cursor_since is not null
         from rota.lanes as l
         where l.queue = any(claim_next_job.queues)
             and not exists (
@@ -111,15 +112,15 @@ begin
         order by
             l.priority desc,
             case when cardinality(claim_next_job.queues) > 1
-                then rota._oldest_due(l.queue, l.priority, v_now)
+                then rota._oldest_due(l.queue, l.priority, v_now, l.cursor_since is not null)
             end
     loop
         loop
             v_behind := null;
 
-            if rota._has_lane_cursor(v_queue, v_priority) then
+            if v_shared or rota._has_lane_cursor(v_queue, v_priority) then
                 v_behind := rota._look_behind(
-                    v_queue, v_priority, v_now, least(v_slice, v_room)
+                    v_queue, v_priority, v_now, least(v_slice, v_room), v_shared
                 );
             end if;
 
@@ -148,7 +149,7 @@ begin
             then
                 perform rota._note_scan(
                     v_behind.cursor, v_queue, v_priority, v_now, v_found, v_took, v_own_id,
-                    least(v_slice, v_room) > coalesce(cardinality(v_behind.places), 0)
+                    least(v_slice, v_room) > coalesce(cardinality(v_behind.places), 0), v_shared
                 );
             end if;
 

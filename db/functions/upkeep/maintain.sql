@@ -43,14 +43,24 @@ begin
     begin
         -- Copies of a lane, which concurrent first jobs left, or a deletion of its queue. The first
         -- that is in use stays, else the first, so a producer that saw a lane is always right.
-        delete from rota.lanes as l
-        using rota.lanes as kept
-        where kept.queue = l.queue
-            and kept.priority = l.priority
-            and (kept.retired_at is not null, kept.ctid) < (l.retired_at is not null, l.ctid);
+        delete from rota.lanes as d
+        where d.ctid = any(array(
+            select l.ctid
+            from rota.lanes as l
+            join rota.lanes as kept on kept.queue = l.queue and kept.priority = l.priority
+            where (kept.retired_at is not null, kept.ctid) < (l.retired_at is not null, l.ctid)
+            for update of l skip locked
+        ));
     exception
         when others then
             raise warning 'copies of lanes could not be removed: %', sqlerrm;
+    end;
+
+    begin
+        perform rota._tidy_cursors(v_now);
+    exception
+        when others then
+            raise warning 'cursors that nobody reads could not be removed: %', sqlerrm;
     end;
 
     begin

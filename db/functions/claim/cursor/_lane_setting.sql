@@ -6,7 +6,7 @@ create or replace function rota._lane_setting(queue text, priority integer)
     language sql
     immutable
 as $$
-    select 'rota.lane_' || to_hex(hashtextextended(queue, priority))
+    select 'rota.cursor_' || to_hex(hashtextextended(queue, priority))
 $$;
 
 comment on function rota._lane_setting is

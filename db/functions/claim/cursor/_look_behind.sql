@@ -1,3 +1,5 @@
+drop function if exists rota._look_behind(text, integer, timestamptz, integer);
+
 -- A sweep takes in all that lies behind a cursor, back from where the cursor stood when it began,
 -- in slices of run_at. A slice that took little time is followed by a longer one, and one that took
 -- more than a millisecond by a shorter one, so that no claim is held up by all that is pinned. That
@@ -10,7 +12,9 @@
 -- not counted, so what lies behind is then claimed as fast as any job. Something else that took
 -- long, as a lock does, puts off the next look by a minute at most.
 -- A sweep that took less than a millisecond shows that nothing is pinned any more, or never was (a
--- scan that only waited for a lock was slow, too): there is no cursor then any more.
+-- scan that only waited for a lock was slow, too): there is no cursor then any more. Where cursors
+-- are shared, sessions make a sweep together (_newest_cursor). In a new session the first slice is
+-- one in which nothing lies, and is not timed: its plan is made then.
 --
 -- The rows are locked as those of a claim's own scan are (claim_next_job). When a slice yields all
 -- there is room for, there may be more in it, and it is looked at again.
@@ -18,23 +22,33 @@ create or replace function rota._look_behind(
     queue text,
     priority integer,
     at timestamptz,
-    room integer
+    room integer,
+    shared boolean
 )
-    returns rota.found_behind
+    returns rota.looked_behind
     language plpgsql
     volatile
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_cursor rota.lane_scan := rota._lane_cursor(priority, queue, at);
+    v_cursor rota.lane_cursors := rota._lane_cursor(priority, queue, at, shared);
     v_budget interval := least((at - v_cursor.swept_at) / 50, interval '20 ms');
-    v_behind rota.found_behind := row(v_cursor, null, null);
+    v_behind rota.looked_behind := row(v_cursor, null, null);
+    v_is_first boolean := not rota._has_lane_cursor(queue, priority);
     v_began timestamptz := clock_timestamp();
     v_slice_began timestamptz;
     v_took interval;
     v_down_to timestamptz;
     v_found integer;
 begin
+    if v_cursor.noted_at is null then
+        if rota._has_lane_cursor(queue, priority) then
+            perform set_config(rota._lane_setting(queue, priority), '', false);
+        end if;
+
+        return null;
+    end if;
+
     if v_cursor.run_at = '-infinity' or v_budget < interval '200 us' then
         return v_behind;
     end if;
@@ -49,6 +63,7 @@ begin
     loop
         v_slice_began := clock_timestamp();
         v_down_to := case
+            when v_is_first then 'infinity'
             when v_cursor.slice >= interval '100 years' then '-infinity'
             else v_cursor.swept_run_at - v_cursor.slice
         end;
@@ -67,6 +82,11 @@ begin
             limit room
             for no key update skip locked
         ) as p;
+
+        if v_is_first then
+            v_is_first := false;
+            continue;
+        end if;
 
         v_took := clock_timestamp() - v_slice_began;
         v_found := coalesce(cardinality(v_behind.places), 0);
@@ -88,6 +108,7 @@ begin
             end if;
 
             v_cursor.swept_run_at := null;
+            v_cursor.sweeps := v_cursor.sweeps + 1;
             exit;
         end if;
 

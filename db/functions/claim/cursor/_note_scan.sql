@@ -1,3 +1,7 @@
+drop function if exists rota._note_scan(
+    rota.lane_scan, text, integer, timestamptz, tid[], interval, boolean, boolean
+);
+
 -- The cursor. While an old snapshot pins finished jobs, a scan of a lane steps over all of them.
 -- A session whose scan was slow keeps a cursor, and its next scans start there. A scan that only
 -- waited for a lock, the disk or the processor should not leave one, so a slow one is timed again;
@@ -16,17 +20,22 @@
 -- waited for. Where nobody looked (looked), for lack of room, nothing was found out. A lane whose
 -- scan took no time gets no cursor, and one that was given up (_look_behind) is forgotten.
 --
+-- Where a scan from the lane's start takes 10 ms, a session should not begin with one. Who made it
+-- shares its cursor then, and marks the lane (lanes.cursor_since), so that others do as well, one a
+-- second (_newest_cursor).
+--
 -- The setting belongs to the transaction, so a claim that rolls back takes its cursor back with it.
 -- The text that is kept must be readable whatever the session's styles are by then: ISO always is.
 create or replace function rota._note_scan(
-    cursor rota.lane_scan,
+    cursor rota.lane_cursors,
     queue text,
     priority integer,
     at timestamptz,
     places tid[],
     took interval,
     own_id boolean,
-    looked boolean
+    looked boolean,
+    shared boolean
 )
     returns void
     language plpgsql
@@ -43,7 +52,8 @@ declare
 begin
     if cursor.noted_at is null then
         if v_slow and took < interval '1 second' then
-            v_slow := rota._is_slow(rota._scan_time(queue, priority, at), 0);
+            took := rota._scan_time(queue, priority, at);
+            v_slow := rota._is_slow(took, 0);
         end if;
 
         if not v_slow then
@@ -51,11 +61,24 @@ begin
                 perform set_config(rota._lane_setting(queue, priority), '', false);
             end if;
 
+            if v_had_cursor and shared then
+                cursor.shared_at := at;
+                perform rota._share_cursor(cursor);
+            end if;
+
             return;
         end if;
 
+        shared := shared or took >= interval '10 ms';
+
         if not v_had_cursor then
-            cursor := rota._lane_cursor(priority, queue, at);
+            cursor := rota._lane_cursor(priority, queue, rota._now(), shared);
+        end if;
+
+        if cursor.noted_at is not null then
+            -- Another session has shared one meanwhile, which is further on.
+            perform set_config(rota._lane_setting(queue, priority), cursor::text, false);
+            return;
         end if;
 
         cursor.swept_at := at;
@@ -87,6 +110,11 @@ begin
     elsif looked and not cursor.sure and pg_current_xact_id() > cursor.next_xid then
         cursor.next_xid := pg_current_xact_id();
         cursor.sure := true;
+    end if;
+
+    if shared and rota._is_time_to_share(cursor.shared_at, at) then
+        cursor.shared_at := at;
+        perform rota._share_cursor(cursor);
     end if;
 
     perform set_config(rota._lane_setting(queue, priority), cursor::text, false);

@@ -1,10 +1,13 @@
+drop function if exists rota._oldest_due(text, integer, timestamptz);
+
 -- A look without a lock: it decides only which lane of equal priority is asked first. What lies
 -- behind a cursor counts as due since this session last looked there, so that it looks there again
 -- however much there is to do in other lanes.
 create or replace function rota._oldest_due(
     queue text,
     priority integer,
-    at timestamptz
+    at timestamptz,
+    shared boolean
 )
     returns timestamptz
     language plpgsql
@@ -12,7 +15,7 @@ create or replace function rota._oldest_due(
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_cursor rota.lane_scan := rota._lane_cursor(priority, queue, at);
+    v_cursor rota.lane_cursors := rota._lane_cursor(priority, queue, at, shared);
 begin
     return least(case when v_cursor.run_at > '-infinity' then v_cursor.swept_at end, (
         select j.run_at
