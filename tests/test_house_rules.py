@@ -383,8 +383,11 @@ def test_the_linter_that_reads_function_bodies_finds_nothing(conn):
         select p.proname, c.lineno, c.sqlstate, c.message, c.detail
         from pg_proc as p
         join pg_language as l on l.oid = p.prolang and l.lanname = 'plpgsql'
+        left join pg_trigger as t on t.tgfoid = p.oid
         cross join plpgsql_check_function_tb(
             p.oid,
+            relid => coalesce(t.tgrelid, 0),
+            newtable => t.tgnewtable,
             performance_warnings => false,
             extra_warnings => true,
             security_warnings => true
