@@ -56,16 +56,16 @@ MUTANTS = [
     # -- what no job can be
     mutant(
         "the rules look at new rows only",
-        "db/functions/rules/_refuse_impossible_jobs.sql",
-        "where c.rule is not null",
-        "where c.rule = ''",
+        "db/triggers.sql",
+        "after update on rota.live_jobs",
+        "after insert on rota.live_jobs",
         f"{IMPOSSIBLE}::test_an_update_to_what_no_job_can_be_is_refused_by_the_name_of_the_rule",
     ),
     mutant(
         "the rules look at changed rows only",
-        "db/functions/rules/_refuse_impossible_job.sql",
-        "if v_rule is not null then",
-        "if v_rule = '' then",
+        "db/triggers.sql",
+        "after insert on rota.live_jobs",
+        "after update on rota.live_jobs",
         f"{IMPOSSIBLE}::test_a_new_row_that_no_job_can_be_is_refused_by_the_name_of_the_rule",
     ),
     mutant(

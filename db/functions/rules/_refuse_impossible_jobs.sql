@@ -1,6 +1,6 @@
--- The trigger of each statement that changes rows of live_jobs (db/triggers.sql), in the table of
--- what it has written. Once a statement, for a trigger of each row would be felt by a claim of
--- 1,000, and would lock each of them anew.
+-- The trigger of each statement that writes rows of live_jobs (db/triggers.sql), whoever it is that
+-- writes; changed is what it has written. Once a statement: a trigger of each row would cost a bulk
+-- a sixth, and where rows change it would lock each of them anew.
 create or replace function rota._refuse_impossible_jobs()
     returns trigger
     language plpgsql
@@ -10,10 +10,10 @@ declare
     v_id bigint;
     v_rule text;
 begin
-    select c.id, c.rule into v_id, v_rule
+    select j.id, c.rule into v_id, v_rule
     from changed as j
     cross join lateral (
-        select j.id, rota._impossible_job(
+        select rota._impossible_job(
             j.state, j.schedule_type, j.attempt, j.max_retries, j.run_at, j.name,
             j.cancel_requested_at,
             num_nonnulls(j.token, j.worker, j.lease_until, j.started_at)
@@ -23,7 +23,10 @@ begin
     limit 1;
 
     if found then
-        perform rota._raise_impossible(v_id, v_rule);
+        raise exception 'job % would break the rule %', v_id, v_rule
+            using errcode = 'RTI01',
+                  hint = 'No function of Rota does that: somebody writes to live_jobs by hand, '
+                      'or this is a bug.';
     end if;
 
     return null;
@@ -31,4 +34,4 @@ end;
 $$;
 
 comment on function rota._refuse_impossible_jobs is
-    'Refuse a change of rows of live_jobs that makes one of them what no job can be.';
+    'Refuse rows of live_jobs that no job can be.';
