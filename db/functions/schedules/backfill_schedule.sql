@@ -17,6 +17,7 @@ declare
     v_number bigint;
     v_slot timestamptz;
     v_made rota.enqueued_job;
+    v_created integer := 0;
 begin
     select s.* into v_schedule
     from rota.schedules as s
@@ -64,8 +65,17 @@ begin
             where j.id = v_made.job_id;
         end if;
 
+        v_created := v_created + v_made.created::integer;
         return next v_made;
     end loop;
+
+    perform rota._record_action(
+        'backfill_schedule', v_job.id, v_job.queue, name,
+        affected => v_created,
+        details => jsonb_build_object(
+            'starts_at', rota._utc_text(starts_at), 'ends_at', rota._utc_text(ends_at)
+        )
+    );
 end;
 $$;
 
