@@ -105,8 +105,7 @@ def init_app(app: Flask) -> None:
     def authenticate() -> None:
         if request.blueprint in OPEN_BLUEPRINTS or request.endpoint in OPEN_ENDPOINTS:
             return
-        peer = request.environ.get("REMOTE_ADDR", "")
-        g.principal = principals.of(_token(), is_local=_is_loopback(peer))
+        g.principal = principals.of(_token(), is_local=_is_loopback(request.remote_addr or ""))
 
 
 def _token() -> str | None:
