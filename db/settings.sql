@@ -19,12 +19,13 @@ begin
             values
                 ('plan_cache_mode', 'force_generic_plan', array[
                     'claim_next_job', '_look_behind', 'next_due_in', '_complete_jobs',
-                    '_end_attempts', 'finish_jobs', 'heartbeat_jobs'
+                    '_end_attempts', 'finish_jobs', 'heartbeat_jobs', '_cancel_jobs', '_retry_jobs'
                 ]),
                 ('jit', 'off', array[
                     'claim_next_job', '_look_behind', 'next_due_in', '_complete_jobs',
                     '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
-                    'enqueue_jobs', '_id_ahead', 'check_invariants', 'cancel_jobs', 'retry_jobs'
+                    'enqueue_jobs', '_id_ahead', 'check_invariants', 'cancel_jobs', 'retry_jobs',
+                    '_cancel_jobs', '_retry_jobs'
                 ]),
                 ('enable_seqscan', 'off', array[
                     'claim_next_job', '_look_behind', 'next_due_in', '_complete_jobs',

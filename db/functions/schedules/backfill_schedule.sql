@@ -40,8 +40,9 @@ begin
     v_slot := starts_at - interval '1 microsecond';
     v_number := rota._slots_between(v_schedule, v_slot, ends_at - interval '1 microsecond');
 
-    if v_number > 1000 then
-        raise exception 'the range holds % slots; backfill at most 1000 at a time', v_number
+    if v_number is null or v_number > 1000 then
+        raise exception 'the range holds % slots; backfill at most 1000 at a time',
+            coalesce(v_number::text, 'too many')
             using errcode = 'RTV01';
     end if;
 

@@ -15,11 +15,18 @@ create or replace function rota._retry_jobs(
 as $$
 declare
     v_ids bigint[];
+    v_first timestamptz;  -- between these they ended, so that other weeks are not searched again
+    v_last timestamptz;
+    v_recurring boolean;
     v_revived bigint[];
-    v_lane record;
+    v_queues text[];
+    v_priorities integer[];
+    v_run_ats timestamptz[];
 begin
-    v_ids := array(
-        select f.id
+    select array_agg(l.id), min(l.finished_at), max(l.finished_at), bool_or(l.recurring)
+    into v_ids, v_first, v_last, v_recurring
+    from (
+        select f.id, f.finished_at, f.schedule_type <> 'ONE_TIME' as recurring
         from rota.finished_jobs as f
         where f.id = any(job_ids)
             and f.state in ('FAILED', 'CANCELLED')
@@ -29,9 +36,9 @@ begin
             )
         order by f.id
         for update
-    );
+    ) as l;
 
-    if v_ids = '{}' then
+    if v_ids is null then
         return;
     end if;
 
@@ -44,38 +51,41 @@ begin
             f.id, f.task, f.payload, f.queue, f.priority, f.schedule_type, t.run_at, t.run_at,
             f.run + 1, f.max_retries, f.timeout, f.unique_key, f.name, f.last_error, f.created_at
         from rota.finished_jobs as f
-        cross join lateral rota._retry_time(f, at) as t(run_at)
-        where f.id = any(v_ids) and t.run_at is not null
+        cross join lateral (
+            select case when f.schedule_type = 'ONE_TIME' then at else rota._retry_time(f, at) end
+        ) as t(run_at)
+        where f.id = any(v_ids) and f.finished_at between v_first and v_last
+            and t.run_at is not null
         order by f.unique_key collate "C" nulls first, f.queue collate "C", f.id
         on conflict do nothing
-        returning j.id
+        returning j.id, j.queue, j.priority, j.run_at
     )
-    select coalesce(array_agg(r.id order by r.id), '{}') into v_revived
-    from revived as r;
+    select
+        coalesce(array_agg(r.id), '{}'), array_agg(r.queue), array_agg(r.priority),
+        array_agg(r.run_at)
+    into v_revived, v_queues, v_priorities, v_run_ats
+    from (select * from revived order by id) as r;
 
-    update rota.schedules as s
-    set paused_at = null,
-        trigger_requested_at = null
-    where s.job_id = any(v_revived);
+    if v_recurring then
+        update rota.schedules as s
+        set paused_at = null,
+            trigger_requested_at = null
+        where s.job_id = any(v_revived);
+    end if;
 
     delete from rota.finished_jobs as f
-    where f.id = any(v_revived);
+    where f.id = any(v_revived) and f.finished_at between v_first and v_last;
 
-    for v_lane in
-        select j.queue::text, j.priority::integer, min(j.run_at::timestamptz) as run_at
-        from rota.live_jobs as j
-        where j.id = any(v_revived)
-        group by j.queue, j.priority
-    loop
-        perform rota._use_lane(v_lane.queue, v_lane.priority);
-        perform rota._wake(v_lane.queue, v_lane.run_at, at);
-    end loop;
+    perform rota._use_lane(l.queue, l.priority), rota._wake(l.queue, l.first_run_at, at)
+    from (
+        select r.queue, r.priority, min(r.run_at) as first_run_at
+        from unnest(v_queues, v_priorities, v_run_ats) as r(queue, priority, run_at)
+        group by r.queue, r.priority
+    ) as l;
 
     return query
-    select j.id, j.queue::text, j.state::text, j.run_at::timestamptz, null
-    from rota.live_jobs as j
-    where j.id = any(v_revived)
-    order by j.id;
+    select r.id, r.queue, 'SCHEDULED', r.run_at, null
+    from unnest(v_revived, v_queues, v_run_ats) as r(id, queue, run_at);
 
     if cardinality(v_revived) < cardinality(v_ids) then
         return query
