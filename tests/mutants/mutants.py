@@ -557,14 +557,14 @@ MUTANTS = [
     # -- operators and upkeep
     mutant(
         "a cancel does not wait for the claim that is under way",
-        "db/functions/steer/cancel_job.sql",
-        "        for no key update;\n",
-        "        ;\n",
+        "db/functions/steer/_cancel_jobs.sql",
+        "        for no key update\n",
+        "",
         f"{RACES}::test_a_cancel_that_meets_a_claim_asks_the_worker",
     ),
     mutant(
         "a COMPLETED job can be retried",
-        "db/functions/steer/retry_job.sql",
+        "db/functions/steer/_retry_jobs.sql",
         "f.state in ('FAILED', 'CANCELLED')",
         "f.state is not null",
         f"{CANCELS}::test_only_a_failed_or_cancelled_job_can_be_retried",
