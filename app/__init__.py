@@ -14,6 +14,7 @@ from rota.app import (
     protection,
     queues,
     schedules,
+    tokens,
     workers,
 )
 from rota.app.database import Database
@@ -39,7 +40,7 @@ def create_app(database_url: str | None = None) -> Flask:
     }
     app.extensions["database"] = Database(database_url or os.environ.get("DATABASE_URL", ""))
 
-    for part in (logs, protection, errors):
+    for part in (logs, protection, errors, tokens):
         part.init_app(app)
     for resource in (jobs, schedules, queues, workers, health):
         app.register_blueprint(resource.blueprint)

@@ -17,7 +17,7 @@ import time
 import psycopg
 from flask import Flask
 
-from rota.app import create_app, logs
+from rota.app import create_app, logs, tokens
 from rota.app.health import look
 from rota.app.server import Server
 
@@ -48,6 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
         log.critical(difference)
         return 1
     try:
+        refusal = tokens.refusal_to_listen(app, host)
+        if refusal is not None:
+            log.critical(refusal)
+            return 1
         serve(app, host, port)
     except (OSError, ValueError) as error:
         log.critical("cannot listen on %s port %s: %s", host, port, error)

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import psycopg
-from flask import current_app
+from flask import current_app, g
 from psycopg import IsolationLevel
 from psycopg.adapt import Buffer, Loader
 from psycopg.conninfo import conninfo_to_dict
@@ -39,7 +39,29 @@ SETTINGS = {
     "intervalstyle": "iso_8601",
     "jit": "off",
 }
+BECOME = ", pg_catalog.set_config('role', %s, true)"
+
+# A login whose memberships are not inherited has no right of its own; it becomes what it needs.
+BECOME_API = """
+    select pg_catalog.set_config('role', r.rolname, true)
+    from pg_catalog.pg_roles as r
+    join pg_catalog.pg_roles as l on l.rolname = session_user
+    where r.rolname = 'rota_api'
+        and not l.rolsuper
+        and pg_has_role(l.oid, r.oid, 'MEMBER')
+        and not exists (
+            select
+            from pg_catalog.pg_proc as p
+            where p.pronamespace = to_regnamespace('rota')
+                and p.proname = 'authenticate_token'
+                and has_function_privilege(p.oid, 'EXECUTE')
+        )
+"""
 LONGEST_TRANSACTION = 20.0  # seconds, after which a server that says nothing is given up
+
+
+class ForeignRoleError(Exception):
+    """The login may not become the role that it is to act as."""
 
 
 class IsoTimestampLoader(Loader):
@@ -80,13 +102,18 @@ class Database:
         self._lent: dict[psycopg.Connection, float] = {}  # since when
 
     @contextmanager
-    def transaction(self) -> Iterator[psycopg.Connection]:
+    def transaction(self, role: str | None = None) -> Iterator[psycopg.Connection]:
         """Lend a connection for one transaction, committed unless the block raises.
+
+        Args:
+            role: under which everything in it is done, and nothing after it; the login itself if
+                left out. What is run here is never written by a caller, so nobody gets out of it.
 
         Raises:
             psycopg.OperationalError: the database cannot be reached, or went away.
+            ForeignRoleError: the role is gone, or not granted to the login.
         """
-        conn = self._begin()
+        conn = self._begin(role)
         try:
             yield conn
             conn.commit()
@@ -100,6 +127,13 @@ class Database:
             self._lent.pop(conn, None)
             if not conn.closed:
                 self._idle.append(conn)
+
+    @contextmanager
+    def own_transaction(self) -> Iterator[psycopg.Connection]:
+        """Lend a connection for what the API itself has to know, whoever asks."""
+        with self.transaction() as conn:
+            conn.execute(BECOME_API)
+            yield conn
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -119,23 +153,35 @@ class Database:
                     hang_up(conn)
                     log.warning("no answer from the database for too long, a connection is cut")
 
-    def _begin(self) -> psycopg.Connection:
+    def _begin(self, role: str | None) -> psycopg.Connection:
         if self._idle:
             conn = self._idle.pop()
             try:
-                return self._set_up(conn)
+                return self._set_up(conn, role)
             except psycopg.OperationalError:
                 self.close()  # the others are likely to be as dead
-        return self._set_up(self._connect())
+        return self._set_up(self._connect(), role)
 
-    def _set_up(self, conn: psycopg.Connection) -> psycopg.Connection:
-        """Begin a transaction with settings of its own.
+    def _set_up(self, conn: psycopg.Connection, role: str | None) -> psycopg.Connection:
+        """Begin a transaction with settings of its own, one of which is the role.
 
         They are set for each, and so through a pooler too, where a session is not ours to change.
+        They end with it, so a connection comes back as the login's.
         """
         self._lent[conn] = time.monotonic()
+        settings = _transaction_settings(conn.info.server_version)
         try:
-            conn.execute(_transaction_settings(conn.info.server_version))
+            if role is None:
+                conn.execute(settings)
+            else:
+                conn.execute(settings + BECOME, [role])
+        except (
+            psycopg.errors.InsufficientPrivilege,
+            psycopg.errors.InvalidParameterValue,
+        ) as error:
+            del self._lent[conn]
+            conn.close()
+            raise ForeignRoleError(error.diag.message_primary) from error
         except BaseException:
             del self._lent[conn]
             conn.close()
@@ -162,5 +208,5 @@ def database() -> Database:
 
 
 def transaction() -> AbstractContextManager[psycopg.Connection[Any]]:
-    """Lend a connection of the current application for one transaction."""
-    return database().transaction()
+    """Lend a connection of the current application for one transaction of the request."""
+    return database().transaction(g.get("principal"))

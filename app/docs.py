@@ -24,6 +24,7 @@ FOR_EVERY_OPERATION = {
     "500": "Failed",
     "503": "Unavailable",
 }
+FOR_EVERY_TOKEN = {"401": "Unauthorized", "403": "Forbidden"}
 FOR_EVERY_CHANGE = {
     "400": "Malformed",
     "413": "TooLarge",
@@ -84,6 +85,7 @@ def init_app(app: Flask) -> None:
     for path, operations in spec["paths"].items():
         for method, operation in operations.items():
             _write_out(operation, template["components"]["responses"])
+            _say_who_may(operation)
             for status, name in _shared_responses(path, method, operation).items():
                 operation["responses"].setdefault(status, _reference("responses", name))
 
@@ -99,6 +101,20 @@ def _shared_responses(path: str, method: str, operation: dict[str, Any]) -> dict
     elif _reference("parameters", "Limit") in operation.get("parameters", []):
         shared |= FOR_EVERY_LIST
     return shared
+
+
+def _say_who_may(operation: dict[str, Any]) -> None:
+    """Say which tokens an operation takes: its docstring has their scopes as ``security``."""
+    scopes = operation.pop("security", [])
+    operation["security"] = [{"token": []}] if scopes else []
+    if not scopes:
+        return
+    operation["x-scopes"] = scopes
+    for status, name in FOR_EVERY_TOKEN.items():
+        operation["responses"].setdefault(status, _reference("responses", name))
+    roles = " or ".join(f"`rota_{scope}`" for scope in scopes)
+    description = operation.get("description", "")
+    operation["description"] = f"{description}\n\nFor tokens with {roles}.".strip()
 
 
 def _write_out(operation: dict[str, Any], shared: dict[str, Any]) -> None:

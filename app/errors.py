@@ -10,12 +10,15 @@ import psycopg
 from flask import Flask, Response, g, jsonify
 from werkzeug.exceptions import HTTPException
 
+from rota.app.database import ForeignRoleError
+
 log = logging.getLogger("rota.api")
 
 # The longest prefix of the SQLSTATE decides, so that a new code of a family needs no Python.
 STATUS_BY_SQLSTATE = {
     "RTN": 404,
     "RTC": 409,
+    "RTP": 403,
     "RTV": 422,
     "22": 422,
     "23": 409,
@@ -26,6 +29,7 @@ STATUS_BY_SQLSTATE = {
     "25P03": 503,  # idle_in_transaction_session_timeout: we stood still
     "25P04": 503,  # transaction_timeout
     "40": 503,
+    "42501": 403,
     "53": 503,
     "55P03": 503,  # lock_timeout
     "57": 503,
@@ -42,6 +46,7 @@ WORDS_BY_SQLSTATE = {
     "25006": "the database can only be read at the moment",
     "25P": "this took longer than a request may; try again",
     "40": "another transaction was in the way; try again",
+    "42501": "whom this request acts for has no right to this",
     "53": "the database is short of connections, memory or disk; try again later",
     "55P03": "another transaction holds what this request needs; try again",
     "57014": "this took longer than a request may, and was given up",
@@ -107,12 +112,25 @@ def init_app(app: Flask) -> None:
     """Answer every error as JSON."""
     app.register_error_handler(RequestError, _answer_problem)
     app.register_error_handler(psycopg.Error, _answer_database_error)
+    app.register_error_handler(ForeignRoleError, _answer_foreign_role)
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(Exception, _answer_failure)
 
 
 def _answer_problem(problem: RequestError) -> tuple[Response, int]:
-    return jsonify(problem.body), problem.status
+    response = jsonify(problem.body)
+    if problem.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response, problem.status
+
+
+def _answer_foreign_role(error: ForeignRoleError) -> tuple[Response, int]:
+    """Tell whoever runs the API that a valid token's principal is not granted to its login."""
+    fields = {"principal": g.get("principal"), "reason": str(error)}
+    log.error("grant this principal to the login of the API", extra={"fields": fields})
+    return _answer_problem(
+        RequestError(403, "the API may not act for whom this token stands; its log says why")
+    )
 
 
 def _answer_database_error(error: psycopg.Error) -> tuple[Response, int]:
@@ -131,7 +149,9 @@ def _answer_database_error(error: psycopg.Error) -> tuple[Response, int]:
             )
         )
     fields = {"sqlstate": sqlstate, "constraint": error.diag.constraint_name}
-    log.warning("the database refused a value", extra={"fields": fields})
+    if status == 403:
+        fields |= {"principal": g.get("principal"), "reason": error.diag.message_primary}
+    log.warning("the database refused this", extra={"fields": fields})
     message = _by_prefix(WORDS_BY_SQLSTATE, sqlstate)
     return _answer_problem(RequestError(status, message, code=sqlstate))
 

@@ -22,6 +22,8 @@ FUNCTIONS = [
     "enqueue_jobs",
     "cancel_job",
     "retry_job",
+    "cancel_jobs",
+    "retry_jobs",
     "schedule_job",
     "preview_schedule",
     "pause_schedule",
@@ -53,6 +55,12 @@ MISSING_RIGHTS = """
     )
 """
 GRANT = "grant it rota_producer and rota_operator"
+GRANT_API = "grant it rota_api, and each principal that has a token"
+MAY_LOOK_UP = """
+    select rota.needs_token(), has_function_privilege(p.oid, 'execute')
+    from pg_proc as p
+    where p.pronamespace = 'rota'::regnamespace and p.proname = 'authenticate_token'
+"""
 
 
 def look(database: Database) -> tuple[str | None, list[str]]:
@@ -62,10 +70,12 @@ def look(database: Database) -> tuple[str | None, list[str]]:
         psycopg.OperationalError: the database cannot be reached.
     """
     try:
-        with database.transaction() as conn:
+        with database.own_transaction() as conn:
             deployed = call(conn, "version")[0]["version"]
-            needed = {"functions": FUNCTIONS, "views": VIEWS}
-            missing = [name for (name,) in conn.execute(MISSING_RIGHTS, needed)]
+            if deployed == VERSION:
+                needs_token, may_look_up = conn.execute(MAY_LOOK_UP).fetchone() or (False, False)
+                needed = {"functions": FUNCTIONS, "views": VIEWS}
+                missing = [name for (name,) in conn.execute(MISSING_RIGHTS, needed)]
     except psycopg.errors.InsufficientPrivilege:
         return f"this login has no rights to the schema rota: {GRANT}", []
     except psycopg.Error as error:
@@ -76,7 +86,9 @@ def look(database: Database) -> tuple[str | None, list[str]]:
         return (
             f"the database has version {deployed[:12]}, this checkout is {VERSION[:12]};"
             " run: rota deploy"
-        ), missing
+        ), []
+    if needs_token:  # requests run with the rights of their principals, not with ours
+        return (None if may_look_up else f"this login may not look up tokens: {GRANT_API}"), []
     if len(missing) == len(FUNCTIONS) + len(VIEWS):
         return f"this login may do nothing that the API is for: {GRANT}", missing
     return None, missing

@@ -12,8 +12,10 @@ from rota.app.answers import answer_page, moments, next_url, read_page, read_row
 from rota.app.database import transaction
 from rota.app.errors import RequestError, invalid
 from rota.app.inputs import (
+    MAX_ID,
     PAGE_SIZE,
     Field,
+    boolean,
     instant,
     integer,
     json_value,
@@ -64,6 +66,10 @@ FILTERS = {
     "queue": Field(text),
     "task": Field(text),
     "schedule_type": Field(one_of("ONE_TIME", "INTERVAL", "CRON")),
+}
+WINDOWS = {
+    name: Field(instant)
+    for name in ("run_at_from", "run_at_before", "finished_at_from", "finished_at_before")
 }
 LIMIT = {"limit": Field(rows_up_to(200))}
 
@@ -137,6 +143,7 @@ def enqueue_job() -> tuple[dict[str, Any], int, dict[str, str]]:
     ---
     tags: [jobs]
     operationId: enqueueJob
+    security: [producer]
     requestBody:
       required: true
       json: NewJob
@@ -199,6 +206,7 @@ def enqueue_jobs() -> tuple[dict[str, Any], int]:
     ---
     tags: [jobs]
     operationId: enqueueJobs
+    security: [producer]
     requestBody:
       required: true
       json: NewJobs
@@ -232,6 +240,7 @@ def list_jobs() -> Response:
     ---
     tags: [jobs]
     operationId: listJobs
+    security: [operator, reader]
     parameters:
       - name: state
         in: query
@@ -275,6 +284,7 @@ def get_job(job_id: int) -> Response:
     ---
     tags: [jobs]
     operationId: getJob
+    security: [operator, reader]
     parameters:
       - $ref: "#/components/parameters/JobId"
     responses:
@@ -297,6 +307,7 @@ def list_executions(job_id: int) -> Response:
     ---
     tags: [jobs]
     operationId: listExecutions
+    security: [operator, reader]
     parameters:
       - $ref: "#/components/parameters/JobId"
       - $ref: "#/components/parameters/Limit"
@@ -341,6 +352,7 @@ def cancel_job(job_id: int) -> dict[str, Any]:
     ---
     tags: [jobs]
     operationId: cancelJob
+    security: [operator]
     parameters:
       - $ref: "#/components/parameters/JobId"
     requestBody:
@@ -367,6 +379,7 @@ def retry_job(job_id: int) -> dict[str, Any]:
     ---
     tags: [jobs]
     operationId: retryJob
+    security: [operator]
     parameters:
       - $ref: "#/components/parameters/JobId"
     responses:
@@ -380,6 +393,69 @@ def retry_job(job_id: int) -> dict[str, Any]:
     parse_fields(read_body(), {})
     with transaction() as conn:
         return call(conn, "retry_job", job_id=job_id)[0]
+
+
+@blueprint.post("/jobs/cancel")
+def cancel_jobs() -> dict[str, Any]:
+    """Cancel many jobs.
+
+    All that a filter asks for, up to `max_jobs`, as `POST /jobs/{job_id}/cancel` does one. Unless
+    `dry_run` is false, they are only counted. Call until nothing more is changed.
+    ---
+    tags: [jobs]
+    operationId: cancelJobs
+    security: [operator]
+    requestBody:
+      required: true
+      json: BulkCancellation
+      examples:
+        count:
+          summary: How many would it be?
+          value: {filter: {queue: default, state: [SCHEDULED]}}
+        cancel:
+          summary: Cancel them
+          value:
+            filter: {queue: default, state: [SCHEDULED], run_at_before: "2030-02-01T00:00:00Z"}
+            reason: not needed any more
+            max_jobs: 500
+            dry_run: false
+    responses:
+      200:
+        description: What was changed, or would be.
+        json: BulkOutcome
+      422: {code: RTV01, message: "filter: is required"}
+    """
+    return _steer("cancel_jobs", {"reason": Field(text)})
+
+
+@blueprint.post("/jobs/retry")
+def retry_jobs() -> dict[str, Any]:
+    """Run many FAILED or CANCELLED jobs again.
+
+    All that a filter asks for, up to `max_jobs`, as `POST /jobs/{job_id}/retry` does one. Unless
+    `dry_run` is false, they are only counted. Jobs that cannot come back, because a live job holds
+    their `unique_key`, are left out.
+    ---
+    tags: [jobs]
+    operationId: retryJobs
+    security: [operator]
+    requestBody:
+      required: true
+      json: BulkRetry
+      examples:
+        count:
+          summary: How many would it be?
+          value: {filter: {task: echo, finished_at_from: "2020-01-31T00:00:00Z"}}
+        retry:
+          summary: Retry them
+          value: {filter: {task: echo, state: [FAILED, CANCELLED]}, dry_run: false}
+    responses:
+      200:
+        description: What was changed, or would be.
+        json: BulkOutcome
+      422: {code: RTV01, message: "filter: is required"}
+    """
+    return _steer("retry_jobs", {})
 
 
 def page_of_jobs(filters: Mapping[str, Any]) -> sql.Composed:
@@ -427,6 +503,53 @@ def page_of_jobs(filters: Mapping[str, Any]) -> sql.Composed:
             ]
         ),
     )
+
+
+def _steer(function: str, more: dict[str, Field]) -> dict[str, Any]:
+    fields = {
+        "filter": Field(_filter, required=True),
+        "max_jobs": Field(integer),
+        "dry_run": Field(boolean),
+    }
+    arguments = parse_fields(read_body(), fields | more)
+    with transaction() as conn:
+        return call(conn, function, **arguments)[0]
+
+
+def _filter(value: Any) -> Jsonb:
+    """Take a filter as the functions read it; what may stand in it together is theirs to say."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object")
+    fields = {
+        "ids": Field(_list_of(_id)),
+        "state": Field(_list_of(text)),
+        "queue": Field(text),
+        "task": Field(text),
+        "schedule_type": Field(text),
+        "unique_key": Field(text),
+        **WINDOWS,
+    }
+    for name, item in value.items():
+        if item is None and name in fields:  # an empty variable must not mean all of them
+            raise invalid(f"filter.{name}", "must not be null")
+    return Jsonb(parse_fields(value, fields, "a filter", within="filter."), dumps=write_json)
+
+
+def _list_of(parse: Any) -> Any:
+    """Return a parser for a list."""
+
+    def parse_all(values: Any) -> list[Any]:
+        if not isinstance(values, list):
+            raise ValueError("must be a list")
+        return [parse(value) for value in values]
+
+    return parse_all
+
+
+def _id(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_ID:
+        raise ValueError("must hold ids of jobs")
+    return value
 
 
 def _bulk(value: Any) -> Jsonb:

@@ -49,6 +49,7 @@ def list_queues() -> Response:
     ---
     tags: [queues]
     operationId: listQueues
+    security: [operator, reader]
     parameters:
       - $ref: "#/components/parameters/Limit"
       - name: after
@@ -77,6 +78,7 @@ def get_queue(queue: str) -> Response:
     ---
     tags: [queues]
     operationId: getQueue
+    security: [operator, reader]
     parameters:
       - $ref: "#/components/parameters/Queue"
     responses:
@@ -96,6 +98,7 @@ def delete_queue(queue: str) -> tuple[str, int]:
     ---
     tags: [queues]
     operationId: deleteQueue
+    security: [operator]
     parameters:
       - name: queue
         in: path
@@ -128,6 +131,7 @@ def pause_queue(queue: str) -> Response:
     ---
     tags: [queues]
     operationId: pauseQueue
+    security: [operator]
     parameters:
       - $ref: "#/components/parameters/Queue"
     responses:
@@ -146,6 +150,7 @@ def resume_queue(queue: str) -> Response:
     ---
     tags: [queues]
     operationId: resumeQueue
+    security: [operator]
     parameters:
       - $ref: "#/components/parameters/Queue"
     responses:
@@ -166,6 +171,7 @@ def configure_queue(queue: str) -> Response:
     ---
     tags: [queues]
     operationId: configureQueue
+    security: [operator]
     parameters:
       - $ref: "#/components/parameters/Queue"
     requestBody:

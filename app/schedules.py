@@ -94,6 +94,7 @@ def save_schedule() -> tuple[dict[str, Any], int, dict[str, str]]:
     ---
     tags: [schedules]
     operationId: saveSchedule
+    security: [producer, operator]
     requestBody:
       required: true
       json: NewSchedule
@@ -142,6 +143,7 @@ def list_schedules() -> Response:
     ---
     tags: [schedules]
     operationId: listSchedules
+    security: [operator, reader]
     parameters:
       - $ref: "#/components/parameters/Limit"
       - name: before
@@ -170,6 +172,7 @@ def get_schedule(name: str) -> Response:
     ---
     tags: [schedules]
     operationId: getSchedule
+    security: [operator, reader]
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     responses:
@@ -193,6 +196,7 @@ def put_schedule(name: str) -> tuple[dict[str, Any], int, dict[str, str]]:
     ---
     tags: [schedules]
     operationId: putSchedule
+    security: [producer, operator]
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     requestBody:
@@ -223,6 +227,7 @@ def delete_schedule(name: str) -> dict[str, Any]:
     ---
     tags: [schedules]
     operationId: deleteSchedule
+    security: [operator]
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     responses:
@@ -242,6 +247,7 @@ def pause_schedule(name: str) -> dict[str, Any]:
     ---
     tags: [schedules]
     operationId: pauseSchedule
+    security: [operator]
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     responses:
@@ -260,6 +266,7 @@ def resume_schedule(name: str) -> dict[str, Any]:
     ---
     tags: [schedules]
     operationId: resumeSchedule
+    security: [operator]
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     responses:
@@ -278,6 +285,7 @@ def trigger_schedule(name: str) -> dict[str, Any]:
     ---
     tags: [schedules]
     operationId: triggerSchedule
+    security: [operator]
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     responses:
@@ -297,6 +305,7 @@ def backfill_schedule(name: str) -> tuple[dict[str, Any], int]:
     ---
     tags: [schedules]
     operationId: backfillSchedule
+    security: [operator]
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
     requestBody:
@@ -329,6 +338,7 @@ def preview_schedule() -> dict[str, Any]:
     ---
     tags: [schedules]
     operationId: previewSchedule
+    security: [producer, operator, reader]
     requestBody:
       required: true
       json: Preview

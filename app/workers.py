@@ -27,6 +27,7 @@ def list_workers() -> Response:
     ---
     tags: [workers]
     operationId: listWorkers
+    security: [operator, reader]
     responses:
       200:
         description: Workers, the one that was seen last first.

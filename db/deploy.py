@@ -2,13 +2,15 @@
 
 The steps, one deploy of a database at a time, so that any number may be started at once:
 
-1. the schema ``rota`` and the four group roles;
+1. the schema ``rota`` and the group roles;
 2. the pending migrations of ``db/migrations`` (yoyo);
 3. in one transaction the views, every file of ``db/functions``, ``db/settings.sql``, the grants,
    ``rota.version()``, and a check that the schema holds no function without a file;
 4. the triggers of ``db/triggers.sql``;
 5. ``rota`` on the database's search path, the sequence of ids ahead of every job, and the first
    round of upkeep.
+
+The command goes on with a token of the API, where ROTA_TOKEN has one (rota/tokens.py).
 
 Running it again changes nothing, except that it heals functions and grants patched by hand.
 The URL must lead to the server itself or to a pooler in session mode. What the database, the role
@@ -34,9 +36,10 @@ from yoyo.connections import DatabaseURI
 from yoyo.migrations import default_migration_table
 
 from rota.db.session import settle
+from rota.tokens import TokenError, ensure_token
 
 FOLDER = Path(__file__).parent
-ROLES = ("rota_producer", "rota_worker", "rota_operator", "rota_reader")
+ROLES = ("rota_producer", "rota_worker", "rota_operator", "rota_reader", "rota_api")
 OLDEST_SERVER = 150000
 
 DEPLOY_LOCK = 0x726F7461  # "rota", the advisory lock of the first deploy of a database
@@ -490,7 +493,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("give the database's URL as an argument or in DATABASE_URL")
     try:
         deploy(url)
-    except (DeployError, psycopg.Error) as error:
+        if token := os.environ.get("ROTA_TOKEN"):
+            print(ensure_token(url, token))
+    except (DeployError, TokenError, psycopg.Error) as error:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         print(f"deploy failed: {' '.join(str(error).split())}{notes}", file=sys.stderr)
         return 1

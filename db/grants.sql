@@ -6,6 +6,7 @@
 --   rota_worker     runs jobs
 --   rota_operator   looks at everything and steers
 --   rota_reader     looks at everything
+--   rota_api        the login of the API: finds whose a token is, and becomes that role
 
 do $$
 declare
@@ -19,7 +20,9 @@ begin
     for v_role in
         select r.rolname
         from pg_catalog.pg_roles as r
-        where r.rolname in ('rota_producer', 'rota_worker', 'rota_operator', 'rota_reader')
+        where r.rolname in (
+            'rota_producer', 'rota_worker', 'rota_operator', 'rota_reader', 'rota_api'
+        )
     loop
         execute format('revoke all on all functions in schema rota from %I', v_role);
         execute format('revoke all on all tables in schema rota from %I', v_role);
@@ -57,7 +60,9 @@ begin
                 ('function', 'maintain',            '{rota_worker, rota_operator}'),
 
                 ('function', 'cancel_job',          '{rota_operator}'),
+                ('function', 'cancel_jobs',         '{rota_operator}'),
                 ('function', 'retry_job',           '{rota_operator}'),
+                ('function', 'retry_jobs',          '{rota_operator}'),
                 ('function', 'pause_queue',         '{rota_operator}'),
                 ('function', 'resume_queue',        '{rota_operator}'),
                 ('function', 'pause_schedule',      '{rota_operator}'),
@@ -70,15 +75,23 @@ begin
                 ('function', 'configure_retention', '{rota_operator}'),
                 ('function', 'check_invariants',    '{rota_operator}'),
 
+                ('function', 'create_token',        '{rota_operator}'),
+                ('function', 'revoke_token',        '{rota_operator}'),
+                ('function', 'authenticate_token',  '{rota_api}'),
+                ('function', 'needs_token',
+                    '{rota_producer, rota_worker, rota_operator, rota_reader, rota_api}'),
+
                 ('function', 'version',
-                    '{rota_producer, rota_worker, rota_operator, rota_reader}'),
+                    '{rota_producer, rota_worker, rota_operator, rota_reader, rota_api}'),
 
                 ('table',    'jobs',                '{rota_operator, rota_reader}'),
                 ('table',    'executions',          '{rota_operator, rota_reader}'),
                 ('table',    'job_executions',      '{rota_operator, rota_reader}'),
                 ('table',    'schedule_status',     '{rota_operator, rota_reader}'),
                 ('table',    'queue_status',        '{rota_operator, rota_reader}'),
-                ('table',    'worker_status',       '{rota_operator, rota_reader}')
+                ('table',    'worker_status',       '{rota_operator, rota_reader}'),
+                ('table',    'tokens',              '{rota_operator, rota_reader}'),
+                ('table',    'actions',             '{rota_operator, rota_reader}')
         ) as a(kind, object, roles)
         join pg_catalog.pg_roles as r on r.rolname = any(a.roles)
     loop

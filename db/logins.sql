@@ -14,7 +14,9 @@ create role rota_producer nologin;
 create role rota_worker nologin;
 create role rota_operator nologin;
 create role rota_reader nologin;
+create role rota_api nologin;
 
-create role api login password :'api_password' in role rota_producer, rota_operator, rota_reader;
+-- The API may look up tokens, and become the roles that they stand for; nothing by itself.
+create role api login noinherit password :'api_password' in role rota_api;
 create role worker login password :'worker_password' in role rota_worker;
 \endif

@@ -41,6 +41,10 @@ GROUPS = {
         "Readers",
         "They look at everything, in these views, and change nothing; operators do too.",
     ),
+    "rota_api": (
+        "API",
+        "Its login finds out whose a token is, and becomes that role.",
+    ),
     OWNER: (
         "Deployers",
         "They bring all of this, by `rota deploy`; each program asks at its start what is there.",

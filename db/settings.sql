@@ -19,20 +19,23 @@ begin
             values
                 ('plan_cache_mode', 'force_generic_plan', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', 'next_due_in',
-                    '_complete_jobs', '_end_attempts', 'finish_jobs', 'heartbeat_jobs'
+                    '_complete_jobs', '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
+                    '_cancel_jobs', '_retry_jobs'
                 ]),
                 ('jit', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', 'next_due_in',
                     '_complete_jobs',
                     '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
-                    'enqueue_jobs', '_id_ahead', 'check_invariants'
+                    'enqueue_jobs', '_id_ahead', 'check_invariants', 'cancel_jobs', 'retry_jobs',
+                    '_cancel_jobs', '_retry_jobs'
                 ]),
                 ('enable_seqscan', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', '_share_cursor',
                     'next_due_in', '_complete_jobs', '_end_attempts', '_past_ending',
                     'heartbeat_job', 'heartbeat_jobs',
                     'hold_lease', 'enqueue_job', '_id_ahead', '_is_queue', 'delete_queue',
-                    'cancel_job', '_retire_job', 'retry_job', 'schedule_job', '_lock_schedule',
+                    'cancel_job', '_cancel_jobs', '_retire_job', 'retry_job', '_retry_jobs',
+                    '_retry_time', 'schedule_job', '_lock_schedule',
                     '_missed_slots', 'backfill_schedule', 'bring_forward_jobs',
                     'release_unhandled_jobs'
                 ]),

@@ -313,6 +313,50 @@ left join (
 comment on view rota.worker_status is
     'Worker processes that announced themselves, with the number of jobs each runs now.';
 
+create or replace view rota.tokens with (security_barrier) as
+select
+    t.token_id,
+    t.principal,
+    t.prefix,
+    t.note,
+    t.created_at,
+    t.created_by,
+    t.expires_at,
+    t.last_used_at,
+    t.revoked_at
+from rota.api_tokens as t
+where coalesce( -- as _may_manage; the reader of a view must be allowed the functions in it
+    (
+        select pg_has_role(
+            coalesce(nullif(current_setting('role'), 'none'), session_user), r.oid, 'MEMBER'
+        )
+        from pg_catalog.pg_roles as r
+        where r.rolname = t.principal
+    ),
+    true
+);
+
+comment on view rota.tokens is
+    'The tokens of principals that the reader may be; of each its beginning, never the whole.';
+
+create or replace view rota.actions as
+select
+    a.action_id,
+    a.at,
+    a.actor,
+    a.on_behalf_of,
+    a.function,
+    a.job_id,
+    a.queue,
+    a.schedule,
+    a.token_id,
+    a.affected,
+    a.details
+from rota.action_log as a;
+
+comment on view rota.actions is
+    'What operators did: who, when, by which function, to what.';
+
 -- Tables last: whoever reads a view has locked it before its tables.
 do $$
 declare

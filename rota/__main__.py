@@ -10,6 +10,7 @@ PROGRAMS = {
     "worker": ("rota.worker.__main__", "run jobs"),
     "api": ("rota.app.__main__", "serve the REST interface and its Swagger page"),
     "run": ("rota.run", "database, API and one worker on this machine, to try Rota"),
+    "token": ("rota.tokens", "create, list and revoke tokens of the API"),
     "demo": ("rota.demo.__main__", "enqueue a hundred jobs in a running Rota and watch them"),
 }
 

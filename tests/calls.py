@@ -16,6 +16,7 @@ from tests.concurrency.sessions import forget_cursors
 
 Arguments = dict[str, Any]
 HOUR = timedelta(hours=1)
+HASH = b"h" * 32  # of a token
 
 
 def enqueue(conn: Connection, **arguments: Any) -> int:
@@ -167,6 +168,28 @@ def batch_of_schedules(conn: Connection, clock: Clock) -> Arguments:
     return {"job_ids": [p["job_id"] for p in pairs], "tokens": [p["token"] for p in pairs]}
 
 
+def a_token(conn: Connection, clock: Clock) -> Arguments:
+    conn.execute("delete from rota.api_tokens")
+    (made,) = call(conn, "create_token", principal="rota_operator", hash=HASH)
+    return {"token_id": made["token_id"]}
+
+
+def a_token_that_is_shown(conn: Connection, clock: Clock) -> Arguments:
+    a_token(conn, clock)
+    return {"hash": HASH}
+
+
+def several(conn: Connection, clock: Clock) -> Arguments:
+    """A job that waits and one that runs, one that failed and one that was cancelled."""
+    enqueue(conn, unique_key="several")
+    running(conn, clock)
+    failed(conn, clock)
+    call(conn, "cancel_job", job_id=enqueue(conn, unique_key="other"))
+    schedule(conn)
+    call(conn, "delete_schedule", name="s")
+    return {}
+
+
 def given(**arguments: Any) -> Callable[[Connection, Clock], Arguments]:
     return lambda conn, clock: arguments
 
@@ -213,7 +236,10 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("maintain", old_weeks, {}),
     ("cancel_job", lambda conn, clock: {"job_id": enqueue(conn)}, {}),
     ("cancel_job", lambda conn, clock: {"job_id": running(conn, clock)["job_id"]}, {}),
+    ("cancel_jobs", several, {"filter": Jsonb({"task": "t"}), "dry_run": False}),
     ("retry_job", failed, {}),
+    ("retry_jobs", several, {"filter": Jsonb({"task": "t"}), "dry_run": False}),
+    ("retry_jobs", several, {"filter": Jsonb({"schedule_type": "INTERVAL"}), "dry_run": False}),
     ("pause_queue", a_queue, {}),
     ("resume_queue", a_paused_queue, {}),
     ("delete_queue", a_paused_queue, {}),
@@ -229,4 +255,8 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("configure_queue", given(queue="default", max_retries=1), {}),
     ("configure_retention", given(retention=timedelta(days=30)), {}),
     ("check_invariants", waiting, {}),
+    ("create_token", given(principal="rota_operator", note="n"), {}),
+    ("revoke_token", a_token, {}),
+    ("authenticate_token", a_token_that_is_shown, {}),
+    ("needs_token", given(), {}),
 ]

@@ -30,6 +30,7 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
 SECRETS = {"POSTGRES_PASSWORD": "p", "API_PASSWORD": "a", "WORKER_PASSWORD": "w"}
+TOKEN = "a-token-that-somebody-chose-0123456789"
 URL = {"DATABASE_URL": "postgresql://postgres:postgres@postgres:5432/jobs_db"}
 ODD_URL = {"DATABASE_URL": "postgres://o%27er:p%40s%2Fs%3Aw%22%5C%25d%20%C3%BC@postgres/j%20b"}
 OUTSIDE = {"DATABASE_URL": "postgresql://u:p@db.example:5432/jobs_db"}
@@ -182,7 +183,12 @@ def test_the_example_environment_names_every_variable_and_holds_no_secret(tmp_pa
         if line and not line.startswith("#")
     )
 
-    assert example == {**dict.fromkeys(SECRETS, ""), "DATABASE_URL": "", "ROTA_PORT": "5000"}
+    assert example == {
+        **dict.fromkeys(SECRETS, ""),
+        "ROTA_TOKEN": "",
+        "DATABASE_URL": "",
+        "ROTA_PORT": "5000",
+    }
     assert postgres(tmp_path, example).returncode != 0
 
 
@@ -215,7 +221,7 @@ def test_the_api_and_the_worker_wait_for_the_deploy_and_it_for_the_database(serv
 
 @pytest.mark.parametrize("form", [SECRETS, URL, ODD_URL], ids=["secrets", "URL", "odd URL"])
 def test_every_service_does_its_work_by_its_own_command(form, tmp_path, server):
-    services = yaml.safe_load(config(form, tmp_path).stdout)["services"]
+    services = yaml.safe_load(config(form | {"ROTA_TOKEN": TOKEN}, tmp_path).stdout)["services"]
     environments = {
         name: {
             **{key: value for key, value in os.environ.items() if key != "DATABASE_URL"},
@@ -231,7 +237,8 @@ def test_every_service_does_its_work_by_its_own_command(form, tmp_path, server):
         environments[name]["DATABASE_URL"] = make_conninfo(
             services[name]["environment"]["DATABASE_URL"], host=host, port=""
         )
-    environments["api"] |= {"PORT": str(port), "HOST": "127.0.0.1"}
+    environments["api"] |= {"PORT": str(port)}
+    assert environments["api"]["HOST"] == "0.0.0.0"  # so it serves nobody without a token
     api = f"http://127.0.0.1:{port}"
 
     with psycopg.connect(server.url(), autocommit=True) as conn:  # as PostgreSQL's image does
@@ -258,6 +265,7 @@ def test_every_service_does_its_work_by_its_own_command(form, tmp_path, server):
         wait_until(lambda: fetch(f"{api}/jobs/{job['job_id']}")["state"] == "COMPLETED")
         wait_until(lambda: len(fetch(f"{api}/workers")["workers"]) == 2)
         page = status(f"{api}/apidocs/")
+        stranger = status(f"{api}/jobs")
         healthcheck = subprocess.run(
             here(services["api"]["healthcheck"]["test"][1:]), env=environments["api"]
         )
@@ -269,7 +277,7 @@ def test_every_service_does_its_work_by_its_own_command(form, tmp_path, server):
             process.kill()
             process.wait()
 
-    assert (healthcheck.returncode, page) == (0, 200)
+    assert (healthcheck.returncode, page, stranger) == (0, 200, 401)
     assert codes == [0, 0, 0]
 
 
@@ -299,7 +307,8 @@ def status(url: str) -> int | None:
 def fetch(url: str, body: dict[str, Any] | None = None) -> Any:
     """Get a URL, or post a body to it; return the answer."""
     data = json.dumps(body).encode() if body else None
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
+    request = urllib.request.Request(url, data, headers)
     with OPENER.open(request, timeout=10) as answer:
         return json.load(answer)
 

@@ -20,6 +20,10 @@ from tests.calls import CALLS
 from tests.concurrency.sessions import forget_cursors
 
 TRAPS = Path(__file__).with_name("traps.sql").read_text()
+VIEWS = (
+    *("jobs", "executions", "job_executions", "schedule_status", "queue_status", "worker_status"),
+    *("tokens", "actions"),
+)
 PLACES = {
     "pg_temp": "pg_temp, pg_catalog, rota",
     "public": "public, pg_temp, pg_catalog, rota",
@@ -104,7 +108,7 @@ def test_the_views_run_nothing_that_who_reads_them_has_planted(attacker, conn, p
     call(conn, "finish_job", job_id=job["id"], token=job["token"])
     one = attacker("rota_reader", place)
 
-    for view in ("jobs", "executions", "job_executions", "schedule_status", "queue_status"):
+    for view in VIEWS:
         one.conn.execute(sql.SQL("select * from rota.{}").format(sql.Identifier(view))).fetchall()
 
     assert one.caught == []

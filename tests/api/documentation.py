@@ -13,6 +13,8 @@ OPERATIONS = {
     "GET /jobs/{job_id}/executions": "listExecutions",
     "POST /jobs/{job_id}/cancel": "cancelJob",
     "POST /jobs/{job_id}/retry": "retryJob",
+    "POST /jobs/cancel": "cancelJobs",
+    "POST /jobs/retry": "retryJobs",
     "POST /schedules": "saveSchedule",
     "GET /schedules": "listSchedules",
     "GET /schedules/{name}": "getSchedule",

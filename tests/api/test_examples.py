@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
+import psycopg
 import pytest
 from flask.testing import FlaskClient
 from psycopg import Connection
@@ -167,6 +168,8 @@ BAD_BODIES = {
     "POST /jobs": {},
     "POST /jobs/bulk": {"jobs": [{"task": "echo"}, {}]},
     "POST /jobs/{job_id}/cancel": {"reason": 5},
+    "POST /jobs/cancel": {"reason": "no filter"},
+    "POST /jobs/retry": {},
     "POST /schedules": {"name": "nightly", "task": "echo"},
     "PUT /schedules/{name}": {"task": "echo", "every": "now and then"},
     "POST /schedules/{name}/backfill": {"starts_at": "2030-01-01T00:00:00Z"},
@@ -181,8 +184,7 @@ def errors(spec: dict[str, Any], status: str) -> Iterator[tuple[str, dict[str, A
     for name in OPERATIONS:
         response = responses(spec, name).get(status)
         if response:
-            (example,) = examples(spec, response)
-            yield name, example
+            yield from ((name, example) for example in examples(spec, response))
 
 
 def send(
@@ -206,9 +208,11 @@ def send(
 def test_errors_that_are_alike_everywhere_are_shown_as_they_come(
     client: FlaskClient, spec: dict[str, Any], status: str, request_: dict[str, Any]
 ) -> None:
-    found = list(errors(spec, status))
+    found = [
+        (name, example) for name, example in errors(spec, status) if example["code"] != "42501"
+    ]
 
-    assert len(found) == (26 if status in ("403", "421") else 16)
+    assert len(found) == (28 if status in ("403", "421") else 18)
     for name, example in found:
         answer = send(client, spec, name, **request_)
         assert (answer.status_code, answer.json) == (int(status), example), name
@@ -271,7 +275,9 @@ def without_id(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_failures_are_shown_as_they_are_answered(db: str, spec: dict[str, Any]) -> None:
-    app = create_app(make_conninfo(db, options="-c role=pg_monitor"))  # has no rights here
+    app = create_app(db)
+    with psycopg.connect(db) as conn:
+        conn.execute("alter function rota.needs_token rename to something_else")
 
     for name, example in errors(spec, "500"):
         if "/health/" not in name:

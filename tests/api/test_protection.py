@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from flask.testing import FlaskClient
 
@@ -293,6 +294,8 @@ def test_an_address_at_which_the_server_listens_is_its_own(
     db: str, start_server: Callable[..., Any]
 ) -> None:
     address = outward_address()
+    with psycopg.connect(db, autocommit=True) as conn:  # without a token it would listen here only
+        conn.execute("select rota.create_token('rota_reader')")
     server = start_server(db, HOST="0.0.0.0")
 
     for host, status in ((f"{address}:{server.port}", 200), ("0.0.0.0", 200), ("192.0.2.9", 421)):

@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
+from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
 from tests.concurrency.sessions import Session, forget_cursors
@@ -42,6 +43,14 @@ def _held(subject: Subject) -> dict[str, Any]:
 
 def _batch(subject: Subject) -> dict[str, Any]:
     return {"job_ids": [subject.job_id], "tokens": [subject.token]}
+
+
+def _of_ids(subject: Subject) -> dict[str, Any]:
+    return {"filter": Jsonb({"ids": [subject.job_id]}), "dry_run": False}
+
+
+def _changed(rows: list[dict[str, Any]], _: Subject) -> str:
+    return "changed" if rows[0]["changed"] else "nothing"
 
 
 def _state(rows: list[dict[str, Any]], _: Subject) -> str:
@@ -84,6 +93,8 @@ OPERATIONS = {
     "release": Operation("release_job", _held, _state),
     "enqueue": Operation("enqueue_job", lambda _: {"task": "t", "unique_key": KEY}, _made),
     "retry": Operation("retry_job", lambda s: {"job_id": s.job_id}, _state),
+    "cancel_jobs": Operation("cancel_jobs", _of_ids, _changed, passed_by="nothing"),
+    "retry_jobs": Operation("retry_jobs", _of_ids, _changed, passed_by="nothing"),
     "maintain": Operation("maintain", lambda _: {}, lambda *_: "done"),
     "schedule": Operation(
         "schedule_job", lambda _: {"task": "t", "every": timedelta(hours=2), "name": NAME}, _made

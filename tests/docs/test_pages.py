@@ -261,8 +261,8 @@ def test_the_reference_is_that_of_these_functions(conn):
 
 def test_the_reference_lists_for_each_role_what_it_has_rights_to(conn):
     page = (ROOT / "docs" / "functions.md").read_text()
-    roles = ["rota_producer", "rota_worker", "rota_operator", "rota_reader"]
-    headings = ["Producers", "Workers", "Operators", "Readers"]
+    roles = ["rota_producer", "rota_worker", "rota_operator", "rota_reader", "rota_api"]
+    headings = ["Producers", "Workers", "Operators", "Readers", "API"]
     rights = """
         select proname from pg_proc
         where pronamespace = 'rota'::regnamespace and proname not like '\\_%%'

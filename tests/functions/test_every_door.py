@@ -7,7 +7,7 @@ from psycopg.types.json import Jsonb
 from rota.db.gateway import call
 from tests.functions.test_every_parameter import SCENES, START, first_jobs, signatures
 
-ROLES = ("rota_producer", "rota_worker", "rota_operator", "rota_reader")
+ROLES = ("rota_producer", "rota_worker", "rota_operator", "rota_reader", "rota_api")
 NEEDED = {  # arguments of those that need some
     "enqueue_jobs": {"jobs": Jsonb([{"task": "a"}, {"task": "a", "unique_key": "k"}])},
     "enqueue_job": {"task": "a", "unique_key": "k", "queue": "new"},
@@ -18,9 +18,11 @@ NEEDED = {  # arguments of those that need some
     "delete_queue": {"queue": "mail"},
     "resume_queue": {"queue": "mail"},
     "configure_retention": {"retention": "8 days"},
+    "cancel_jobs": {"filter": Jsonb({"task": "a"})},
+    "retry_jobs": {"filter": Jsonb({"task": "a"})},
 }
 SCENERY = SCENES | dict.fromkeys(
-    ("maintain", "recover_workers", "check_invariants", "version"), lambda conn: {}
+    ("maintain", "recover_workers", "check_invariants", "version", "needs_token"), lambda conn: {}
 )
 
 

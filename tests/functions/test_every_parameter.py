@@ -31,6 +31,8 @@ SEEN = (
     "select * from rota.queue_status",
     "select * from rota.worker_status",
     "select retention from rota.settings",
+    "select principal, note, expires_at, revoked_at from rota.tokens",
+    "select actor, function, queue, schedule, affected, details - 'job_ids' from rota.actions",
     "select count(*) from pg_locks where pid = pg_backend_pid() and locktype = 'advisory'",
 )
 
@@ -92,6 +94,12 @@ def one_that_is_known_elsewhere(conn):
     return {"job_ids": [h["job_id"] for h in held], "tokens": [h["token"] for h in held]}
 
 
+def two_tokens(conn):
+    (one,) = call(conn, "create_token", principal="rota_operator", hash=b"1" * 32)
+    call(conn, "create_token", principal="rota_operator", hash=b"2" * 32, note="other")
+    return {"token_id": one["token_id"]}
+
+
 def lost_leases(conn):
     one_waits(conn)
     call(conn, "claim_next_job", lease=TICK, max_jobs=2)
@@ -147,7 +155,13 @@ SCENES = {
     ),
     "recover_jobs": lost_leases,
     "cancel_job": lambda conn: one_waits(conn) or {"job_id": first_jobs(conn, 1)[0]},
+    "cancel_jobs": lambda conn: (
+        one_waits(conn) or {"filter": Jsonb({"queue": "default"}), "dry_run": False}
+    ),
     "retry_job": two_cancelled,
+    "retry_jobs": lambda conn: (
+        two_cancelled(conn) and {"filter": Jsonb({"queue": "default"}), "dry_run": False}
+    ),
     "pause_queue": one_waits,
     "resume_queue": lambda conn: (
         one_waits(conn) or (call(conn, "pause_queue", queue="mail") and None)
@@ -164,6 +178,9 @@ SCENES = {
         one_schedule(conn) | {"starts_at": START, "ends_at": START + 3 * HOUR}
     ),
     "next_run": lambda conn: {"cron": "0 9 * * *", "time_zone": "UTC", "after": START},
+    "create_token": lambda conn: {"principal": "rota_operator"},
+    "revoke_token": two_tokens,
+    "authenticate_token": lambda conn: two_tokens(conn) and {"hash": b"1" * 32},
     "preview_schedule": lambda conn: {"cron": "0 9 * * *", "from_time": START, "n": 3},
 }
 
@@ -281,7 +298,26 @@ DIFFERENCES = {
     "dismiss_worker": {"worker": ("w", "v")},
     "recover_jobs": {"max_jobs": (1000, 1)},
     "cancel_job": {"job_id": (1, 2), "reason": (None, "enough")},
+    "cancel_jobs": {
+        "filter": (Jsonb({"queue": "default"}), Jsonb({"queue": "mail"})),
+        "reason": (None, "enough"),
+        "max_jobs": (1000, 1),
+        "dry_run": (True, False),
+    },
     "retry_job": {"job_id": (1, 2)},
+    "retry_jobs": {
+        "filter": (Jsonb({"queue": "default"}), Jsonb({"state": "FAILED"})),
+        "max_jobs": (1000, 1),
+        "dry_run": (True, False),
+    },
+    "create_token": {
+        "principal": ("rota_operator", "rota_worker"),
+        "expires_at": (None, datetime(2200, 1, 1, tzinfo=UTC)),
+        "note": (None, "of the shop"),
+        "hash": (None, b"3" * 32),
+    },
+    "revoke_token": {"token_id": (1, 2)},
+    "authenticate_token": {"hash": (b"1" * 32, b"3" * 32)},
     "pause_queue": {"queue": ("default", "mail")},
     "resume_queue": {"queue": ("default", "mail")},
     "configure_queue": {
@@ -327,6 +363,7 @@ NO_WORDS_NEEDED = {
     "check_invariants",
     "maintain",
     "recover_workers",
+    "needs_token",
     "version",
 }  # functions without parameters
 
@@ -359,7 +396,7 @@ def seen(value):
         left = value - datetime.now(UTC)
         return value.isoformat() if abs(left) > 100 * DAY else f"{round(left / MINUTE / 5)}"
     if isinstance(value, str):
-        return re.sub(r"pid \d+", "pid", value)
+        return re.sub(r"rota_[-\w]{43}", "a token", re.sub(r"pid \d+", "pid", value))
     if isinstance(value, timedelta) and value.microseconds:  # it was measured
         return f"{round(value / MINUTE)} minutes"
     return "a token" if isinstance(value, UUID) else value
@@ -385,7 +422,7 @@ def observed(conn, function, arguments):
                     {
                         name: seen(value)
                         for name, value in row.items()
-                        if name not in ("id", "job_id")
+                        if name not in ("id", "job_id", "job_ids", "token_id")
                     }
                 )
                 for row in some
@@ -410,6 +447,8 @@ def attempt(connect, function, parameter=None, value=None, leave_out=False):
             value = held if min(value, key=str) == value[0] else held[::-1]
         elif value in (1, UUID(int=1)) and parameter in ("job_id", "token"):
             value = arguments.get(parameter)
+        elif parameter == "token_id":
+            value += arguments["token_id"] - 1
         elif value == 2 and parameter == "job_id":
             value = first_jobs(conn, 2)[1]
         arguments[parameter] = value
@@ -510,6 +549,26 @@ LIMITS = {
     },
     "recover_jobs": {"max_jobs": ([1, 100_000], [0, 100_001, None])},
     "cancel_job": {"reason": (["r" * 1000, None], ["r" * 1001])},
+    "cancel_jobs": {
+        "reason": (["r" * 1000, None], ["r" * 1001]),
+        "max_jobs": ([1, 10_000], [0, 10_001, None]),
+        "filter": (
+            [Jsonb({"state": "RUNNING"}), Jsonb({"ids": []})],
+            [Jsonb({}), Jsonb([]), None, Jsonb({"finished_at_from": "2030-01-01"})],
+        ),
+    },
+    "retry_jobs": {
+        "max_jobs": ([1, 10_000], [0, 10_001, None]),
+        "filter": (
+            [Jsonb({"finished_at_from": "2030-01-01"})],
+            [Jsonb({}), None, Jsonb({"state": "RUNNING"}), Jsonb({"queue": None})],
+        ),
+    },
+    "create_token": {
+        "expires_at": ([LAST, None], [FIRST, "infinity", "-infinity"]),
+        "note": (["n" * 200, None], ["n" * 201, "a\x1bb"]),
+        "hash": ([b"h" * 32, None], [b"h" * 31, b"h" * 33]),
+    },
     "pause_queue": {"queue": (["mail"], ["", "q" * 101, None, "a\x1bb"])},
     "resume_queue": {"queue": (["mail"], ["", "q" * 101, None, "a\x1bb"])},
     "configure_queue": {

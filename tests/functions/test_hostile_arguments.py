@@ -77,6 +77,7 @@ VALUES = {
         '[{"task": "a", "timeout": "1 month -29 days"}]',
         '[{"task": null, "run_at": "infinity"}]',
     ],
+    "bytea": [None, b"", b"\0", b"x" * 31, b"x" * 32, b"x" * 1_000_000],
     "uuid": [None, "00000000-0000-4000-8000-000000000000"],
     "text[]": [None, "{}", "{default}", "{NULL}", "{a,b}", "{{a,b},{c,d}}", "[5:6]={a,b}"],
     "bigint[]": [None, "{}", "{1}", "{1,NULL}", "{{1,2}}", "[3:3]={1}"],

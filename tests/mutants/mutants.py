@@ -36,6 +36,10 @@ LINKS = "tests/worker/test_link.py"
 RECOVERY = "tests/functions/test_recovery.py"
 DEAD = "db/functions/upkeep/recover_workers.sql"
 WORKER_FAULTS = "tests/worker/test_faults.py"
+TOKENS = "tests/functions/test_tokens.py"
+BULK = "tests/functions/test_bulk.py"
+STEERING = "tests/concurrency/test_steering.py"
+ACCESS = "tests/api/test_access.py"
 
 
 @dataclass(frozen=True)
@@ -888,14 +892,14 @@ MUTANTS = [
     # -- operators and upkeep
     mutant(
         "a cancel does not wait for the claim that is under way",
-        "db/functions/steer/cancel_job.sql",
-        "        for no key update;\n",
-        "        ;\n",
+        "db/functions/steer/_cancel_jobs.sql",
+        "        for no key update\n",
+        "",
         f"{RACES}::test_a_cancel_that_meets_a_claim_asks_the_worker",
     ),
     mutant(
         "a COMPLETED job can be retried",
-        "db/functions/steer/retry_job.sql",
+        "db/functions/steer/_retry_jobs.sql",
         "f.state in ('FAILED', 'CANCELLED')",
         "f.state is not null",
         f"{CANCELS}::test_only_a_failed_or_cancelled_job_can_be_retried",
@@ -1408,5 +1412,70 @@ MUTANTS = [
         'body = body.replace(secret.encode(), b"***")',
         "pass",
         f"{HTTP}::test_a_worker_runs_it",
+
+
+    # -- who may do what
+    mutant(
+        "a revoked token is still taken",
+        "db/functions/rights/authenticate_token.sql",
+        "        and t.revoked_at is null\n",
+        "",
+        f"{TOKENS}::test_a_token_that_is_not_valid_is_answered_with_nothing",
+    ),
+    mutant(
+        "an operator makes tokens for roles that he is no member of",
+        "db/functions/rights/create_token.sql",
+        "    if not rota._may_manage(principal) then",
+        "    if false then",
+        f"{TOKENS}::test_who_makes_a_token_could_be_its_principal_already",
+    ),
+    mutant(
+        "a member of a role with powers gets a token",
+        "db/functions/rights/_bad_principal.sql",
+        "pg_has_role(p.oid, r.oid, 'MEMBER')",
+        "p.oid = r.oid",
+        f"{TOKENS}::test_no_token_is_made_for_a_role_with_powers",
+    ),
+    mutant(
+        "the caller is the login, whatever role was set",
+        "db/functions/rights/_caller.sql",
+        "coalesce(nullif(current_setting('role'), 'none'), session_user)",
+        "session_user::text",
+        f"{TOKENS}::test_the_caller_is_the_role_that_was_set_else_the_login",
+    ),
+    mutant(
+        "a request does not run under its principal",
+        "app/database.py",
+        'database().transaction(g.get("principal"))',
+        "database().transaction()",
+        f"{ACCESS}::test_each_operation_is_open_to_whom_the_table_says",
+    ),
+    mutant(
+        "a bulk does not look again at what it has waited for",
+        "db/functions/steer/_cancel_jobs.sql",
+        "                filter, j.id,",
+        "                null, j.id,",
+        f"{STEERING}::test_a_bulk_looks_again_at_what_it_has_waited_for",
+    ),
+    mutant(
+        "a bulk retry makes the jobs in the order of their ids",
+        "db/functions/steer/_retry_jobs.sql",
+        'order by f.unique_key collate "C" nulls first, f.queue collate "C", f.id',
+        "order by f.id",
+        f"{STEERING}::test_bulks_that_bring_keys_back_in_any_order_never_deadlock",
+    ),
+    mutant(
+        "a bulk meets jobs again that were asked to end",
+        "db/functions/steer/cancel_jobs.sql",
+        "            and j.cancel_requested_at is null\n",
+        "",
+        f"{BULK}::test_jobs_that_were_asked_to_end_already_are_not_met_again",
+    ),
+    mutant(
+        "what a filter does not name includes schedules",
+        "db/functions/steer/_read_filter.sql",
+        "case when not filter ? 'ids' then 'ONE_TIME' end",
+        "null",
+        f"{BULK}::test_each_key_of_a_filter_narrows_it",
     ),
 ]

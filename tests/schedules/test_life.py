@@ -547,6 +547,7 @@ def test_a_backfill_adds_a_job_for_each_slot_once(conn, at):
         (MONDAY, MONDAY + 1001 * HOUR + HOUR),
         (MONDAY, "infinity"),
         (None, MONDAY),
+        ("4713-01-01 BC", "294276-12-31"),
     ],
 )
 def test_a_backfill_of_a_bad_range_is_refused(conn, at, starts_at, ends_at):

@@ -77,6 +77,18 @@ begin
         timeout = case when 'timeout' <> all(v_unset)
             then coalesce(excluded.timeout, q.timeout)
         end;
+
+    perform rota._record_action(
+        'configure_queue',
+        queue => queue,
+        details => jsonb_build_object(
+            'max_retries', max_retries,
+            'backoff_base', rota._span_text(backoff_base),
+            'backoff_cap', rota._span_text(backoff_cap),
+            'timeout', rota._span_text(timeout),
+            'unset', nullif(v_unset, '{}')
+        )
+    );
 end;
 $$;
 

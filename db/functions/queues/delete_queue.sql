@@ -27,6 +27,8 @@ begin
     update rota.lanes as l
     set retired_at = rota._now()
     where l.queue = delete_queue.queue and l.retired_at is null;
+
+    perform rota._record_action('delete_queue', queue => queue);
 end;
 $$;
 

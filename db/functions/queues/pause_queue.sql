@@ -19,6 +19,8 @@ begin
     values (queue, rota._now())
     on conflict (name) do update
     set paused_at = coalesce(q.paused_at, excluded.paused_at);
+
+    perform rota._record_action('pause_queue', queue => queue);
 end;
 $$;
 

@@ -18,6 +18,7 @@ begin
     where q.name = queue and q.paused_at is not null;
 
     perform rota._wake(queue, v_now, v_now);
+    perform rota._record_action('resume_queue', queue => queue);
 end;
 $$;
 

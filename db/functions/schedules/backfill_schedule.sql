@@ -17,6 +17,7 @@ declare
     v_number bigint;
     v_slot timestamptz;
     v_made rota.enqueued_job;
+    v_created integer := 0;
 begin
     select s.* into v_schedule
     from rota.schedules as s
@@ -39,8 +40,9 @@ begin
     v_slot := starts_at - interval '1 microsecond';
     v_number := rota._slots_between(v_schedule, v_slot, ends_at - interval '1 microsecond');
 
-    if v_number > 1000 then
-        raise exception 'the range holds % slots; backfill at most 1000 at a time', v_number
+    if v_number is null or v_number > 1000 then
+        raise exception 'the range holds % slots; backfill at most 1000 at a time',
+            coalesce(v_number::text, 'too many')
             using errcode = 'RTV01';
     end if;
 
@@ -64,8 +66,17 @@ begin
             where j.id = v_made.job_id;
         end if;
 
+        v_created := v_created + v_made.created::integer;
         return next v_made;
     end loop;
+
+    perform rota._record_action(
+        'backfill_schedule', v_job.id, v_job.queue, name,
+        affected => v_created,
+        details => jsonb_build_object(
+            'starts_at', rota._utc_text(starts_at), 'ends_at', rota._utc_text(ends_at)
+        )
+    );
 end;
 $$;
 

@@ -9,7 +9,12 @@ as $$
 declare
     v_job rota.live_jobs := rota._lock_schedule(name);
 begin
-    return rota.cancel_job(v_job.id, 'the schedule was deleted');
+    perform rota._record_action('delete_schedule', v_job.id, v_job.queue, name);
+
+    return (
+        select row(c.job_id, c.state, c.run_at)::rota.job_outcome
+        from rota._cancel_jobs(array[v_job.id], 'the schedule was deleted', rota._now()) as c
+    );
 end;
 $$;
 

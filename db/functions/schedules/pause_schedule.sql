@@ -9,6 +9,8 @@ as $$
 declare
     v_job rota.live_jobs := rota._lock_schedule(name);
 begin
+    perform rota._record_action('pause_schedule', v_job.id, v_job.queue, name);
+
     update rota.schedules as s
     set paused_at = rota._now()
     where s.job_id = v_job.id and s.paused_at is null;

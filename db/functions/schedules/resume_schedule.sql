@@ -15,6 +15,8 @@ declare
     v_slot timestamptz := v_job.scheduled_for;
     v_run_at timestamptz;
 begin
+    perform rota._record_action('resume_schedule', v_job.id, v_job.queue, name);
+
     update rota.schedules as s
     set paused_at = null
     where s.job_id = v_job.id and s.paused_at is not null

@@ -7,7 +7,8 @@
 -- slots that had their run are stepped over. The anchor of the grid stays unless starts_at is
 -- given. One whose next slot could not be computed goes on, by the new timing, with the first slot
 -- after the last it had. A retry that waits keeps its attempt, whatever max_retries says. A run
--- that was asked to end, because its schedule was deleted, is no longer asked.
+-- that was asked to end, because its schedule was deleted, is no longer asked. To make a schedule,
+-- or to say again what it is, is a producer's daily work; a change of one is recorded as an action.
 create or replace function rota.schedule_job(
     task text,
     payload jsonb default '{}',
@@ -187,6 +188,16 @@ begin
 
     if v_held.state = 'SCHEDULED' then
         perform rota._wake(queue, v_run_at, v_now);
+    end if;
+
+    if v_old is distinct from v_schedule
+        or (v_held.task, v_held.payload, v_held.queue, v_held.priority)
+            is distinct from (task, payload, queue, priority)
+        or v_held.max_retries <> max_retries
+        or coalesce(v_held.timeout, '0') <> timeout
+        or v_held.cancel_requested_at is not null
+    then
+        perform rota._record_action('schedule_job', v_held.id, queue, name);
     end if;
 
     return row(v_held.id, false)::rota.enqueued_job;

@@ -16,6 +16,8 @@ declare
     v_schedule rota.schedules;
     v_slot timestamptz := v_job.scheduled_for;
 begin
+    perform rota._record_action('trigger_schedule', v_job.id, v_job.queue, name);
+
     if v_job.state = 'RUNNING' then
         update rota.schedules as s
         set trigger_requested_at = v_now

@@ -15,6 +15,11 @@ begin
 
     update rota.settings as s
     set retention = configure_retention.retention;
+
+    perform rota._record_action(
+        'configure_retention',
+        details => jsonb_build_object('retention', rota._span_text(retention))
+    );
 end;
 $$;
 

@@ -4,8 +4,8 @@
 -- parents are locked, but the second parent, for no longer than lock_timeout: half of
 -- deadlock_timeout at most, so that who waits for us meanwhile is not told of a deadlock.
 -- Whatever cannot be done is left for the next call, reported by a warning, and stops nothing else.
--- Only finished jobs and attempts are ever dropped. Of a schedule that has ended, the definition
--- goes with the call after the one that dropped its job.
+-- Only finished jobs, attempts and the record of actions are ever dropped. Of a schedule that has
+-- ended, the definition goes with the call after the one that dropped its job.
 create or replace function rota.maintain()
     returns void
     language plpgsql
@@ -100,6 +100,21 @@ begin
     exception
         when others then
             raise warning 'notes of jobs without a handler could not be removed: %', sqlerrm;
+    end;
+
+    begin
+        delete from rota.action_log as a
+        where a.action_id = any(array(
+            select o.action_id
+            from rota.action_log as o
+            where o.at < v_older_than
+            order by o.at
+            limit 10000
+            for update skip locked
+        ));
+    exception
+        when others then
+            raise warning 'old actions could not be removed: %', sqlerrm;
     end;
 
     foreach v_parent in array array['finished_jobs', 'attempts'] loop

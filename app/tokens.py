@@ -1,0 +1,141 @@
+"""Who asks: a request's token, and the principal that it stands for.
+
+A principal is a database role, and all that a request does in the database is done under it
+(app/database.py). So what it may is decided there, by db/grants.sql, for psql and REST alike. As
+long as no token was made, requests from this machine run as the API's own login.
+"""
+
+import hashlib
+import ipaddress
+import logging
+import socket
+import time
+
+import psycopg
+from flask import Flask, g, request
+
+from rota.app.database import Database
+from rota.app.errors import RequestError
+
+# A token that was looked up is known for so long, so that it costs most requests nothing: this is
+# also how long one that was revoked is still taken, and how long after the first was made none is
+# asked for.
+REMEMBERED_SECONDS = 3.0
+MOST_REMEMBERED = 10_000
+
+OPEN_BLUEPRINTS = {"health", "docs"}
+OPEN_ENDPOINTS = {"flasgger.spec"}
+
+log = logging.getLogger("rota.api")
+
+
+class Principals:
+    """Finds out whose a token is; remembers it for some seconds."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[bytes | None, tuple[str | None, float]] = {}  # by hash, until when
+
+    def needs_token(self) -> bool:
+        """Tell whether a token was ever made.
+
+        Raises:
+            psycopg.Error: the database cannot be reached, or has no such function for this login.
+        """
+        with self._database.own_transaction() as conn:
+            return conn.execute("select rota.needs_token()").fetchone() == (True,)
+
+    def of(self, token: str | None, is_local: bool) -> str | None:
+        """Return the principal of a token; None where none is needed.
+
+        Missing, unknown, expired and revoked are told apart by nothing: not by words, and not by
+        time, for each is one look in the database.
+
+        Args:
+            token: what the request brought.
+            is_local: whether it comes from this machine.
+
+        Raises:
+            RequestError: 401.
+            psycopg.Error: the database cannot be reached.
+        """
+        # What may stand in logs of the server is the hash, from which nobody has the token.
+        key = None if token is None else hashlib.sha256(token.encode("latin-1", "replace")).digest()
+        principal, until = self._known.get(key, (None, 0.0))
+        if time.monotonic() > until:
+            if key is None:
+                is_valid = not self.needs_token()
+            else:
+                principal = self._look_up(key)
+                is_valid = principal is not None
+            if not is_valid:
+                self._known.pop(key, None)
+                raise unauthorized()
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            self._known[key] = principal, time.monotonic() + REMEMBERED_SECONDS
+        if key is None and not is_local:
+            raise unauthorized()
+        return principal
+
+    def _look_up(self, token_hash: bytes) -> str | None:
+        try:
+            with self._database.own_transaction() as conn:
+                row = conn.execute("select rota.authenticate_token(%s)", [token_hash]).fetchone()
+        except psycopg.errors.InsufficientPrivilege:
+            log.error("the login of the API may not look up tokens: grant it rota_api")
+            raise RequestError(503, "the API may not look up tokens; its log says why") from None
+        return row[0] if row else None
+
+
+def unauthorized() -> RequestError:
+    """Return the answer to every request without a valid token."""
+    return RequestError(
+        401,
+        "this needs a valid token",
+        hint="Send it as Authorization: Bearer TOKEN. `rota token create` makes one.",
+    )
+
+
+def init_app(app: Flask) -> None:
+    """Ask each request for its token, but for health and documentation."""
+    principals = app.extensions["principals"] = Principals(app.extensions["database"])
+
+    @app.before_request
+    def authenticate() -> None:
+        if request.blueprint in OPEN_BLUEPRINTS or request.endpoint in OPEN_ENDPOINTS:
+            return
+        g.principal = principals.of(_token(), is_local=_is_loopback(request.remote_addr or ""))
+
+
+def _token() -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
+
+
+def refusal_to_listen(app: Flask, host: str) -> str | None:
+    """Say why the API must not listen on this address, and how to go on; None if it may.
+
+    Raises:
+        OSError: the host's name cannot be resolved.
+    """
+    if host and all(_is_loopback(str(info[4][0])) for info in socket.getaddrinfo(host, None)):
+        return None
+    try:
+        if app.extensions["principals"].needs_token():
+            return None
+    except psycopg.OperationalError:
+        return None  # each request will be asked, once the database can be reached
+    return (
+        f"there is no token yet, and without one the API serves this machine only, not {host}:"
+        " make one with `rota token create --scope operator` (in the compose stack, set ROTA_TOKEN"
+        " in .env and deploy again), or set HOST=127.0.0.1"
+    )
