@@ -1412,8 +1412,7 @@ MUTANTS = [
         'body = body.replace(secret.encode(), b"***")',
         "pass",
         f"{HTTP}::test_a_worker_runs_it",
-
-
+    ),
     # -- who may do what
     mutant(
         "a revoked token is still taken",
