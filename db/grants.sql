@@ -67,9 +67,14 @@ begin
                 ('function', 'configure_queue',     '{rota_operator}'),
                 ('function', 'delete_queue',        '{rota_operator}'),
                 ('function', 'configure_retention', '{rota_operator}'),
+                ('function', 'wall',                '{rota_operator}'),
+                ('function', 'unwall',              '{rota_operator}'),
                 ('function', 'check_invariants',    '{rota_operator}'),
 
                 ('function', 'version',
+                    '{rota_producer, rota_worker, rota_operator, rota_reader}'),
+
+                ('function', 'visible_queues',
                     '{rota_producer, rota_worker, rota_operator, rota_reader}'),
 
                 ('table',    'jobs',                '{rota_operator, rota_reader}'),
@@ -77,7 +82,8 @@ begin
                 ('table',    'job_executions',      '{rota_operator, rota_reader}'),
                 ('table',    'schedule_status',     '{rota_operator, rota_reader}'),
                 ('table',    'queue_status',        '{rota_operator, rota_reader}'),
-                ('table',    'worker_status',       '{rota_operator, rota_reader}')
+                ('table',    'worker_status',       '{rota_operator, rota_reader}'),
+                ('table',    'walls',               '{rota_operator, rota_reader}')
         ) as a(kind, object, roles)
         join pg_catalog.pg_roles as r on r.rolname = any(a.roles)
     loop

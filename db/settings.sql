@@ -30,9 +30,9 @@ begin
                     'claim_next_job', '_look_behind', 'next_due_in', '_complete_jobs',
                     '_end_attempts', '_past_ending', 'heartbeat_job', 'heartbeat_jobs',
                     'hold_lease', 'enqueue_job', '_id_ahead', '_is_queue', 'delete_queue',
-                    'cancel_job', '_retire_job', 'retry_job', 'schedule_job', '_lock_schedule',
-                    '_missed_slots', 'backfill_schedule', 'bring_forward_jobs',
-                    'release_unhandled_jobs'
+                    '_check_job', 'cancel_job', '_retire_job', 'retry_job', 'schedule_job',
+                    '_lock_schedule', '_missed_slots', 'backfill_schedule',
+                    'bring_forward_jobs', 'release_unhandled_jobs'
                 ]),
                 ('enable_nestloop', 'off', array[
                     '_complete_jobs', '_end_attempts', 'finish_jobs', 'heartbeat_jobs',

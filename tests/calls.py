@@ -126,6 +126,16 @@ def a_paused_queue(conn: Connection, clock: Clock) -> Arguments:
     return {"queue": "q"}
 
 
+def a_wall(conn: Connection, clock: Clock) -> Arguments:
+    arguments = {"principal": "rota_test_walled", "queue_pattern": "a.*"}
+    conn.execute(
+        "insert into rota.queue_walls values (%(principal)s, %(queue_pattern)s)"
+        " on conflict do nothing",
+        arguments,
+    )
+    return arguments
+
+
 def handed_back(conn: Connection, clock: Clock) -> Arguments:
     pair = running(conn, clock)
     call(
@@ -206,4 +216,7 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("configure_queue", given(queue="default", max_retries=1), {}),
     ("configure_retention", given(retention=timedelta(days=30)), {}),
     ("check_invariants", waiting, {}),
+    ("wall", given(principal="rota_producer", queue_pattern="nobody.*"), {}),
+    ("unwall", a_wall, {}),
+    ("visible_queues", lambda conn, clock: a_wall(conn, clock) and {}, {}),
 ]

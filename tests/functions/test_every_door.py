@@ -19,7 +19,8 @@ NEEDED = {  # arguments of those that need some
     "resume_queue": {"queue": "mail"},
     "configure_retention": {"retention": "8 days"},
 }
-SCENERY = SCENES | dict.fromkeys(("maintain", "check_invariants", "version"), lambda conn: {})
+NO_WORDS = ("maintain", "check_invariants", "version", "visible_queues")
+SCENERY = SCENES | dict.fromkeys(NO_WORDS, lambda conn: {})
 
 
 def arguments_of(conn, function):

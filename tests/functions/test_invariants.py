@@ -26,7 +26,7 @@ WITHOUT_CHECKS = """
         end loop;
     end;
     $$;
-    drop index rota.live_jobs_unique_key;
+    drop index rota.live_jobs_unique_key_of_queue;
     alter table rota.finished_jobs drop constraint finished_jobs_pkey;
 """
 

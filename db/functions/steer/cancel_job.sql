@@ -20,6 +20,8 @@ begin
             using errcode = 'RTV01';
     end if;
 
+    perform rota._check_job(job_id);
+
     for v_look in 1..2 loop
         select j.* into v_live
         from rota.live_jobs as j
@@ -49,8 +51,7 @@ begin
     end loop;
 
     if v_state is null then
-        raise exception 'there is no job %', coalesce(job_id::text, 'null')
-            using errcode = 'RTN01';
+        perform rota._refuse_no_job(job_id);
     end if;
 
     if v_state <> 'CANCELLED' then

@@ -17,6 +17,8 @@ declare
     v_state text;
     v_constraint text;
 begin
+    perform rota._check_job(job_id);
+
     delete from rota.finished_jobs as f
     where f.id = retry_job.job_id and f.state in ('FAILED', 'CANCELLED')
     returning f.* into v_finished;
@@ -27,8 +29,7 @@ begin
         where j.id = retry_job.job_id;
 
         if v_state is null then
-            raise exception 'there is no job %', coalesce(job_id::text, 'null')
-                using errcode = 'RTN01';
+            perform rota._refuse_no_job(job_id);
         end if;
 
         raise exception 'job % is %; only a FAILED or CANCELLED job can be retried', job_id, v_state

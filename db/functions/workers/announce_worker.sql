@@ -1,6 +1,8 @@
 drop function if exists rota.announce_worker(text, text, integer, text[], integer, text);
 
 -- One row, locked by the upsert; nobody else writes it but dismiss_worker of the same process.
+-- Behind a wall a worker's name is one that nobody else can have: with the wall's beginning, or a
+-- random UUID, as ours have. Who has learned a neighbour's UUID all the same changes nothing by it.
 create or replace function rota.announce_worker(
     worker text,
     host text,
@@ -26,6 +28,13 @@ begin
             using errcode = 'RTV01';
     end if;
 
+    if not rota._is_uuid(worker) then
+        perform rota._check_name(worker);
+    end if;
+
+    perform rota._check_wall(u.queue)
+    from unnest(queues) as u(queue);
+
     if overrun < 0 then
         raise exception 'overrun must not be negative, as % is', overrun
             using errcode = 'RTV01';
@@ -48,7 +57,10 @@ begin
         stopped_at = null,
         tasks = announce_worker.tasks,
         overrun = announce_worker.overrun,
-        clock = announce_worker.clock;
+        clock = announce_worker.clock
+    where not exists (
+        select from unnest(w.queues) as u(queue) where not rota._sees_queue(u.queue)
+    );
 end;
 $$;
 
