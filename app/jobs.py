@@ -137,9 +137,9 @@ def enqueue_job() -> tuple[dict[str, Any], int, dict[str, str]]:
 
     A job of type `ONE_TIME` runs once; one of type `INTERVAL` runs again and again, every
     `interval_seconds`, and one of type `CRON` whenever its expression says, by the clocks of its
-    `time_zone`; `/schedules` knows more about such jobs. Where a live job holds the `unique_key`
-    already, it is returned and none is added; where a recurring job has the `name` already, it is
-    updated.
+    `time_zone`; `/schedules` knows more about such jobs. Where a live job of the queue holds the
+    `unique_key` already, it is returned and none is added; where a recurring job has the `name`
+    already, it is updated.
     ---
     tags: [jobs]
     operationId: enqueueJob
@@ -182,7 +182,7 @@ def enqueue_job() -> tuple[dict[str, Any], int, dict[str, str]]:
         headers: {Location: {$ref: "#/components/headers/Location"}}
         json: CreatedJob
       200:
-        description: A live job holds this key, or had this name, already.
+        description: A live job of the queue holds this key, or had this name, already.
         headers: {Location: {$ref: "#/components/headers/Location"}}
         json: CreatedJob
         example: {job_id: 1, created: false}

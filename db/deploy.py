@@ -82,6 +82,7 @@ def deploy(url: str, folder: Path = FOLDER, report: Callable[[str], None] = prin
         _take_turn(turn, report)
         functions = _patiently(lambda: _replace_functions(conn, folder))
         _patiently(lambda: _run_file(conn, folder / "triggers.sql"))
+        _drop_outlived_index(conn)
         _extend_search_path(conn, report)
         _heal_job_ids(conn, report)
         _patiently(lambda: conn.execute("select rota.maintain()"))
@@ -191,7 +192,9 @@ def _wait_for_turn(turn: Connection, report: Callable[[str], None]) -> None:
     if _is_deployed(turn):
         _take_turn(turn, report)
         # A deploy of an older checkout waits for this one. Who holds it now is not waited for.
-        turn.execute("select pg_try_advisory_lock(%s)", [DEPLOY_LOCK])
+        # Without parameters: a statement with some keeps its snapshot while the transaction is
+        # open, and an index that is built concurrently (0086) would wait for us, who wait for it.
+        turn.execute(f"select pg_try_advisory_lock({DEPLOY_LOCK})")
 
 
 def _take_turn(turn: Connection, report: Callable[[str], None]) -> None:
@@ -341,6 +344,10 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
                 """
             ).format(version=checkout_version(folder))
         )
+        conn.execute("set local check_function_bodies = off")
+        for path in functions:
+            if f"rota.{path.stem}(" in views.read_text():
+                _run_file(conn, path)
         _run_file(conn, views)
         for check in ("off", "on"):  # a body can only be checked when all that it calls is there
             conn.execute("select set_config('check_function_bodies', %s, true)", [check])
@@ -373,6 +380,16 @@ def _has_old_view(conn: Connection) -> bool:
             """
         ).rowcount
     )
+
+
+def _drop_outlived_index(conn: Connection) -> None:
+    """Drop the index by which the functions before this deploy knew the holder of a unique key.
+
+    It has keys unique in the whole database, and so refuses what the functions of now allow.
+    """
+    if conn.execute("select to_regclass('rota.live_jobs_unique_key')").fetchone() != (None,):
+        _outlast_calls(conn)
+        _patiently(lambda: conn.execute("drop index rota.live_jobs_unique_key"))
 
 
 def _outlast_calls(conn: Connection) -> None:

@@ -73,6 +73,8 @@ begin
                 ('function', 'configure_queue',     '{rota_operator}'),
                 ('function', 'delete_queue',        '{rota_operator}'),
                 ('function', 'configure_retention', '{rota_operator}'),
+                ('function', 'wall',                '{rota_operator}'),
+                ('function', 'unwall',              '{rota_operator}'),
                 ('function', 'check_invariants',    '{rota_operator}'),
 
                 ('function', 'create_token',        '{rota_operator}'),
@@ -84,12 +86,16 @@ begin
                 ('function', 'version',
                     '{rota_producer, rota_worker, rota_operator, rota_reader, rota_api}'),
 
+                ('function', 'visible_queues',
+                    '{rota_producer, rota_worker, rota_operator, rota_reader}'),
+
                 ('table',    'jobs',                '{rota_operator, rota_reader}'),
                 ('table',    'executions',          '{rota_operator, rota_reader}'),
                 ('table',    'job_executions',      '{rota_operator, rota_reader}'),
                 ('table',    'schedule_status',     '{rota_operator, rota_reader}'),
                 ('table',    'queue_status',        '{rota_operator, rota_reader}'),
                 ('table',    'worker_status',       '{rota_operator, rota_reader}'),
+                ('table',    'walls',               '{rota_operator, rota_reader}'),
                 ('table',    'tokens',              '{rota_operator, rota_reader}'),
                 ('table',    'actions',             '{rota_operator, rota_reader}')
         ) as a(kind, object, roles)

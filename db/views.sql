@@ -3,6 +3,13 @@
 -- New columns go to the end of a view; nothing else of it can be replaced. Where more changes, the
 -- block below sets the old view aside, and the last one of this file removes it.
 --
+-- Each ends in the same condition: a caller behind walls is shown what is of his queues, all others
+-- are shown everything (visible_queues, asked once a statement). A view is a security barrier: what
+-- a reader's own conditions call sees no row that the view leaves out. Conditions that cannot tell
+-- of a row (=, <, any on numbers, texts, times) still reach the indexes; an order by does not, nor
+-- does a join, so jobs come by id, the newest first, and other rows are asked for by
+-- "id = any(array(select ...))".
+--
 -- Types are plain ones, the same in both halves of a view: a cast from one domain to another would
 -- keep a condition from the indexes.
 
@@ -49,62 +56,68 @@ begin
 end;
 $$;
 
-create or replace view rota.jobs as
-select
-    j.id,
-    j.task::text as task,
-    j.state::text as state,
-    j.schedule_type::text as schedule_type,
-    j.queue::text as queue,
-    j.priority::integer as priority,
-    nullif(j.run_at::timestamptz, 'infinity') as run_at,
-    j.attempt,
-    j.max_retries::integer as max_retries,
-    j.payload,
-    null::jsonb as result,
-    j.last_error,
-    j.unique_key::text as unique_key,
-    j.name::text as name,
-    j.worker,
-    j.lease_until::timestamptz as lease_until,
-    j.created_at,
-    j.started_at,
-    null::timestamptz as finished_at,
-    j.scheduled_for,
-    j.run::bigint as run,
-    j.timeout::interval as timeout,
-    j.progress,
-    j.cancel_requested_at,
-    j.cancel_reason
-from rota.live_jobs as j
-union all
-select
-    f.id,
-    f.task,
-    f.state::text,
-    f.schedule_type::text,
-    f.queue,
-    f.priority,
-    nullif(f.run_at, 'infinity'),
-    f.attempt,
-    f.max_retries,
-    f.payload,
-    f.result,
-    f.last_error,
-    f.unique_key,
-    f.name,
-    f.worker,
-    null,
-    f.created_at,
-    f.started_at,
-    f.finished_at,
-    f.scheduled_for,
-    f.run,
-    f.timeout,
-    f.progress,
-    f.cancel_requested_at,
-    f.cancel_reason
-from rota.finished_jobs as f;
+create or replace view rota.jobs with (security_barrier) as
+select j.*
+from (
+    select
+        j.id,
+        j.task::text as task,
+        j.state::text as state,
+        j.schedule_type::text as schedule_type,
+        j.queue::text as queue,
+        j.priority::integer as priority,
+        nullif(j.run_at::timestamptz, 'infinity') as run_at,
+        j.attempt,
+        j.max_retries::integer as max_retries,
+        j.payload,
+        null::jsonb as result,
+        j.last_error,
+        j.unique_key::text as unique_key,
+        j.name::text as name,
+        j.worker,
+        j.lease_until::timestamptz as lease_until,
+        j.created_at,
+        j.started_at,
+        null::timestamptz as finished_at,
+        j.scheduled_for,
+        j.run::bigint as run,
+        j.timeout::interval as timeout,
+        j.progress,
+        j.cancel_requested_at,
+        j.cancel_reason
+    from rota.live_jobs as j
+    union all
+    select
+        f.id,
+        f.task,
+        f.state::text,
+        f.schedule_type::text,
+        f.queue,
+        f.priority,
+        nullif(f.run_at, 'infinity'),
+        f.attempt,
+        f.max_retries,
+        f.payload,
+        f.result,
+        f.last_error,
+        f.unique_key,
+        f.name,
+        f.worker,
+        null,
+        f.created_at,
+        f.started_at,
+        f.finished_at,
+        f.scheduled_for,
+        f.run,
+        f.timeout,
+        f.progress,
+        f.cancel_requested_at,
+        f.cancel_reason
+    from rota.finished_jobs as f
+) as j
+where (select rota.visible_queues()) is null
+    or j.queue = any((select rota.visible_queues())::text[])
+order by j.id desc;
 
 comment on view rota.jobs is
     'Every job that is live or still kept.';
@@ -123,19 +136,64 @@ begin
 
     -- The types are those of the table that it was: statements that are prepared go on. The first
     -- half are the attempts that completed a one-time job, as far as its row says so (0075).
-    create or replace view rota.job_executions as
+    create or replace view rota.job_executions with (security_barrier) as
+    select e.*
+    from (
+        select
+            f.id as job_id,
+            f.run,
+            f.attempt,
+            'SUCCEEDED'::rota.execution_outcome as outcome,
+            f.worker,
+            f.started_at,
+            f.finished_at,
+            null::text as error,
+            f.result,
+            f.scheduled_for,
+            'COMPLETED'::rota.job_state as job_state,
+            null::timestamptz as next_run_at
+        from rota.finished_jobs as f
+        where f.token is not null
+        union all
+        select
+            a.job_id,
+            a.run,
+            a.attempt,
+            a.outcome,
+            a.worker,
+            a.started_at,
+            a.finished_at,
+            a.error,
+            a.result,
+            a.scheduled_for,
+            a.job_state,
+            a.next_run_at
+        from rota.attempts as a
+    ) as e
+    where (select rota.visible_queues()) is null
+        or exists (select from rota.jobs as j where j.id = e.job_id);
+end;
+$$;
+
+comment on view rota.job_executions is
+    'Every attempt that ended: what became of it, and of its job then.';
+
+-- Its outcomes are plain text, so that a look for any but the successes leaves out the first part.
+create or replace view rota.executions with (security_barrier) as
+select e.*
+from (
     select
         f.id as job_id,
         f.run,
         f.attempt,
-        'SUCCEEDED'::rota.execution_outcome as outcome,
+        'SUCCEEDED' as outcome,
         f.worker,
         f.started_at,
         f.finished_at,
         null::text as error,
         f.result,
         f.scheduled_for,
-        'COMPLETED'::rota.job_state as job_state,
+        'COMPLETED' as job_state,
         null::timestamptz as next_run_at
     from rota.finished_jobs as f
     where f.token is not null
@@ -144,75 +202,40 @@ begin
         a.job_id,
         a.run,
         a.attempt,
-        a.outcome,
+        a.outcome::text,
         a.worker,
         a.started_at,
         a.finished_at,
         a.error,
         a.result,
         a.scheduled_for,
-        a.job_state,
+        a.job_state::text,
         a.next_run_at
-    from rota.attempts as a;
-end;
-$$;
-
-comment on view rota.job_executions is
-    'Every attempt that ended: what became of it, and of its job then.';
-
--- Its outcomes are plain text, so that a look for any but the successes leaves out the first part.
-create or replace view rota.executions as
-select
-    f.id as job_id,
-    f.run,
-    f.attempt,
-    'SUCCEEDED' as outcome,
-    f.worker,
-    f.started_at,
-    f.finished_at,
-    null::text as error,
-    f.result,
-    f.scheduled_for,
-    'COMPLETED' as job_state,
-    null::timestamptz as next_run_at
-from rota.finished_jobs as f
-where f.token is not null
-union all
-select
-    a.job_id,
-    a.run,
-    a.attempt,
-    a.outcome::text,
-    a.worker,
-    a.started_at,
-    a.finished_at,
-    a.error,
-    a.result,
-    a.scheduled_for,
-    a.job_state::text,
-    a.next_run_at
-from rota.attempts as a
-union all
-select
-    j.id,
-    j.run::bigint,
-    j.attempt,
-    'RUNNING',
-    j.worker,
-    j.started_at,
-    null,
-    null,
-    null,
-    j.scheduled_for,
-    j.state::text,
-    null
-from rota.live_jobs as j
-where j.state = 'RUNNING';
+    from rota.attempts as a
+    union all
+    select
+        j.id,
+        j.run::bigint,
+        j.attempt,
+        'RUNNING',
+        j.worker,
+        j.started_at,
+        null,
+        null,
+        null,
+        j.scheduled_for,
+        j.state::text,
+        null
+    from rota.live_jobs as j
+    where j.state = 'RUNNING'
+) as e
+where (select rota.visible_queues()) is null
+    or exists (select from rota.jobs as j where j.id = e.job_id);
 
 comment on view rota.executions is
     'Every attempt, ended or RUNNING.';
 
-create or replace view rota.schedule_status as
+create or replace view rota.schedule_status with (security_barrier) as
 select
     j.id as job_id,
     j.name::text as name,
@@ -243,14 +266,16 @@ select
     j.last_error,
     j.created_at
 from rota.live_jobs as j
-join rota.schedules as s on s.job_id = j.id;
+join rota.schedules as s on s.job_id = j.id
+where (select rota.visible_queues()) is null
+    or j.queue = any((select rota.visible_queues())::text[]);
 
 comment on view rota.schedule_status is
     'Every live schedule: its definition, its present run, and the next.';
 
 -- The jobs are counted in one pass over all of them, whose state no index may hold (see live_jobs);
 -- where one queue is asked for, only its own are read.
-create or replace view rota.queue_status as
+create or replace view rota.queue_status with (security_barrier) as
 select
     coalesce(n.queue, c.queue) as queue,
     q.paused_at,
@@ -282,12 +307,14 @@ full join (
     from rota.live_jobs as j
     group by j.queue::text
 ) as c on c.queue = n.queue
-left join rota.queues as q on q.name = n.queue;
+left join rota.queues as q on q.name = n.queue
+where (select rota.visible_queues()) is null
+    or coalesce(n.queue, c.queue) = any((select rota.visible_queues())::text[]);
 
 comment on view rota.queue_status is
     'Every queue that has had a job or a setting, with what waits and runs in it now.';
 
-create or replace view rota.worker_status as
+create or replace view rota.worker_status with (security_barrier) as
 select
     w.worker,
     w.host,
@@ -307,8 +334,14 @@ left join (
     select j.worker, count(*) as running
     from rota.live_jobs as j
     where j.state = 'RUNNING'
+        and (
+            (select rota.visible_queues()) is null
+            or j.queue = any((select rota.visible_queues())::text[])
+        )
     group by j.worker
-) as r on r.worker = w.worker;
+) as r on r.worker = w.worker
+where (select rota.visible_queues()) is null
+    or w.queues <@ (select rota.visible_queues());
 
 comment on view rota.worker_status is
     'Worker processes that announced themselves, with the number of jobs each runs now.';
@@ -339,7 +372,7 @@ where coalesce( -- as _may_manage; the reader of a view must be allowed the func
 comment on view rota.tokens is
     'The tokens of principals that the reader may be; of each its beginning, never the whole.';
 
-create or replace view rota.actions as
+create or replace view rota.actions with (security_barrier) as
 select
     a.action_id,
     a.at,
@@ -352,10 +385,33 @@ select
     a.token_id,
     a.affected,
     a.details
-from rota.action_log as a;
+from rota.action_log as a
+where (select rota.visible_queues()) is null
+    or a.queue = any((select rota.visible_queues())::text[]);
 
 comment on view rota.actions is
     'What operators did: who, when, by which function, to what.';
+-- A caller behind walls is shown his own. The caller as in _caller, which readers may not call.
+create or replace view rota.walls with (security_barrier) as
+select
+    w.principal,
+    w.queue_pattern,
+    w.created_at
+from rota.queue_walls as w
+where (select rota.visible_queues()) is null
+    or exists (
+        select
+        from pg_catalog.pg_roles as r
+        where r.rolname = w.principal
+            and pg_has_role(
+                coalesce(nullif(current_setting('role'), 'none'), session_user)::name,
+                r.oid,
+                'usage'
+            )
+    );
+
+comment on view rota.walls is
+    'Which roles see and touch the queues of which patterns only.';
 
 -- Tables last: whoever reads a view has locked it before its tables.
 do $$

@@ -148,6 +148,16 @@ def a_paused_queue(conn: Connection, clock: Clock) -> Arguments:
     return {"queue": "q"}
 
 
+def a_wall(conn: Connection, clock: Clock) -> Arguments:
+    arguments = {"principal": "rota_test_walled", "queue_pattern": "a.*"}
+    conn.execute(
+        "insert into rota.queue_walls values (%(principal)s, %(queue_pattern)s)"
+        " on conflict do nothing",
+        arguments,
+    )
+    return arguments
+
+
 def handed_back(conn: Connection, clock: Clock) -> Arguments:
     pair = running(conn, clock)
     call(
@@ -259,4 +269,7 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("revoke_token", a_token, {}),
     ("authenticate_token", a_token_that_is_shown, {}),
     ("needs_token", given(), {}),
+    ("wall", given(principal="rota_producer", queue_pattern="nobody.*"), {}),
+    ("unwall", a_wall, {}),
+    ("visible_queues", lambda conn, clock: a_wall(conn, clock) and {}, {}),
 ]

@@ -11,6 +11,7 @@ import pytest
 from psycopg import Connection, errors
 
 from rota.db.deploy import FOLDER, ROLES
+from tests.walls import BEHIND_A_WALL
 
 ROOT = FOLDER.parent
 EXPECTED_GRANTS = Path(__file__).with_name("expected_grants.txt")
@@ -177,7 +178,7 @@ def test_every_raised_exception_has_a_code_of_ours():
     for path in FUNCTION_FILES:
         code = re.sub(r"--.*", "", path.read_text())
         for statement in RAISE.findall(code):
-            assert re.search(r"\berrcode\s*=\s*('RT[A-Z][0-9A-Z]{2}'|v_\w+)", statement), (
+            assert re.search(r"\berrcode\s*=\s*('RT[A-Z][0-9A-Z]{2}'|'42501'|v_\w+)", statement), (
                 path.name,
                 statement,
             )
@@ -266,12 +267,16 @@ def grants_table(conn: Connection) -> str:
     rights = {(kind, name, role): right for kind, name, role, right in rows}
     lines = [
         "Who may do what: x execute, r read, w write. Helpers (_…) and partitions are nobody's.",
+        "Last, what a caller behind a wall gets that asks for somebody else's (walls.py).",
         "",
-        f"{'':9} {'':24} " + " ".join(f"{role.removeprefix('rota_'):8}" for role in ROLES),
+        f"{'':9} {'':24} "
+        + " ".join(f"{role.removeprefix('rota_'):8}" for role in ROLES)
+        + " wall",
     ]
     for kind, name in sorted({(kind, name) for kind, name, _ in rights}):
         cells = " ".join(f"{rights[kind, name, role] or '-':8}" for role in ROLES)
-        lines.append(f"{kind:9} {name:24} {cells}".rstrip())
+        wall = BEHIND_A_WALL[name] if cells.strip(" -") else "-"
+        lines.append(f"{kind:9} {name:24} {cells} {wall}")
     return "\n".join(lines) + "\n"
 
 

@@ -486,3 +486,76 @@ def test_a_worker_of_before_announces_itself_on_while_the_functions_are_replaced
     with psycopg.connect(empty_db) as conn:
         row = conn.execute("select worker, backend, server_since from rota.workers").fetchone()
     assert row == ("old", None, None)
+
+
+class Keeper(Caller):
+    """Enqueues under keys that live jobs hold, each in the queue of its holder."""
+
+    def _turn(self) -> None:
+        key = f"key {self._number} {self.turns % 5}"
+        queue = f"q{self._number}"
+        (first,) = call(self._conn, "enqueue_job", task="t", queue=queue, unique_key=key)
+        (again,) = call(self._conn, "enqueue_job", task="u", queue=queue, unique_key=key)
+        assert again == {"job_id": first["job_id"], "created": False}
+
+
+def test_keys_become_unique_per_queue_while_producers_go_on(empty_db):
+    """Before, an index without the queue said who holds a key, and the functions asked by it."""
+    deploy(empty_db, report=lambda line: None)
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        (function,) = conn.execute(
+            "select pg_get_functiondef('rota.enqueue_job'::regproc)"
+        ).fetchone() or ("",)
+        before = function.replace("(j.unique_key), (j.queue)", "(j.unique_key)").replace(
+            " and j.queue = enqueue_job.queue", ""
+        )
+        assert before.count("queue") == function.count("queue") - 4
+        conn.execute(before)
+        conn.execute(
+            """
+            create unique index live_jobs_unique_key
+                on rota.live_jobs (unique_key) where unique_key is not null;
+            drop index rota.live_jobs_unique_key_of_queue;
+            delete from rota._yoyo_migration where migration_id like '0086%'
+            """
+        )
+        keepers = [Keeper(empty_db, number) for number in range(3)]
+        for keeper in keepers:
+            keeper.start()
+        wait_until(lambda: all(keeper.turns > 8 for keeper in keepers))
+
+        deploy(empty_db, report=lambda line: None)
+
+        reached = {keeper: keeper.turns for keeper in keepers}
+        wait_until(lambda: all(keeper.turns > reached[keeper] + 8 for keeper in keepers))
+        for keeper in keepers:
+            keeper.going = False
+        for keeper in keepers:
+            keeper.join()
+        assert [failure for keeper in keepers for failure in keeper.failures] == []
+        indexes = conn.execute(
+            "select c.relname, i.indisvalid from pg_index as i"
+            " join pg_class as c on c.oid = i.indexrelid"
+            " where i.indrelid = 'rota.live_jobs'::regclass and c.relname like '%unique%'"
+        ).fetchall()
+        assert indexes == [("live_jobs_unique_key_of_queue", True)]
+        assert call(conn, "enqueue_job", task="t", queue="q9", unique_key="key 0 0")[0]["created"]
+
+
+def test_a_build_of_an_index_that_was_cut_off_is_begun_anew(empty_db):
+    deploy(empty_db, report=lambda line: None)
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        conn.execute(
+            """
+            update pg_index set indisvalid = false
+            where indexrelid = 'rota.live_jobs_unique_key_of_queue'::regclass;
+            delete from rota._yoyo_migration where migration_id like '0086%'
+            """
+        )
+
+        deploy(empty_db, report=lambda line: None)
+
+        assert conn.execute(
+            "select indisvalid from pg_index"
+            " where indexrelid = 'rota.live_jobs_unique_key_of_queue'::regclass"
+        ).fetchone() == (True,)

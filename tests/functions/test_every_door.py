@@ -21,9 +21,15 @@ NEEDED = {  # arguments of those that need some
     "cancel_jobs": {"filter": Jsonb({"task": "a"})},
     "retry_jobs": {"filter": Jsonb({"task": "a"})},
 }
-SCENERY = SCENES | dict.fromkeys(
-    ("maintain", "recover_workers", "check_invariants", "version", "needs_token"), lambda conn: {}
+NO_WORDS = (
+    "maintain",
+    "recover_workers",
+    "check_invariants",
+    "version",
+    "needs_token",
+    "visible_queues",
 )
+SCENERY = SCENES | dict.fromkeys(NO_WORDS, lambda conn: {})
 
 
 def arguments_of(conn, function):

@@ -30,6 +30,7 @@ SEEN = (
     "select * from rota.schedule_status",
     "select * from rota.queue_status",
     "select * from rota.worker_status",
+    "select principal, queue_pattern from rota.walls",
     "select retention from rota.settings",
     "select principal, note, expires_at, revoked_at from rota.tokens",
     "select actor, function, queue, schedule, affected, details - 'job_ids' from rota.actions",
@@ -105,6 +106,13 @@ def lost_leases(conn):
     call(conn, "claim_next_job", lease=TICK, max_jobs=2)
 
 
+def two_walls(conn):
+    for principal in ("rota_reader", "rota_worker"):
+        for pattern in ("a.*", "b"):
+            call(conn, "wall", principal=principal, queue_pattern=pattern)
+    return {"principal": "rota_reader", "queue_pattern": "a.*"}
+
+
 # What a call needs first, as what it returns: the arguments that it is called with.
 SCENES = {
     "enqueue_job": lambda conn: {"task": "work"},
@@ -170,6 +178,8 @@ SCENES = {
         call(conn, "configure_queue", queue="mail", timeout=2 * HOUR) and {"queue": "mail"}
     ),
     "configure_retention": lambda conn: {},
+    "wall": lambda conn: {"principal": "rota_reader", "queue_pattern": "a.*"},
+    "unwall": two_walls,
     "pause_schedule": one_schedule,
     "resume_schedule": two_paused,
     "trigger_schedule": one_schedule,
@@ -329,6 +339,8 @@ DIFFERENCES = {
         "unset": (None, ["timeout"]),
     },
     "configure_retention": {"retention": (7 * DAY, 8 * DAY)},
+    "wall": {"principal": ("rota_reader", "rota_worker"), "queue_pattern": ("a.*", "b")},
+    "unwall": {"principal": ("rota_reader", "rota_worker"), "queue_pattern": ("a.*", "b")},
     "pause_schedule": {"name": ("tick", "tock")},
     "resume_schedule": {"name": ("tick", "tock")},
     "trigger_schedule": {"name": ("tick", "tock")},
@@ -365,6 +377,7 @@ NO_WORDS_NEEDED = {
     "recover_workers",
     "needs_token",
     "version",
+    "visible_queues",
 }  # functions without parameters
 
 

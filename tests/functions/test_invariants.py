@@ -28,7 +28,7 @@ WITHOUT_CHECKS = """
     end;
     $$;
     alter table rota.live_jobs disable trigger user;
-    drop index rota.live_jobs_unique_key;
+    drop index rota.live_jobs_unique_key_of_queue;
     alter table rota.finished_jobs drop constraint finished_jobs_pkey;
 """
 

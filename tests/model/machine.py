@@ -14,7 +14,17 @@ from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
 from tests.model.database import Database, in_order
-from tests.model.world import Between, Execution, Job, Queue, Transaction, World, differences
+from tests.model.world import (
+    Between,
+    Execution,
+    Job,
+    Key,
+    Queue,
+    Transaction,
+    World,
+    differences,
+    key_of,
+)
 
 SESSIONS = 3
 START = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -179,7 +189,7 @@ class RotaMachine(RuleBasedStateMachine):
 
     @rule(session=session_numbers, options=good_jobs)
     def enqueue(self, session: int, options: dict[str, Any]) -> None:
-        waits = self.world.key_is_in_the_balance(session, "unique_key", options["unique_key"])
+        waits = self.world.key_is_in_the_balance(session, "key_of_queue", wanted_key(options))
         rows = self.call(session, waits, None, "enqueue_job", **self.arguments(options))
         if rows is not None:
             self.was_enqueued(session, options, rows[0])
@@ -215,7 +225,7 @@ class RotaMachine(RuleBasedStateMachine):
             refused = "RTV01"
             bulk = [*bulk, bad]
         waits = refused is None and any(
-            self.world.key_is_in_the_balance(session, "unique_key", options["unique_key"])
+            self.world.key_is_in_the_balance(session, "key_of_queue", wanted_key(options))
             for options in bulk
         )
         jobs = [self.arguments(options, as_json=True) for options in bulk]
@@ -246,8 +256,7 @@ class RotaMachine(RuleBasedStateMachine):
         }
 
     def was_enqueued(self, session: int, options: dict[str, Any], row: dict[str, Any]) -> None:
-        key = options["unique_key"]
-        holder = self.world.holder(session, "unique_key", key)
+        holder = self.world.holder(session, "key_of_queue", wanted_key(options))
         assert row["created"] is (holder is None)
         if holder:
             assert row["job_id"] == holder.id
@@ -273,7 +282,7 @@ class RotaMachine(RuleBasedStateMachine):
                 attempt=0,
                 max_retries=next(value for value in retries if value is not None),
                 timeout=options["timeout"] or queue.timeout,
-                unique_key=key,
+                unique_key=options["unique_key"],
                 name=None,
                 token=None,
                 worker=None,
@@ -717,11 +726,11 @@ class RotaMachine(RuleBasedStateMachine):
         else:
             waits = self.world.is_held(session, job_id) or any(
                 self.world.key_is_in_the_balance(session, attribute, getattr(job, attribute))
-                for attribute in ("unique_key", "name")
+                for attribute in ("key_of_queue", "name")
             )
             if any(
                 self.world.holder(session, attribute, getattr(job, attribute))
-                for attribute in ("unique_key", "name")
+                for attribute in ("key_of_queue", "name")
             ):
                 refused = "RTC03"
         rows = self.call(session, waits, refused, "retry_job", job_id=job_id)
@@ -818,6 +827,10 @@ class RotaMachine(RuleBasedStateMachine):
 
 
 # What is promised of recurring jobs here: the arithmetic of their slots has tests of its own.
+
+
+def wanted_key(options: dict[str, Any]) -> Key | None:
+    return key_of(options["unique_key"], options["queue"])
 
 
 def was_scheduled(job: Job) -> None:

@@ -41,6 +41,13 @@ class Execution:
     next_run_at: datetime | Between | None
 
 
+Key = tuple[str, str]  # a unique_key, and the queue in which it is unique
+
+
+def key_of(unique_key: str | None, queue: str) -> Key | None:
+    return None if unique_key is None else (unique_key, queue)
+
+
 @dataclass(frozen=True)
 class Job:
     """One row of live_jobs or of finished_jobs, with the executions of the job."""
@@ -77,6 +84,10 @@ class Job:
         return self.state not in ENDED
 
     @property
+    def key_of_queue(self) -> Key | None:
+        return key_of(self.unique_key, self.queue)
+
+    @property
     def recurring(self) -> bool:
         return self.schedule_type != "ONE_TIME"
 
@@ -104,7 +115,7 @@ class Layer:
 
     written: dict[int, Job] = field(default_factory=dict)
     locked: set[int] = field(default_factory=set)
-    keys: set[tuple[str, str]] = field(default_factory=set)  # of live jobs that it wrote
+    keys: set[tuple[str, str | Key]] = field(default_factory=set)  # of live jobs that it wrote
     recovers: bool = False  # it holds the lock that lets one session recover at a time
 
     def copy(self) -> "Layer":
@@ -158,7 +169,7 @@ class World:
         layer = self.layer(session)
         (layer.written if layer else self.committed)[job.id] = job
         if layer and job.live:
-            values = {"unique_key": job.unique_key, "name": job.name}
+            values = {"key_of_queue": job.key_of_queue, "name": job.name}
             layer.keys.update((name, value) for name, value in values.items() if value is not None)
 
     def lock(self, session: int, job_ids: Iterable[int]) -> None:
@@ -199,7 +210,7 @@ class World:
             if job_id in view and view[job_id].live and view[job_id].token in wanted
         ]
 
-    def key_is_in_the_balance(self, session: int, attribute: str, value: str | None) -> bool:
+    def key_is_in_the_balance(self, session: int, attribute: str, value: str | Key | None) -> bool:
         """Whether an insert of this key waits for another transaction to decide about it.
 
         It waits for one that has inserted the key, though it may have ended that job since, and
@@ -218,7 +229,7 @@ class World:
             for other in self.others(session)
         )
 
-    def holder(self, session: int, attribute: str, value: str | None) -> Job | None:
+    def holder(self, session: int, attribute: str, value: str | Key | None) -> Job | None:
         """The live job that this session sees under a key."""
         if value is None:
             return None

@@ -40,6 +40,13 @@ TOKENS = "tests/functions/test_tokens.py"
 BULK = "tests/functions/test_bulk.py"
 STEERING = "tests/concurrency/test_steering.py"
 ACCESS = "tests/api/test_access.py"
+WALLS = "tests/functions/test_walls.py"
+NEIGHBOUR = f"{WALLS}::test_what_a_neighbour_has_answers_as_what_there_is_not"
+UNSEEN = f"{WALLS}::test_no_view_shows_a_neighbour_in_rows_or_numbers"
+
+KEYS_IN_ORDER = (
+    'order by t.unique_key collate "C", coalesce(t.queue, \'default\') collate "C", t.place'
+)
 
 
 @dataclass(frozen=True)
@@ -850,22 +857,23 @@ MUTANTS = [
     mutant(
         "a second enqueue of a key is an error of the database",
         "db/functions/enqueue/enqueue_job.sql",
-        "        on conflict ((j.unique_key)) where j.unique_key is not null do nothing\n",
+        "        on conflict ((j.unique_key), (j.queue)) where j.unique_key is not null"
+        " do nothing\n",
         "",
         f"{ENQUEUES}::test_a_second_enqueue_of_a_live_key_returns_the_first_job",
     ),
     mutant(
         "a bulk takes its keys in the order in which it names them",
         "db/functions/enqueue/enqueue_jobs.sql",
-        'order by t.unique_key collate "C", t.place',
+        KEYS_IN_ORDER,
         "order by t.place",
         f"{RACES}::test_bulks_that_share_keys_in_opposite_order_do_not_deadlock",
     ),
     mutant(
         "two live jobs may hold one key",
-        "db/migrations/0002_tables.sql",
-        "create unique index if not exists live_jobs_unique_key",
-        "create index if not exists live_jobs_unique_key",
+        "db/migrations/0086_unique_key_of_queue.sql",
+        "create unique index concurrently",
+        "create index concurrently",
         f"{ENQUEUES}::test_a_second_enqueue_of_a_live_key_returns_the_first_job",
     ),
     mutant(
@@ -1328,15 +1336,15 @@ MUTANTS = [
     mutant(
         "a bulk takes its keys in the order of its jobs",
         "db/functions/enqueue/enqueue_jobs.sql",
-        'order by t.unique_key collate "C", t.place',
+        KEYS_IN_ORDER,
         "order by t.place",
         f"{RACES}::test_a_bulk_takes_its_keys_in_order_whatever_the_order_of_its_jobs",
     ),
     mutant(
         "of equal keys in a bulk any job is made",
         "db/functions/enqueue/enqueue_jobs.sql",
-        'order by t.unique_key collate "C", t.place',
-        'order by t.unique_key collate "C", t.place desc',
+        KEYS_IN_ORDER,
+        f"{KEYS_IN_ORDER} desc",
         f"{RACES}::test_of_many_jobs_of_a_bulk_with_one_key_the_first_is_made",
     ),
     mutant(
@@ -1476,5 +1484,172 @@ MUTANTS = [
         "case when not filter ? 'ids' then 'ONE_TIME' end",
         "null",
         f"{BULK}::test_each_key_of_a_filter_narrows_it",
+    ),
+    # -- walls between tenants
+    *(
+        mutant(
+            f"{door} looks at no wall",
+            f"db/functions/{room}/{door}.sql",
+            look,
+            new,
+            NEIGHBOUR,
+            f"{WALLS}::test_nothing_that_a_neighbour_calls_changes_anything",
+        )
+        for room, look, new, doors in (
+            (
+                "queues",
+                "    perform rota._check_wall(queue);\n",
+                "",
+                ("pause_queue", "resume_queue", "delete_queue", "configure_queue"),
+            ),
+            ("enqueue", "    perform rota._check_wall(queue);\n", "", ("enqueue_many",)),
+            ("enqueue", "        perform rota._check_wall(queue);\n", "", ("enqueue_job",)),
+            ("enqueue", "rota._check_wall(q.queue)", "q.queue", ("enqueue_jobs",)),
+            ("schedules", "    perform rota._check_wall(queue);\n", "", ("schedule_job",)),
+            ("schedules", "    perform rota._check_name(name);\n", "", ("_lock_schedule",)),
+            ("steer", "    perform rota._check_job(job_id);\n", "", ("cancel_job", "retry_job")),
+            ("claim", "queues := rota._within_walls(queues);", "null;", ("claim_next_job",)),
+            ("wake", "queues := rota._within_walls(queues);", "null;", ("next_due_in",)),
+            ("workers", "queues := rota._within_walls(queues);", "null;", ("bring_forward_jobs",)),
+            ("workers", "rota._check_wall(u.queue)", "u.queue", ("announce_worker",)),
+            ("queues", "    perform rota._check_no_wall('wall');\n", "", ("wall",)),
+            ("queues", "    perform rota._check_no_wall('unwall');\n", "", ("unwall",)),
+            (
+                "upkeep",
+                "    perform rota._check_no_wall('configure_retention');\n",
+                "",
+                ("configure_retention",),
+            ),
+            (
+                "upkeep",
+                "    select rota._check_no_wall('check_invariants');\n",
+                "",
+                ("check_invariants",),
+            ),
+        )
+        for door in doors
+    ),
+    mutant(
+        "a schedule's name may be a neighbour's",
+        "db/functions/schedules/schedule_job.sql",
+        "        perform rota._check_name(name);\n",
+        "        null;\n",
+        NEIGHBOUR,
+    ),
+    mutant(
+        "a schedule that lies elsewhere is overwritten by its name",
+        "db/functions/schedules/schedule_job.sql",
+        "if found and not rota._sees_queue(v_held.queue) then",
+        "if false then",
+        f"{WALLS}::test_a_schedule_that_somebody_put_elsewhere_is_neither_shown_nor_changed",
+    ),
+    mutant(
+        "a neighbour's worker is dismissed",
+        "db/functions/workers/dismiss_worker.sql",
+        "where not rota._sees_queue(u.queue)",
+        "where false",
+        f"{WALLS}::test_a_worker_has_a_name_of_the_wall_s_or_a_uuid",
+    ),
+    mutant(
+        "who sleeps for a neighbour's queue holds its lock",
+        "db/functions/wake/begin_sleep.sql",
+        "queues := rota._within_walls(queues);",
+        "null;",
+        f"{WALLS}::test_a_sleeper_hears_only_of_its_own_queues",
+    ),
+    mutant(
+        "upkeep by a tenant forgets the schedules of the others",
+        "db/functions/upkeep/maintain.sql",
+        "not exists (select from rota.live_jobs as j where j.id = o.job_id)",
+        "not exists (select from rota.jobs as j where j.id = o.job_id)",
+        f"{WALLS}::test_upkeep_that_a_tenant_calls_keeps_what_is_of_others",
+    ),
+    mutant(
+        "a key is unique in the whole database",
+        "db/deploy.py",
+        "        _drop_outlived_index(conn)\n",
+        "",
+        f"{WALLS}::test_a_key_is_unique_per_queue_and_tells_nothing_of_another_s",
+    ),
+    mutant(
+        "a prefix is a pattern of LIKE",
+        "db/functions/rights/_sees_queue.sql",
+        "starts_with(queue, left(w.queue_pattern, -1))",
+        "queue like left(w.queue_pattern, -1) || '%'",
+        f"{WALLS}::test_a_prefix_is_taken_letter_by_letter",
+    ),
+    mutant(
+        "of two walled roles one lets a queue through",
+        "db/functions/rights/_sees_queue.sql",
+        "select coalesce(bool_and(p.fits), true)",
+        "select coalesce(bool_or(p.fits), true)",
+        f"{WALLS}::test_of_two_walled_roles_both_must_let_a_queue_through",
+    ),
+    mutant(
+        "a wall binds its role alone, and not those who have its rights",
+        "db/functions/rights/_binding_walls.sql",
+        "where pg_has_role(rota._caller()::name, r.oid, 'usage')",
+        "where r.rolname = rota._caller()",
+        f"{WALLS}::test_a_wall_binds_whoever_has_the_role_s_rights",
+    ),
+    mutant(
+        "a wall binds who could set its role",
+        "db/functions/rights/_binding_walls.sql",
+        "'usage'",
+        "'member'",
+        f"{WALLS}::test_a_wall_binds_whoever_has_the_role_s_rights",
+    ),
+    mutant(
+        "a wall binds a superuser, who has the rights of every role",
+        "db/functions/rights/_binding_walls.sql",
+        "s.rolname = rota._caller() and s.rolsuper",
+        "false",
+        f"{WALLS}::test_a_superuser_is_never_bound",
+    ),
+    mutant(
+        "a reader's own function sees every job before the wall does",
+        "db/views.sql",
+        "create or replace view rota.jobs with (security_barrier) as",
+        "create or replace view rota.jobs as",
+        f"{WALLS}::test_every_view_is_a_barrier",
+    ),
+    *(
+        mutant(f"{view} shows what lies behind a wall", "db/views.sql", old, new, UNSEEN)
+        for view, old, new in (
+            (
+                "jobs",
+                "    or j.queue = any((select rota.visible_queues())::text[])\norder by",
+                "    or true\norder by",
+            ),
+            (
+                "job_executions",
+                "exists (select from rota.jobs as j where j.id = a.job_id)",
+                "true",
+            ),
+            ("executions", "exists (select from rota.jobs as j where j.id = e.job_id)", "true"),
+            (
+                "schedule_status",
+                "s.job_id = j.id\nwhere (select rota.visible_queues()) is null",
+                "s.job_id = j.id\nwhere true",
+            ),
+            (
+                "queue_status",
+                "q.name = n.queue\nwhere (select rota.visible_queues()) is null",
+                "q.name = n.queue\nwhere true",
+            ),
+            ("worker_status", "or w.queues <@ (select rota.visible_queues())", "or true"),
+            ("walls", "where r.rolname = w.principal\n            and", "where true or"),
+        )
+    ),
+    mutant(
+        "a worker's number of jobs counts those of neighbours",
+        "db/views.sql",
+        """        and (
+            (select rota.visible_queues()) is null
+            or j.queue = any((select rota.visible_queues())::text[])
+        )
+""",
+        "",
+        f"{WALLS}::test_a_worker_of_several_tenants_is_shown_to_none_and_counts_own_jobs",
     ),
 ]

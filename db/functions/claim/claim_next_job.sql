@@ -33,6 +33,9 @@ drop function if exists rota.claim_next_job(text[], text, interval, integer);
 -- jobs at first, then as many as fit if they are as large as those before. Locked in vain, until
 -- this transaction ends, are less than 100 rows, but where large payloads begin behind small ones.
 --
+-- A queue that lies behind a wall of the caller is to him as one without jobs: it is left out
+-- before lanes are looked for.
+--
 -- A lane that has copies is looked at more than once, which finds nothing more. What a call that
 -- finds nothing costs is what an idle system costs, so helpers are called only when there is
 -- something to do.
@@ -99,6 +102,12 @@ begin
 
     if not rota._is_lease(lease) then
         perform rota._refuse_lease(lease);
+    end if;
+
+    perform from rota.queue_walls;
+
+    if found then
+        queues := rota._within_walls(queues);
     end if;
 
     <<lanes>>

@@ -3,6 +3,8 @@
 -- holder's transaction to end, and then either inserts or finds the holder. The holder may have
 -- ended between the two statements, hence the loop; each turn of it means that a job ended. At
 -- REPEATABLE READ and above a holder newer than the snapshot raises 40001: retry the transaction.
+-- Walls are looked for before the key is: to wait for its holder would tell of a job behind one.
+-- That look costs what is saved by calling _wake in a condition, not in a statement of its own.
 create or replace function rota.enqueue_job(
     task text,
     payload jsonb default '{}',
@@ -32,6 +34,12 @@ begin
             using errcode = 'RTV01';
     end if;
 
+    perform from rota.queue_walls;
+
+    if found then
+        perform rota._check_wall(queue);
+    end if;
+
     loop
         insert into rota.live_jobs as j (
             task, payload, queue, priority, run_at, scheduled_for,
@@ -50,14 +58,14 @@ begin
             v_now
         from (select) as one
         left join rota.queues as q on q.name = enqueue_job.queue
-        on conflict ((j.unique_key)) where j.unique_key is not null do nothing
+        on conflict ((j.unique_key), (j.queue)) where j.unique_key is not null do nothing
         returning j.id, true into v_job;
 
         exit when v_job.created;
 
         select j.id, false into v_job
         from rota.live_jobs as j
-        where j.unique_key = enqueue_job.unique_key;
+        where j.unique_key = enqueue_job.unique_key and j.queue = enqueue_job.queue;
 
         exit when found;
     end loop;
@@ -70,8 +78,8 @@ begin
         perform rota._use_lane(queue, priority);
     end if;
 
-    if v_job.created then
-        perform rota._wake(queue, v_run_at, v_now);
+    if v_job.created and rota._wake(queue, v_run_at, v_now) then
+        null;
     end if;
 
     return v_job;
@@ -79,4 +87,4 @@ end;
 $$;
 
 comment on function rota.enqueue_job is
-    'Add a ONE_TIME job, or return the live job that holds its unique_key already.';
+    'Add a ONE_TIME job, or return the live job of its queue that holds its unique_key already.';

@@ -1,11 +1,11 @@
 -- Times and intervals in the document are read the same way in every session. A misspelt key must
--- not be a job that silently lacks an option. All or nothing: every job is checked before the first
--- is written, and one statement writes all that have no unique_key. Those that have one go through
--- enqueue_job in the order of their keys, so that two bulks which share keys wait for each other
--- and never deadlock. The text is read under an exception block that writes nothing, so it costs no
--- transaction id; only when a value does not convert is the offending job looked for, one by one. A
--- payload that is null in JSON comes out of the array like one that is left out; only where there
--- is one are their places looked up.
+-- not be a job that silently lacks an option. All or nothing: every job is checked before the
+-- first is written, and one statement writes all that have no unique_key. Those that have one go
+-- through enqueue_job in the order of their keys and queues, so that two bulks which share keys
+-- wait for each other and never deadlock. The text is read under an exception block that writes
+-- nothing, so it costs no transaction id; only when a value does not convert is the offending job
+-- looked for, one by one. A payload that is null in JSON comes out of the array like one that is
+-- left out; only where there is one are their places looked up.
 create or replace function rota.enqueue_jobs(jobs jsonb)
     returns setof rota.enqueued_job
     language plpgsql
@@ -85,6 +85,17 @@ begin
             using errcode = 'RTV01';
     end if;
 
+    perform from rota.queue_walls;
+
+    if found then
+        perform rota._check_wall(q.queue)
+        from (
+            select distinct coalesce(t.queue, 'default') as queue
+            from jsonb_to_recordset(jobs) as t(queue text)
+            order by 1
+        ) as q;
+    end if;
+
     if jobs @? '$[*].payload ? (@ == null)' then
         v_null_payloads := array(
             select e.place
@@ -106,7 +117,7 @@ begin
                 task, payload, queue, run_at, priority, max_retries, timeout, unique_key, place
             )
             where t.unique_key is not null
-            order by t.unique_key collate "C", t.place
+            order by t.unique_key collate "C", coalesce(t.queue, 'default') collate "C", t.place
         loop
             v_job := rota.enqueue_job(
                 task => v_keyed.task,

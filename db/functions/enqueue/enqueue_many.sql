@@ -33,6 +33,8 @@ begin
             using errcode = 'RTV01';
     end if;
 
+    perform rota._check_wall(queue);
+
     select q.* into v_queue
     from rota.queues as q
     where q.name = enqueue_many.queue;

@@ -55,6 +55,7 @@ declare
             ))
     end;
 begin
+    perform rota._check_wall(queue);
     perform rota._check_queue(queue);
 
     if v_complaint is not null then

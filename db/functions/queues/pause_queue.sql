@@ -11,6 +11,8 @@ create or replace function rota.pause_queue(queue text)
     set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform rota._check_wall(queue);
+
     if not rota._is_queue(queue) then
         perform rota._refuse_no_queue(queue);
     end if;

@@ -9,6 +9,8 @@ as $$
 declare
     v_now timestamptz := rota._now();
 begin
+    perform rota._check_wall(queue);
+
     if not rota._is_queue(queue) then
         perform rota._refuse_no_queue(queue);
     end if;

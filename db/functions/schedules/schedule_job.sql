@@ -54,6 +54,11 @@ begin
         every, starts_at, ends_at, max_runs, fixed_delay, jitter, misfire, misfire_cap,
         max_lateness, overlap
     );
+    perform rota._check_wall(queue);
+
+    if name is not null then
+        perform rota._check_name(name);
+    end if;
 
     v_schedule.every := every;
     v_schedule.cron := cron;
@@ -75,6 +80,10 @@ begin
         from rota.live_jobs as j
         where j.name = schedule_job.name
         for no key update;
+
+        if found and not rota._sees_queue(v_held.queue) then
+            perform rota._refuse_name(name);
+        end if;
 
         exit when found;
 

@@ -14,6 +14,8 @@ declare
     v_job rota.steered_job;
     v_state text;
 begin
+    perform rota._check_job(job_id);
+
     for v_look in 1..2 loop
         select c.* into v_job
         from rota._cancel_jobs(array[job_id], reason, rota._now()) as c;
@@ -35,8 +37,7 @@ begin
     end loop;
 
     if v_state is null then
-        raise exception 'there is no job %', coalesce(job_id::text, 'null')
-            using errcode = 'RTN01';
+        perform rota._refuse_no_job(job_id);
     end if;
 
     if v_state <> 'CANCELLED' then

@@ -16,6 +16,7 @@ create or replace function rota.cancel_jobs(
 as $$
 declare
     v_filter rota.job_filter := rota._read_filter(filter, array['SCHEDULED', 'RUNNING']);
+    v_queues text[] := rota.visible_queues();
     v_ids bigint[];
     v_changed bigint[] := '{}';
 begin
@@ -30,6 +31,7 @@ begin
                 null
             )
             and j.cancel_requested_at is null
+            and (v_queues is null or j.queue = any(v_queues))
         order by j.id
         limit max_jobs + 1
     );

@@ -11,6 +11,8 @@ declare
     v_job rota.steered_job;
     v_state text;
 begin
+    perform rota._check_job(job_id);
+
     select r.* into v_job
     from rota._retry_jobs(array[job_id], rota._enqueue_time()) as r;
 
@@ -20,8 +22,7 @@ begin
         where j.id = retry_job.job_id;
 
         if v_state is null then
-            raise exception 'there is no job %', coalesce(job_id::text, 'null')
-                using errcode = 'RTN01';
+            perform rota._refuse_no_job(job_id);
         end if;
 
         raise exception 'job % is %; only a FAILED or CANCELLED job can be retried', job_id, v_state

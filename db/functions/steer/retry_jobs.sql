@@ -17,6 +17,7 @@ as $$
 declare
     v_now timestamptz := rota._enqueue_time();
     v_filter rota.job_filter := rota._read_filter(filter, array['FAILED', 'CANCELLED']);
+    v_queues text[] := rota.visible_queues();
     v_ids bigint[];
     v_changed bigint[] := '{}';
 begin
@@ -32,11 +33,13 @@ begin
                 f.finished_at
             )
             and not exists (
-                select from rota.live_jobs as j where j.unique_key = f.unique_key
+                select from rota.live_jobs as j
+                where j.unique_key = f.unique_key and j.queue = f.queue
             )
             and not exists (
                 select from rota.live_jobs as j where j.name = f.name
             )
+            and (v_queues is null or f.queue = any(v_queues))
             and (f.schedule_type = 'ONE_TIME' or rota._retry_time(f, v_now) is not null)
         order by f.id
         limit max_jobs + 1

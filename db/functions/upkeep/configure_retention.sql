@@ -7,6 +7,8 @@ create or replace function rota.configure_retention(retention interval)
     set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform rota._check_no_wall('configure_retention');
+
     if retention is null or retention not between interval '7 days' and interval '100 years' then
         raise exception 'retention must be from 7 days to 100 years, not %',
             coalesce(rota._span_text(retention), 'null')

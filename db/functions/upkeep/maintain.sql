@@ -81,7 +81,8 @@ begin
         where s.ctid = any(array(
             select o.ctid
             from rota.schedules as o
-            where not exists (select from rota.jobs as j where j.id = o.job_id)
+            where not exists (select from rota.live_jobs as j where j.id = o.job_id)
+                and not exists (select from rota.finished_jobs as f where f.id = o.job_id)
             for update of o skip locked
         ));
     exception

@@ -2,7 +2,8 @@
 -- end, so a worker that dies in its sleep leaves nothing behind. They are tried for and never
 -- waited for: producers let theirs go at once, but any login may take the exclusive form and keep
 -- it. Then this session holds none of them, is told so, and lives by its poll: such a lock costs
--- speed, nothing else. Of no use behind a pooler in transaction mode either.
+-- speed, nothing else. Of no use behind a pooler in transaction mode either. For a queue behind a
+-- wall of the caller nothing is tried, since that might tell of a producer there.
 drop function if exists rota.begin_sleep(text[]);
 
 create or replace function rota.begin_sleep(
@@ -19,6 +20,12 @@ declare
     v_name text;
     v_held text[] := '{}';
 begin
+    perform from rota.queue_walls;
+
+    if found then
+        queues := rota._within_walls(queues);
+    end if;
+
     for v_name in
         select n.name
         from rota._sleep_names(queues, longest) as n(name)

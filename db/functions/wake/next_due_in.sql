@@ -1,7 +1,8 @@
--- A look without a lock: one index probe a lane, no further than a caller means to sleep. What fell
--- due since the caller's statement began counts, for a claim in the same statement may have come
--- too early for it; what was due before was found, or cannot be had now (locked, say), and would
--- have the caller look again without end. A duration, because callers wait by a clock of their own.
+-- A look without a lock: one index probe a lane, no further than a caller means to sleep. What
+-- fell due since the caller's statement began counts, for a claim in the same statement may have
+-- come too early for it; what was due before was found, or cannot be had now (locked, say), and
+-- would have the caller look again without end. A queue behind a wall has no jobs. A duration,
+-- because callers wait by a clock of their own.
 create or replace function rota.next_due_in(
     queues text[] default '{default}',
     within interval default '1 second'
@@ -25,6 +26,12 @@ begin
     end if;
 
     v_until := rota._later(v_now, within);
+
+    perform from rota.queue_walls;
+
+    if found then
+        queues := rota._within_walls(queues);
+    end if;
 
     select min(n.run_at) into v_next
     from rota.lanes as l

@@ -8,6 +8,8 @@ drop function if exists rota.announce_worker(
 -- attends, as that function says, so that session must last for as long as the worker lives. Behind
 -- a pooler that lends sessions there is none: such a worker does not attend, nor does one whose
 -- last announcement does not say so, one of an older version for instance.
+-- Behind a wall a worker's name is one that nobody else can have: with the wall's beginning, or a
+-- random UUID, as ours have. Who has learned a neighbour's UUID all the same changes nothing by it.
 create or replace function rota.announce_worker(
     worker text,
     host text,
@@ -33,6 +35,13 @@ begin
         raise exception 'worker must have 1 to 200 characters, and queues must not be null'
             using errcode = 'RTV01';
     end if;
+
+    if not rota._is_uuid(worker) then
+        perform rota._check_name(worker);
+    end if;
+
+    perform rota._check_wall(u.queue)
+    from unnest(queues) as u(queue);
 
     if overrun < 0 then
         raise exception 'overrun must not be negative, as % is', overrun
@@ -68,7 +77,10 @@ begin
         clock = announce_worker.clock,
         backend = excluded.backend,
         server_since = excluded.server_since,
-        gone_at = null;
+        gone_at = null
+    where not exists (
+        select from unnest(w.queues) as u(queue) where not rota._sees_queue(u.queue)
+    );
 end;
 $$;
 

@@ -31,6 +31,12 @@ begin
             using errcode = 'RTV01';
     end if;
 
+    perform from rota.queue_walls;
+
+    if found then
+        queues := rota._within_walls(queues);
+    end if;
+
     delete from rota.unhandled_jobs as m
     where m.ctid = any(array(
         select p.ctid

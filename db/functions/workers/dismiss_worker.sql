@@ -8,11 +8,18 @@ create or replace function rota.dismiss_worker(worker text)
     set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if not rota._is_uuid(worker) then
+        perform rota._check_name(worker);
+    end if;
+
     update rota.workers as w
     set last_seen_at = rota._now(),
         stopped_at = rota._now(),
         gone_at = null
-    where w.worker = dismiss_worker.worker;
+    where w.worker = dismiss_worker.worker
+        and not exists (
+            select from unnest(w.queues) as u(queue) where not rota._sees_queue(u.queue)
+        );
 end;
 $$;
 

@@ -1,0 +1,745 @@
+"""Walls between tenants: a role behind one sees, touches and learns of its own queues only."""
+
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import Connection, errors, sql
+from psycopg.types.json import Jsonb
+
+from rota.db.deploy import ROLES
+from rota.db.gateway import call
+from tests.waiting import wait_until
+from tests.walls import BEHIND_A_WALL, CHORE, EMPTY, MISSING, NOTHING, OWN, REFUSED, TOKEN
+
+HOUR = timedelta(hours=1)
+START = datetime(2030, 1, 7, tzinfo=UTC)
+NO_JOB = 999_999_999
+PREFIX = f"rota_test_{os.getpid()}"
+ACME, GLOBEX = f"{PREFIX}_acme", f"{PREFIX}_globex"
+
+
+@pytest.fixture(scope="module")
+def new_role(administrate) -> Iterator[Any]:
+    """Make roles of the cluster; all are gone at the end."""
+    made = []
+
+    def create(name, *groups, options=""):
+        administrate("create role {} " + options, name)
+        made.append(name)
+        for group in groups:
+            administrate("grant {} to {}", group, name)
+        return name
+
+    yield create
+    for name in reversed(made):
+        administrate("drop role if exists {}", name)
+
+
+@pytest.fixture(scope="module")
+def tenants(new_role) -> None:
+    for name in (ACME, GLOBEX):
+        new_role(name, *ROLES)
+
+
+@pytest.fixture
+def house(conn, tenants) -> Connection:
+    """Somebody without walls, in a house with two tenants."""
+    call(conn, "wall", principal=ACME, queue_pattern="acme.*")
+    call(conn, "wall", principal=GLOBEX, queue_pattern="globex.*")
+    conn.execute("alter sequence rota.job_ids restart 700001")  # like no other number
+    return conn
+
+
+@pytest.fixture
+def acme(house, connect) -> Connection:
+    return connect(role=ACME, prepare_threshold=None)
+
+
+@pytest.fixture
+def globex(house, connect) -> Connection:
+    return connect(role=GLOBEX, prepare_threshold=None)
+
+
+def enqueue(conn, queue, **arguments):
+    return call(conn, "enqueue_job", **{"task": "t", "queue": queue, **arguments})[0]["job_id"]
+
+
+class Belongings:
+    """One of everything that a tenant may have; what is missing has the same names and no rows."""
+
+    def __init__(self, name):
+        self.queue, self.schedule = f"{name}.mail", f"{name}.nightly"
+        self.worker, self.key = f"{name}.worker", f"{name}.key"
+        self.waiting = self.running = self.failed = self.done = NO_JOB
+        self.token: UUID = uuid4()
+
+    @property
+    def ids(self):
+        return [self.waiting, self.running, self.failed, self.done]
+
+
+def furnish(conn, name):
+    """Make one of everything, as the tenant."""
+    has = Belongings(name)
+    about = {"host": name, "pid": 1, "concurrency": 1, "version": name, "tasks": ["unknown"]}
+    call(conn, "announce_worker", worker=has.worker, queues=[has.queue], **about)
+    claims = {"queues": [has.queue], "worker": has.worker}
+    has.done = enqueue(conn, has.queue, payload=Jsonb(name))
+    (job,) = call(conn, "claim_next_job", **claims)
+    call(conn, "finish_job", job_id=job["id"], token=job["token"], result=Jsonb(name))
+    has.failed = enqueue(conn, has.queue, payload=Jsonb(name))
+    (job,) = call(conn, "claim_next_job", **claims)
+    call(conn, "finish_job", job_id=job["id"], token=job["token"], error=name, retry=False)
+    unhandled = enqueue(conn, has.queue, task="unhandled", payload=Jsonb(name))
+    (job,) = call(conn, "claim_next_job", **claims)
+    pair = {"job_ids": [unhandled], "tokens": [job["token"]]}
+    call(conn, "release_unhandled_jobs", **pair, delay=HOUR, reason=name)
+    has.running = enqueue(conn, has.queue, payload=Jsonb(name))
+    (job,) = call(conn, "claim_next_job", **claims, lease=10 * HOUR)
+    call(conn, "heartbeat_job", job_id=job["id"], token=job["token"], progress=Jsonb(name))
+    has.waiting = enqueue(conn, has.queue, unique_key=has.key, payload=Jsonb(name))
+    enqueue(conn, has.queue, payload=Jsonb(name), run_at=datetime.now(UTC) + HOUR / 2)
+    call(conn, "schedule_job", task="t", every=HOUR, name=has.schedule, queue=has.queue)
+    call(conn, "configure_queue", queue=f"{name}.settings", max_retries=7)
+    return has
+
+
+def cut_short(of, **more):
+    return {"job_id": of.running, "token": of.token, **more}
+
+
+def pairs(of, **more):
+    return {"job_ids": of.ids, "tokens": [of.token] * len(of.ids), **more}
+
+
+ABOUT = {"host": "h", "pid": 1, "concurrency": 1, "version": "v"}
+SLOTS = {"starts_at": START, "ends_at": START + 2 * HOUR}
+
+# Each function, called with what belongs to somebody else, in every way that might tell of it.
+PROBES: dict[str, list[Any]] = {
+    "enqueue_job": [
+        lambda of: {"task": "t", "queue": of.queue},
+        lambda of: {"task": "t", "queue": of.queue, "unique_key": of.key},
+        lambda of: {"task": "t", "queue": f"{of.queue}.new"},
+    ],
+    "enqueue_jobs": [
+        lambda of: {"jobs": Jsonb([{"task": "t", "queue": of.queue}])},
+        lambda of: {"jobs": Jsonb([{"task": "t", "queue": of.queue, "unique_key": of.key}])},
+        lambda of: {"jobs": Jsonb([{"task": "t", "queue": q} for q in ("acme.a", of.queue)])},
+    ],
+    "enqueue_many": [
+        lambda of: {"task": "t", "payloads": Jsonb([1]), "queue": of.queue},
+        lambda of: {"task": "t", "payloads": Jsonb([]), "queue": of.queue},
+    ],
+    "schedule_job": [
+        lambda of: {"task": "t", "every": HOUR, "queue": of.queue},
+        lambda of: {"task": "t", "every": HOUR, "queue": of.queue, "name": "acme.new"},
+        lambda of: {"task": "t", "every": HOUR, "queue": "acme.mail", "name": of.schedule},
+        lambda of: {"task": "t", "cron": "@daily", "queue": "acme.mail", "name": of.schedule},
+    ],
+    "claim_next_job": [
+        lambda of: {"queues": [of.queue]},
+        lambda of: {"queues": [of.queue, f"{of.queue}.new"], "max_jobs": 1000},
+        lambda of: {"queues": [of.queue], "worker": of.worker, "max_bytes": 1},
+    ],
+    "finish_job": [
+        cut_short,
+        lambda of: cut_short(of, error="x"),
+        lambda of: {"job_id": of.done, "token": of.token},
+    ],
+    "finish_jobs": [pairs, lambda of: pairs(of, errors=["x"] * 4)],
+    "heartbeat_job": [cut_short, lambda of: cut_short(of, progress=Jsonb(1))],
+    "heartbeat_jobs": [pairs],
+    "release_job": [cut_short, lambda of: {"job_id": of.waiting, "token": of.token}],
+    "release_unhandled_jobs": [pairs],
+    "hold_lease": [cut_short],
+    "begin_sleep": [lambda of: {"queues": [of.queue]}],
+    "end_sleep": [lambda of: {"queues": [of.queue]}],
+    "announce_worker": [
+        lambda of: {"worker": of.worker, "queues": ["acme.mail"], **ABOUT},
+        lambda of: {"worker": "acme.worker", "queues": [of.queue], **ABOUT},
+        lambda of: {"worker": of.worker, "queues": [of.queue], **ABOUT},
+    ],
+    "dismiss_worker": [lambda of: {"worker": of.worker}],
+    "next_due_in": [lambda of: {"queues": [of.queue], "within": HOUR}],
+    "bring_forward_jobs": [lambda of: {"queues": [of.queue], "tasks": ["unhandled", "t"]}],
+    "recover_jobs": [lambda of: {}],
+    "maintain": [lambda of: {}],
+    "cancel_job": [
+        *(lambda of, n=n: {"job_id": of.ids[n]} for n in range(4)),
+        lambda of: {"job_id": of.waiting, "reason": "x"},
+    ],
+    "retry_job": [lambda of, n=n: {"job_id": of.ids[n]} for n in range(4)],
+    "pause_queue": [lambda of: {"queue": of.queue}],
+    "resume_queue": [lambda of: {"queue": of.queue}],
+    "delete_queue": [lambda of: {"queue": of.queue}],
+    "configure_queue": [
+        lambda of: {"queue": of.queue, "max_retries": 1},
+        lambda of: {"queue": of.queue, "unset": ["timeout"]},
+    ],
+    "pause_schedule": [lambda of: {"name": of.schedule}],
+    "resume_schedule": [lambda of: {"name": of.schedule}],
+    "trigger_schedule": [lambda of: {"name": of.schedule}],
+    "delete_schedule": [lambda of: {"name": of.schedule}],
+    "backfill_schedule": [lambda of: {"name": of.schedule, **SLOTS}],
+    "configure_retention": [lambda of: {"retention": timedelta(days=8)}],
+    "check_invariants": [lambda of: {}],
+    "wall": [lambda of: {"principal": ACME, "queue_pattern": of.queue}],
+    "unwall": [
+        lambda of: {"principal": ACME, "queue_pattern": "acme.*"},
+        lambda of: {"principal": GLOBEX, "queue_pattern": of.queue},
+    ],
+    "visible_queues": [lambda of: {}],
+    "version": [lambda of: {}],
+    "next_run": [lambda of: {"cron": "@daily", "time_zone": "UTC", "after": START}],
+    "preview_schedule": [lambda of: {"every": HOUR, "n": 2, "from_time": START}],
+}
+
+
+def doors(conn):
+    """Return each function and view that a role of ours may use."""
+    return {
+        kind: {name for _, name in rows}
+        for kind in ("function", "view")
+        if (
+            rows := conn.execute(
+                """
+                select distinct a.kind, a.name
+                from (
+                    select 'function', p.proname::text, p.oid, null::oid
+                    from pg_proc as p where p.pronamespace = 'rota'::regnamespace
+                    union all
+                    select 'view', c.relname::text, null, c.oid
+                    from pg_class as c
+                    where c.relnamespace = 'rota'::regnamespace and c.relkind in ('v', 'm')
+                ) as a (kind, name, function, relation)
+                cross join unnest(%s::text[]) as r (role)
+                where a.kind = %s
+                    and coalesce(
+                        has_function_privilege(r.role, a.function, 'execute'),
+                        has_table_privilege(r.role, a.relation, 'select')
+                    )
+                """,
+                [list(ROLES), kind],
+            ).fetchall()
+        )
+    }
+
+
+def answer(conn, function, arguments, of):
+    """Return what a call answered, and the same without names and ids of whose things it is."""
+    try:
+        rows = call(conn, function, **arguments)
+    except psycopg.Error as error:
+        told = (error.sqlstate, error.diag.message_primary, error.diag.message_hint)
+    else:
+        told = tuple(tuple(row.values()) for row in rows)
+    text = repr(told)
+    for job_id in sorted(set(of.ids), reverse=True):
+        text = re.sub(rf"\b{job_id}\b", "ID", text)
+    return told, text.replace(of.queue.split(".")[0], "TENANT")
+
+
+def everything_of(conn, name):
+    """Return every row that is of a tenant, from all tables."""
+    tables = [
+        table
+        for (table,) in conn.execute(
+            "select relname from pg_class where relnamespace = 'rota'::regnamespace"
+            " and relkind in ('r', 'p') and not relispartition and relname not like '%yoyo%'"
+        )
+    ]
+    ids = [
+        job_id
+        for (job_id,) in conn.execute("select id from rota.jobs where queue like %s", [f"{name}.%"])
+    ]
+    found = {}
+    for table in sorted(tables):
+        query = sql.SQL("select t::text from rota.{} as t").format(sql.Identifier(table))
+        rows = [row for (row,) in conn.execute(query)]
+        found[table] = sorted(
+            row
+            for row in rows
+            if f"{name}." in row or any(re.match(rf"\({job_id},", row) for job_id in ids)
+        )
+    return found
+
+
+def test_every_door_is_probed_and_said_what_it_does_behind_a_wall(conn):
+    there = doors(conn)
+
+    assert set(PROBES) == there["function"]
+    assert set(BEHIND_A_WALL) == there["function"] | there["view"]
+    assert {name for name, kind in BEHIND_A_WALL.items() if kind == OWN} == (
+        there["view"] | {"visible_queues"}
+    )
+
+
+def test_what_a_neighbour_has_answers_as_what_there_is_not(house, acme, globex, connect):
+    """While its owner holds every row of it locked, and the caller may wait for no lock at all."""
+    has, has_not = furnish(globex, "globex"), Belongings("absent")
+    holder = connect(autocommit=False)
+    for table in ("live_jobs", "finished_jobs", "schedules", "queues", "workers"):
+        holder.execute(f"select from rota.{table} for update")
+    acme.execute("set lock_timeout = '1ms'")
+    acme.autocommit = False
+
+    for function, probes in PROBES.items():
+        for number, probe in enumerate(probes):
+            told, about_it = answer(acme, function, probe(has), has)
+            acme.rollback()
+            _, about_nothing = answer(acme, function, probe(has_not), has_not)
+            acme.rollback()
+            assert about_it == about_nothing, (function, number)
+            check_kind(function, told)
+
+
+def check_kind(function, told):
+    kind = BEHIND_A_WALL[function]
+    if kind == REFUSED:
+        assert told[0] == "42501", (function, told)
+    elif kind == MISSING:
+        assert told[:2] == ("RTN01", told[1]) and told[1].startswith("there is no job"), told
+    elif kind == TOKEN:
+        assert told[:1] == ("RTC02",) or all(row[-1] == "LEASE_LOST" for row in told), function
+    elif kind == EMPTY:
+        assert told in ((), ((None,),), ((0,),), ((True,),), (("",),)), (function, told)
+    else:
+        assert kind in (NOTHING, CHORE, OWN)
+        assert told[0] != "42501", (function, told)
+
+
+def test_nothing_that_a_neighbour_calls_changes_anything(house, acme, globex):
+    has = furnish(globex, "globex")
+    before = everything_of(house, "globex")
+    assert sum(map(len, before.values())) > 15
+    assert all(before[table] for table in ("live_jobs", "finished_jobs", "attempts", "schedules"))
+
+    for function, probes in PROBES.items():
+        for probe in probes:
+            answer(acme, function, probe(has), has)
+
+    assert everything_of(house, "globex") == before
+
+
+def test_no_view_shows_a_neighbour_in_rows_or_numbers(house, acme, globex, connect):
+    furnish(acme, "acme")
+    alone = {view: seen(acme, view) for view in doors(house)["view"]}
+    assert all(rows for rows in alone.values())
+
+    has = furnish(globex, "globex")
+
+    for view, rows in alone.items():
+        assert seen(acme, view) == rows, view
+        assert "globex" not in repr(rows)
+        count = sql.SQL("select count(*) from rota.{}").format(sql.Identifier(view))
+        (number,) = acme.execute(count).fetchone()
+        assert number == len(rows)
+    assert all(seen(globex, view) for view in alone)
+    unwalled = connect(role="rota_reader")
+    for job_id in has.ids:
+        for view, column in (("jobs", "id"), ("executions", "job_id")):
+            query = f"select from rota.{view} where {column} = {job_id}"
+            assert acme.execute(query).fetchall() == []
+            assert unwalled.execute(query).fetchall() or job_id == has.waiting
+    assert call(acme, "visible_queues") == [{"visible_queues": ["acme.mail", "acme.settings"]}]
+    assert call(unwalled, "visible_queues") == [{"visible_queues": None}]
+
+
+def seen(conn, view):
+    query = sql.SQL("select v::text from rota.{} as v").format(sql.Identifier(view))
+    return sorted(conn.execute(query).fetchall())
+
+
+def test_what_a_reader_s_own_conditions_call_sees_no_row_of_a_neighbour(house, acme, globex):
+    furnish(globex, "globex")
+    furnish(acme, "acme")
+    told = []
+    acme.add_notice_handler(lambda notice: told.append(notice.message_primary))
+    acme.execute(
+        """
+        create function pg_temp.peep(seen text) returns boolean language plpgsql cost 0.0000001
+        as 'begin raise notice ''seen %'', seen; return true; end'
+        """
+    )
+
+    for view in doors(house)["view"]:
+        columns = [
+            name
+            for (name,) in house.execute(
+                "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0",
+                [f"rota.{view}"],
+            )
+        ]
+        every = ", ".join(f"v.{column}::text" for column in columns)
+        acme.execute(f"select from rota.{view} as v where pg_temp.peep(concat_ws(' ', {every}))")
+
+    assert any("acme" in text for text in told)
+    assert not [text for text in told if "globex" in text]
+
+
+def test_every_view_is_a_barrier(conn):
+    open_ones = conn.execute(
+        """
+        select c.relname from pg_class as c
+        where c.relnamespace = 'rota'::regnamespace and c.relkind = 'v'
+            and 'security_barrier=true' <> all(coalesce(c.reloptions, '{}'))
+        """
+    ).fetchall()
+
+    assert open_ones == []
+
+
+def test_no_function_of_the_house_reads_a_view_that_shows_its_caller_s_queues_only(conn):
+    """But for a retry, which has asked whether the job is the caller's: upkeep is upkeep of all."""
+    names = "|".join(doors(conn)["view"])
+    reading = {
+        name
+        for name, body in conn.execute(
+            "select proname, prosrc from pg_proc where pronamespace = 'rota'::regnamespace"
+        )
+        if re.search(rf"\brota\.({names})\b", re.sub(r"--.*", "", body))
+    }
+
+    assert reading == {"retry_job"}
+
+
+def test_upkeep_that_a_tenant_calls_keeps_what_is_of_others(house, acme, globex):
+    has = furnish(globex, "globex")
+
+    call(acme, "maintain")
+
+    (schedule,) = globex.execute("select name, cron from rota.schedule_status").fetchall()
+    assert schedule == (has.schedule, None)
+
+
+def test_a_tenant_does_all_it_could_before_in_its_own_queues(house, acme):
+    has = furnish(acme, "acme")
+
+    call(acme, "pause_schedule", name=has.schedule)
+    call(acme, "resume_schedule", name=has.schedule)
+    call(acme, "schedule_job", task="u", every=2 * HOUR, name=has.schedule, queue="acme.other")
+    call(acme, "trigger_schedule", name=has.schedule)
+    assert len(call(acme, "backfill_schedule", name=has.schedule, **SLOTS)) == 1
+    call(acme, "delete_schedule", name=has.schedule)
+    call(acme, "retry_job", job_id=has.failed)
+    call(acme, "cancel_job", job_id=has.waiting)
+    call(acme, "pause_queue", queue=has.queue)
+    assert call(acme, "claim_next_job", queues=[has.queue]) == []
+    call(acme, "resume_queue", queue=has.queue)
+    assert call(acme, "bring_forward_jobs", queues=[has.queue], tasks=["unhandled"]) == [
+        {"bring_forward_jobs": 1}
+    ]
+    jobs = call(acme, "claim_next_job", queues=[has.queue, "globex.mail"], max_jobs=10)
+    assert {job["id"] for job in jobs} >= {has.failed}
+    ended = call(
+        acme, "finish_jobs", job_ids=[j["id"] for j in jobs], tokens=[j["token"] for j in jobs]
+    )
+    assert {row["outcome"] for row in ended} == {"COMPLETED"}
+    call(acme, "delete_queue", queue="acme.settings")
+    call(acme, "dismiss_worker", worker=has.worker)
+    (stopped,) = acme.execute("select stopped_at is not null from rota.worker_status").fetchone()
+    assert stopped
+
+
+def test_a_key_is_unique_per_queue_and_tells_nothing_of_another_s(house, acme, globex, connect):
+    theirs = enqueue(globex, "globex.mail", unique_key="order-7")
+    writer = connect(role=GLOBEX, autocommit=False)
+    call(writer, "enqueue_job", task="t", queue="globex.mail", unique_key="order-8")
+    acme.execute("set lock_timeout = '1ms'")
+
+    for key in ("order-7", "order-8"):
+        (mine,) = call(acme, "enqueue_job", task="t", queue="acme.mail", unique_key=key)
+        assert mine["created"] and mine["job_id"] != theirs
+        (again,) = call(acme, "enqueue_job", task="u", queue="acme.mail", unique_key=key)
+        assert again == {"job_id": mine["job_id"], "created": False}
+        (other,) = call(acme, "enqueue_job", task="t", queue="acme.post", unique_key=key)
+        assert other["created"]
+    writer.commit()
+
+
+def test_a_retry_is_refused_by_the_key_of_its_own_queue_only(house, acme, globex):
+    enqueue(globex, "globex.mail", unique_key="k")
+    job = enqueue(acme, "acme.mail", unique_key="k")
+    call(acme, "cancel_job", job_id=job)
+
+    call(acme, "retry_job", job_id=job)
+    call(acme, "cancel_job", job_id=job)
+    enqueue(acme, "acme.mail", unique_key="k")
+    with pytest.raises(errors.Error, match="its unique_key") as refused:
+        call(acme, "retry_job", job_id=job)
+    assert refused.value.sqlstate == "RTC03"
+
+
+def test_the_token_of_a_job_is_the_proof_whatever_walls_come(conn, tenants, connect):
+    """Who held a job when the wall was built may finish it; nobody else has its token."""
+    worker = connect(role=ACME)
+    enqueue(conn, "mail")
+    (job,) = call(worker, "claim_next_job", queues=["mail"])
+
+    call(conn, "wall", principal=ACME, queue_pattern="acme.*")
+
+    pair = {"job_id": job["id"], "token": job["token"]}
+    call(worker, "heartbeat_job", **pair)
+    assert call(worker, "finish_job", **pair)[0]["state"] == "COMPLETED"
+    assert call(worker, "finish_job", **pair)[0]["state"] == "COMPLETED"
+
+
+def test_a_wall_holds_from_its_commit_on_in_open_transactions_too(conn, tenants, connect):
+    caller, builder = connect(role=ACME, autocommit=False), connect(autocommit=False)
+    job = enqueue(conn, "mail")
+    enqueue(caller, "mail")
+
+    call(builder, "wall", principal=ACME, queue_pattern="acme.*")
+    assert caller.execute("select count(*) from rota.jobs").fetchone() == (2,)
+    builder.commit()
+
+    assert caller.execute("select count(*) from rota.jobs").fetchone() == (0,)
+    assert call(caller, "claim_next_job", queues=["mail"]) == []
+    caller.commit()
+    with pytest.raises(errors.InsufficientPrivilege):
+        enqueue(caller, "mail")
+    caller.rollback()
+    with pytest.raises(errors.Error, match=f"there is no job {job}"):
+        call(caller, "cancel_job", job_id=job)
+    caller.rollback()
+    call(conn, "unwall", principal=ACME, queue_pattern="acme.*")
+    assert caller.execute("select count(*) from rota.jobs").fetchone() == (2,)
+
+
+def test_a_wall_binds_whoever_has_the_role_s_rights(house, new_role, connect, administrate):
+    enqueue(house, "acme.mail"), enqueue(house, "globex.mail")
+    everything = "select count(*) from rota.jobs"
+
+    member = connect(role=new_role(f"{PREFIX}_member", ACME))
+    assert member.execute(everything).fetchone() == (1,)
+    with pytest.raises(errors.InsufficientPrivilege):
+        enqueue(member, "globex.mail")
+
+    one = connect()
+    has_own_rights = one.info.server_version >= 160000  # of a membership, not a role
+    beside = new_role(f"{PREFIX}_beside", options="" if has_own_rights else "noinherit")
+    administrate("grant rota_reader to {}", beside)
+    administrate("grant {} to {}" + " with inherit false" * has_own_rights, ACME, beside)
+    one.execute(f"set session authorization {beside}")
+    if not has_own_rights:
+        one.execute("set role rota_reader")
+    assert one.execute(everything).fetchone() == (2,)
+    one.execute(f"set role {ACME}")
+    assert one.execute(everything).fetchone() == (1,)
+
+
+def test_of_two_walled_roles_both_must_let_a_queue_through(house, new_role, connect):
+    enqueue(house, "acme.mail"), enqueue(house, "acme.post"), enqueue(house, "globex.mail")
+    both = connect(role=new_role(f"{PREFIX}_both", ACME, GLOBEX))
+    narrow = new_role(f"{PREFIX}_narrow", ACME)
+
+    assert both.execute("select count(*) from rota.jobs").fetchone() == (0,)
+    for pattern in ("acme.mail", "globex.*"):
+        call(house, "wall", principal=narrow, queue_pattern=pattern)
+
+    reader = connect(role=narrow)
+    assert reader.execute("select queue from rota.jobs").fetchall() == [("acme.mail",)]
+
+
+def test_a_superuser_is_never_bound(house):
+    enqueue(house, "acme.mail"), enqueue(house, "globex.mail")
+
+    assert house.execute("select count(*) from rota.jobs").fetchone() == (2,)
+    (user,) = house.execute("select session_user").fetchone()
+    with pytest.raises(errors.Error, match="superuser") as refused:
+        call(house, "wall", principal=user, queue_pattern="a.*")
+    assert refused.value.sqlstate == "RTV01"
+
+
+def test_an_exact_pattern_is_that_queue_and_names_with_a_colon(conn, tenants, connect):
+    for pattern in ("mail", "mail"):
+        call(conn, "wall", principal=ACME, queue_pattern=pattern)
+    one = connect(role=ACME)
+    for queue in ("mail.out", "mails", "mai", "", "acme.mail"):
+        with pytest.raises(psycopg.Error) as refused:
+            enqueue(one, queue)
+        assert refused.value.sqlstate in ("42501", "RTV01")
+
+    enqueue(one, "mail")
+    call(one, "schedule_job", task="t", every=HOUR, queue="mail", name="mail:daily")
+    call(one, "schedule_job", task="t", every=HOUR, queue="mail")
+    for name in ("mail.daily", "mail", "daily", ""):
+        with pytest.raises(psycopg.Error) as refused:
+            call(one, "schedule_job", task="t", every=HOUR, queue="mail", name=name)
+        assert refused.value.sqlstate in ("42501", "RTV01")
+    assert one.execute("select principal, queue_pattern from rota.walls").fetchall() == [
+        (ACME, "mail")
+    ]
+
+
+def test_a_prefix_is_taken_letter_by_letter(conn, tenants, connect):
+    call(conn, "wall", principal=ACME, queue_pattern="a_m%.*")
+    one = connect(role=ACME)
+
+    enqueue(one, "a_m%.x")
+    for queue in ("acme.x", "a_mm.x", "A_M%.x", "a_m%", "a_m%x"):
+        with pytest.raises(errors.InsufficientPrivilege):
+            enqueue(one, queue)
+    enqueue(conn, "acme.x")
+    assert one.execute("select queue from rota.jobs").fetchall() == [("a_m%.x",)]
+
+
+def test_a_schedule_that_somebody_put_elsewhere_is_neither_shown_nor_changed(house, acme):
+    call(house, "schedule_job", task="theirs", every=HOUR, name="acme.odd", queue="globex.mail")
+
+    with pytest.raises(errors.InsufficientPrivilege, match="is not for role"):
+        call(acme, "schedule_job", task="mine", every=HOUR, name="acme.odd", queue="acme.mail")
+    with pytest.raises(errors.Error, match="there is no live schedule") as refused:
+        call(acme, "delete_schedule", name="acme.odd")
+    assert refused.value.sqlstate == "RTN02"
+    assert acme.execute("select from rota.schedule_status").fetchall() == []
+    assert house.execute("select task from rota.schedule_status").fetchall() == [("theirs",)]
+
+
+def test_a_worker_has_a_name_of_the_wall_s_or_a_uuid(house, acme, globex):
+    name = str(uuid4())
+    call(acme, "announce_worker", worker=name, queues=["acme.mail"], **ABOUT)
+    call(globex, "announce_worker", worker=name, queues=["globex.mail"], **ABOUT, tasks=["x"])
+    call(globex, "dismiss_worker", worker=name)
+
+    rows = house.execute("select queues, tasks, stopped_at from rota.worker_status").fetchall()
+    assert rows == [(["acme.mail"], None, None)]
+    assert globex.execute("select from rota.worker_status").fetchall() == []
+
+
+def test_a_worker_of_several_tenants_is_shown_to_none_and_counts_own_jobs(house, acme, globex):
+    call(house, "announce_worker", worker="all", queues=["acme.a", "globex.a"], **ABOUT)
+    call(acme, "announce_worker", worker="acme.w", queues=["acme.a"], **ABOUT)
+    for queue in ("acme.a", "globex.a", "globex.a"):
+        enqueue(house, queue)
+    call(house, "claim_next_job", queues=["acme.a", "globex.a"], worker="acme.w", max_jobs=3)
+
+    assert acme.execute("select worker, running from rota.worker_status").fetchall() == [
+        ("acme.w", 1)
+    ]
+    assert house.execute("select sum(running) from rota.worker_status").fetchone() == (3,)
+
+
+def test_a_sleeper_hears_only_of_its_own_queues(house, acme, globex, connect):
+    call(acme, "begin_sleep", queues=["globex.mail", "acme.mail"])
+
+    held = house.execute(
+        "select count(*) from pg_locks where locktype = 'advisory' and pid = %s",
+        [acme.info.backend_pid],
+    ).fetchone()
+    call(acme, "end_sleep", queues=["globex.mail", "acme.mail"])
+    left = house.execute(
+        "select count(*) from pg_locks where locktype = 'advisory' and pid = %s",
+        [acme.info.backend_pid],
+    ).fetchone()
+    assert (held, left) == ((1,), (0,))
+
+
+@pytest.mark.parametrize("pattern", ["*", ".*", "", "a*", "a.*.*", "a,b.*", " a", "a" * 101, None])
+def test_a_pattern_is_a_name_or_the_beginning_of_names(conn, tenants, pattern):
+    with pytest.raises(errors.Error, match="queue_pattern must be") as refused:
+        call(conn, "wall", principal=ACME, queue_pattern=pattern)
+    assert refused.value.sqlstate == "RTV01"
+
+
+def test_a_wall_is_for_a_role_that_there_is_and_goes_once(conn, tenants):
+    with pytest.raises(errors.Error, match="there is no role nobody") as refused:
+        call(conn, "wall", principal="nobody", queue_pattern="a.*")
+    assert refused.value.sqlstate == "RTN04"
+    call(conn, "wall", principal=ACME, queue_pattern="a.*")
+
+    call(conn, "unwall", principal=ACME, queue_pattern="a.*")
+
+    with pytest.raises(errors.Error, match="has no wall") as refused:
+        call(conn, "unwall", principal=ACME, queue_pattern="a.*")
+    assert refused.value.sqlstate == "RTN06"
+
+
+def test_two_that_build_the_same_wall_wait_for_each_other_and_both_have_it(conn, tenants, connect):
+    first, second = connect(autocommit=False), connect(autocommit=False)
+    call(first, "wall", principal=ACME, queue_pattern="a.*")
+    second.execute("set local lock_timeout = '10s'")
+    with ThreadPoolExecutor(1) as thread:
+        other = thread.submit(call, second, "wall", principal=ACME, queue_pattern="a.*")
+        wait_until(
+            lambda: conn.execute(
+                "select cardinality(pg_blocking_pids(%s)) > 0", [second.info.backend_pid]
+            ).fetchone()[0]
+        )
+        first.commit()
+        other.result()
+    second.commit()
+
+    assert conn.execute("select count(*) from rota.queue_walls").fetchone() == (1,)
+
+
+def test_a_role_that_is_made_anew_is_walled_still(conn, new_role, administrate, connect):
+    name = new_role(f"{PREFIX}_again", "rota_reader")
+    call(conn, "wall", principal=name, queue_pattern="a.*")
+    enqueue(conn, "b")
+    administrate("drop role {}", name)
+    administrate("create role {} in role rota_reader", name)
+
+    assert connect(role=name).execute("select from rota.jobs").fetchall() == []
+    administrate("drop role {}", name)
+    call(conn, "unwall", principal=name, queue_pattern="a.*")
+
+
+@pytest.mark.parametrize("who", ["without walls", "behind a wall"])
+def test_conditions_on_id_state_and_time_reach_the_indexes_through_the_barrier(
+    house, acme, connect, who
+):
+    house.execute(
+        """
+        insert into rota.finished_jobs (
+            id, task, payload, queue, priority, state, schedule_type, run_at, scheduled_for, run,
+            attempt, max_retries, created_at, finished_at
+        )
+        select 100000 + g, 't', '{}', 'globex.mail', 0, case g % 1000 when 0 then 'FAILED'
+            else 'COMPLETED' end, 'ONE_TIME', now(), now(), 1, 0, 3, now(), now()
+        from generate_series(1, 20000) as g
+        """
+    )
+    call(house, "enqueue_many", task="t", payloads=Jsonb([1] * 5000), queue="globex.mail")
+    call(house, "schedule_job", task="t", every=HOUR, name="globex.s", queue="globex.mail")
+    house.execute("analyze")
+    conn = acme if who == "behind a wall" else connect(role="rota_reader")
+
+    for condition in (
+        "id = 100005",
+        "id = any('{100005, 6}')",
+        "id = any(array(select 100005::bigint))",
+        "finished_at is not null and state = 'FAILED' and id < 109000",
+        "finished_at is null and name = 'globex.s'",
+    ):
+        read = scanned(conn, condition)
+        assert read and not [part for part in read if part.startswith("Seq Scan")], condition
+    for condition in ("finished_at < '2020-01-01'", "finished_at > '2100-01-01'"):
+        read = scanned(conn, condition)
+        assert len([part for part in read if "finished_jobs" in part]) <= 2, condition
+    conn.execute("set enable_sort = off")  # as the API has it for its lists
+    plan = explain(conn, "select * from rota.jobs where id < 109000 order by id desc limit 50")
+    assert "Merge Append" in plan and "Sort  " not in plan
+    house.execute("truncate rota.live_jobs, rota.finished_jobs")
+
+
+def explain(conn, query):
+    return "\n".join(line for (line,) in conn.execute(f"explain {query}"))
+
+
+def scanned(conn, condition):
+    """Return how each table with jobs in it is read; an empty partition is read in any way."""
+    plan = explain(conn, f"select * from rota.jobs where {condition}")  # noqa: S608
+    return re.findall(
+        r"\w[\w ]* Scan (?:Backward )?(?:using \w+ )?on (?:live_jobs|finished_jobs)"
+        r"\w*(?= \w+  \(cost=\S+ rows=(?!1 ))|(?:Index|Bitmap)[\w ]* Scan.*",
+        plan,
+    )
