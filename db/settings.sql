@@ -34,8 +34,8 @@ begin
                     'next_due_in', '_complete_jobs', '_end_attempts', '_past_ending',
                     'heartbeat_job', 'heartbeat_jobs',
                     'hold_lease', 'enqueue_job', '_id_ahead', '_is_queue', 'delete_queue',
-                    '_check_job', 'cancel_job', '_cancel_jobs', '_retire_job', 'retry_job', '_retry_jobs',
-                    '_retry_time', 'schedule_job', '_lock_schedule',
+                    '_check_job', 'cancel_job', '_cancel_jobs', '_retire_job', 'retry_job',
+                    '_retry_jobs', '_retry_time', 'schedule_job', '_lock_schedule',
                     '_missed_slots', 'backfill_schedule', 'bring_forward_jobs',
                     'release_unhandled_jobs'
                 ]),

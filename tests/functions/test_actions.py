@@ -16,11 +16,11 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 # a schedule, which is recorded where it changes one.
 NOT_RECORDED = {
     *("enqueue_job", "enqueue_jobs", "enqueue_many", "schedule_job"),
-    *("next_run", "preview_schedule", "check_invariants", "version"),
+    *("next_run", "preview_schedule", "check_invariants", "version", "visible_queues"),
     *("claim_next_job", "finish_job", "finish_jobs", "heartbeat_job", "heartbeat_jobs"),
     *("release_job", "release_unhandled_jobs", "bring_forward_jobs", "hold_lease"),
     *("begin_sleep", "end_sleep", "next_due_in", "announce_worker", "dismiss_worker"),
-    *("recover_jobs", "maintain", "authenticate_token", "needs_token"),
+    *("recover_jobs", "recover_workers", "maintain", "authenticate_token", "needs_token"),
 }
 
 

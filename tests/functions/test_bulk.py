@@ -193,7 +193,7 @@ def test_of_jobs_with_one_key_one_comes_back(conn):
 
 def test_a_job_whose_key_is_held_does_not_stop_those_behind_it(conn):
     failed(conn, unique_key="k")
-    enqueue(conn, unique_key="k", run_at=LATER)
+    enqueue(conn, queue="failing", unique_key="k", run_at=LATER)
     other = failed(conn)
 
     told = bulk(conn, "retry_jobs", filter={"state": "FAILED"}, max_jobs=1)

@@ -45,7 +45,8 @@ def new_role(administrate) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def tenants(new_role) -> None:
     for name in (ACME, GLOBEX):
-        new_role(name, *ROLES)
+        new_role(f"{name}_app")  # for a token
+        new_role(name, *ROLES, f"{name}_app")
 
 
 @pytest.fixture
@@ -79,6 +80,7 @@ class Belongings:
         self.worker, self.key = f"{name}.worker", f"{name}.key"
         self.waiting = self.running = self.failed = self.done = NO_JOB
         self.token: UUID = uuid4()
+        self.token_id = NO_JOB
 
     @property
     def ids(self):
@@ -108,6 +110,10 @@ def furnish(conn, name):
     enqueue(conn, has.queue, payload=Jsonb(name), run_at=datetime.now(UTC) + HOUR / 2)
     call(conn, "schedule_job", task="t", every=HOUR, name=has.schedule, queue=has.queue)
     call(conn, "configure_queue", queue=f"{name}.settings", max_retries=7)
+    principal = {"acme": ACME, "globex": GLOBEX}[name]
+    has.token_id = call(conn, "create_token", principal=f"{principal}_app", note=name)[0][
+        "token_id"
+    ]
     return has
 
 
@@ -121,6 +127,13 @@ def pairs(of, **more):
 
 ABOUT = {"host": "h", "pid": 1, "concurrency": 1, "version": "v"}
 SLOTS = {"starts_at": START, "ends_at": START + 2 * HOUR}
+
+BULKS: list[Any] = [
+    lambda of: {"filter": Jsonb({"queue": of.queue})},
+    lambda of: {"filter": Jsonb({"queue": of.queue}), "dry_run": False},
+    lambda of: {"filter": Jsonb({"ids": of.ids}), "dry_run": False},
+    lambda of: {"filter": Jsonb({"unique_key": of.key}), "dry_run": False},
+]
 
 # Each function, called with what belongs to somebody else, in every way that might tell of it.
 PROBES: dict[str, list[Any]] = {
@@ -171,12 +184,19 @@ PROBES: dict[str, list[Any]] = {
     "next_due_in": [lambda of: {"queues": [of.queue], "within": HOUR}],
     "bring_forward_jobs": [lambda of: {"queues": [of.queue], "tasks": ["unhandled", "t"]}],
     "recover_jobs": [lambda of: {}],
+    "recover_workers": [lambda of: {}],
     "maintain": [lambda of: {}],
     "cancel_job": [
         *(lambda of, n=n: {"job_id": of.ids[n]} for n in range(4)),
         lambda of: {"job_id": of.waiting, "reason": "x"},
     ],
     "retry_job": [lambda of, n=n: {"job_id": of.ids[n]} for n in range(4)],
+    "cancel_jobs": BULKS,
+    "retry_jobs": BULKS,
+    "create_token": [lambda of: {"principal": "nobody"}],
+    "revoke_token": [lambda of: {"token_id": of.token_id}],
+    "authenticate_token": [lambda of: {"hash": b"?" * 32}],
+    "needs_token": [lambda of: {}],
     "pause_queue": [lambda of: {"queue": of.queue}],
     "resume_queue": [lambda of: {"queue": of.queue}],
     "delete_queue": [lambda of: {"queue": of.queue}],
@@ -242,7 +262,7 @@ def answer(conn, function, arguments, of):
     else:
         told = tuple(tuple(row.values()) for row in rows)
     text = repr(told)
-    for job_id in sorted(set(of.ids), reverse=True):
+    for job_id in sorted({*of.ids, of.token_id}, reverse=True):
         text = re.sub(rf"\b{job_id}\b", "ID", text)
     return told, text.replace(of.queue.split(".")[0], "TENANT")
 
@@ -278,7 +298,7 @@ def test_every_door_is_probed_and_said_what_it_does_behind_a_wall(conn):
     assert set(PROBES) == there["function"]
     assert set(BEHIND_A_WALL) == there["function"] | there["view"]
     assert {name for name, kind in BEHIND_A_WALL.items() if kind == OWN} == (
-        there["view"] | {"visible_queues"}
+        there["view"] | {"visible_queues", "cancel_jobs", "retry_jobs"}
     )
 
 

@@ -534,8 +534,8 @@ MUTANTS = [
     mutant(
         "a worker that came back is gone since it was cut off the last time",
         "db/functions/workers/announce_worker.sql",
-        "        gone_at = null;",
-        "        gone_at = w.gone_at;",
+        "        gone_at = null\n",
+        "        gone_at = w.gone_at\n",
         f"{RECOVERY}::test_a_worker_that_comes_back_in_time_keeps_its_jobs",
     ),
     mutant(
@@ -699,15 +699,15 @@ MUTANTS = [
     mutant(
         "executions shows what was recorded in two rows twice",
         "db/views.sql",
-        "from rota.finished_jobs as f\nwhere f.token is not null\n",
-        "from rota.finished_jobs as f\n",
+        "\n    from rota.finished_jobs as f\n    where f.token is not null\n",
+        "\n    from rota.finished_jobs as f\n",
         f"{FINISHES}::test_a_success_of_before_is_shown_once_and_its_repeat_gets_the_answer_of_then",
     ),
     mutant(
         "job_executions shows what was recorded in two rows twice",
         "db/views.sql",
-        "    from rota.finished_jobs as f\n    where f.token is not null\n",
-        "    from rota.finished_jobs as f\n",
+        "        from rota.finished_jobs as f\n        where f.token is not null\n",
+        "        from rota.finished_jobs as f\n",
         f"{FINISHES}::test_a_success_of_before_is_shown_once_and_its_repeat_gets_the_answer_of_then",
     ),
     mutant(
@@ -1623,10 +1623,14 @@ MUTANTS = [
             ),
             (
                 "job_executions",
-                "exists (select from rota.jobs as j where j.id = a.job_id)",
+                "\n        or exists (select from rota.jobs as j where j.id = e.job_id)",
                 "true",
             ),
-            ("executions", "exists (select from rota.jobs as j where j.id = e.job_id)", "true"),
+            (
+                "executions",
+                "\n    or exists (select from rota.jobs as j where j.id = e.job_id)",
+                "true",
+            ),
             (
                 "schedule_status",
                 "s.job_id = j.id\nwhere (select rota.visible_queues()) is null",

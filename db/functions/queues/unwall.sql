@@ -19,6 +19,11 @@ begin
             left(coalesce(principal, 'null'), 100), left(coalesce(queue_pattern, 'null'), 102)
             using errcode = 'RTN06';
     end if;
+
+    perform rota._record_action(
+        'unwall',
+        details => jsonb_build_object('principal', principal, 'queue_pattern', queue_pattern)
+    );
 end;
 $$;
 

@@ -40,6 +40,11 @@ begin
     insert into rota.queue_walls (principal, queue_pattern)
     values (principal, queue_pattern)
     on conflict do nothing;
+
+    perform rota._record_action(
+        'wall',
+        details => jsonb_build_object('principal', principal, 'queue_pattern', queue_pattern)
+    );
 end;
 $$;
 
