@@ -262,8 +262,9 @@ def answer(conn, function, arguments, of):
     else:
         told = tuple(tuple(row.values()) for row in rows)
     text = repr(told)
-    for job_id in sorted({*of.ids, of.token_id}, reverse=True):
+    for job_id in sorted(set(of.ids), reverse=True):
         text = re.sub(rf"\b{job_id}\b", "ID", text)
+    text = text.replace(f"no token {of.token_id}'", "no token ID'")
     return told, text.replace(of.queue.split(".")[0], "TENANT")
 
 
