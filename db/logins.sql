@@ -15,6 +15,7 @@ create role rota_worker nologin;
 create role rota_operator nologin;
 create role rota_reader nologin;
 
-create role api login password :'api_password' in role rota_producer, rota_operator, rota_reader;
+create role api login password :'api_password'
+    in role rota_producer, rota_worker, rota_operator, rota_reader;
 create role worker login password :'worker_password' in role rota_worker;
 \endif

@@ -31,6 +31,7 @@ SEEN = (
     "select * from rota.queue_status",
     "select * from rota.worker_status",
     "select retention from rota.settings",
+    "select key, fingerprint, status, answer, location from rota.requests",
     "select count(*) from pg_locks where pid = pg_backend_pid() and locktype = 'advisory'",
 )
 
@@ -135,6 +136,14 @@ SCENES = {
         )
         and {"within": HOUR}
     ),
+    "begin_request": lambda conn: (
+        call(conn, "begin_request", key="k", fingerprint="f") and {"key": "k", "fingerprint": "f"}
+    ),
+    "end_request": lambda conn: (
+        [call(conn, "begin_request", key=key, fingerprint="f") for key in ("k", "l")]
+        and {"key": "k", "status": 201, "answer": "{}"}
+    ),
+    "ended_jobs": lambda conn: call(conn, "enqueue_job", task="a") and {"job_ids": [1]},
     "release_unhandled_jobs": one_that_is_known_elsewhere,
     "bring_forward_jobs": lambda conn: unhandled(conn) or {"queues": ["default"], "tasks": ["a"]},
     "delete_queue": lambda conn: (
@@ -264,6 +273,14 @@ DIFFERENCES = {
         "clock": (None, START),
     },
     "next_due_in": {"queues": (["default"], ["mail"]), "within": (SECOND, HOUR)},
+    "begin_request": {"key": ("k", "l"), "fingerprint": ("f", "g")},
+    "end_request": {
+        "key": ("k", "l"),
+        "status": (201, 200),
+        "answer": ("{}", "[]"),
+        "location": (None, "/jobs/1"),
+    },
+    "ended_jobs": {"job_ids": ([1], [99])},
     "release_unhandled_jobs": {
         "job_ids": ([1, 2], [2, 1]),
         "tokens": ([UUID(int=1), UUID(int=2)], []),
