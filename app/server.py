@@ -13,7 +13,7 @@ gets no thread in time is told so.
 A request that waits for a job has no thread: the application says so (app/waiting.py), and is asked
 once more when there may be something to say.
 
-Servers that do all of that were looked for, and measured: see docs/speed.md.
+Servers that do all of that were looked for, and measured: see docs/inside.md.
 """
 
 import asyncio

@@ -221,6 +221,7 @@ class Waiting:
                 if not due and now < queue.polled_at + POLL_SECONDS:
                     continue
                 queue.polled_at = now
+                self._ask_due = True
                 first = self._first(name)
                 if first is not None and first.queues not in called:
                     called.add(first.queues)
@@ -327,7 +328,6 @@ class Waiting:
             names, self._ask_due = list(self._queues) if self._ask_due else [], False
         if not names:
             return
-        now = time.monotonic()
         due = self._conn.execute(
             """
             select q.name, extract(epoch from d.due)::float8
@@ -337,6 +337,7 @@ class Waiting:
             """,
             [names, "2 seconds"],
         ).fetchall()
+        now = time.monotonic()  # after the answer: who looks too early would find nothing
         with self._lock:
             for name, seconds in due:
                 if name in self._queues:
