@@ -411,6 +411,7 @@ def test_claims_wait_also_where_the_database_went_away_meanwhile(
 ) -> None:
     waiting = ask_to_claim(server)
     wait_until(lambda: sleepers(conn) == 1)
+    time.sleep(0.4)  # the quick looks are over, so no claim is in flight
     conn.execute(
         """
         select pg_terminate_backend(pid, 10000) from pg_stat_activity
