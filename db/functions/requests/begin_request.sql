@@ -54,10 +54,10 @@ begin
             created_at = excluded.created_at
         where r.created_at < v_kept_since;
 
-        if found then
-            return null;
-        end if;
+        exit when found;
     end loop;
+
+    return null;
 end;
 $$;
 
