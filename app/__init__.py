@@ -5,6 +5,7 @@ import os
 from flask import Flask
 
 from rota.app import (
+    answers,
     docs,
     errors,
     health,
@@ -15,9 +16,11 @@ from rota.app import (
     queues,
     schedules,
     tokens,
+    work,
     workers,
 )
 from rota.app.database import Database
+from rota.app.waiting import Waiting
 
 
 def create_app(database_url: str | None = None) -> Flask:
@@ -38,11 +41,14 @@ def create_app(database_url: str | None = None) -> Flask:
         "queue": inputs.QueueConverter,
         "schedule": inputs.ScheduleConverter,
     }
-    app.extensions["database"] = Database(database_url or os.environ.get("DATABASE_URL", ""))
+    database = Database(database_url or os.environ.get("DATABASE_URL", ""))
+    app.extensions["database"] = database
+    app.extensions["waiting"] = Waiting(database)
+    app.extensions["announcements"] = work.Announcements()
 
-    for part in (logs, protection, errors, tokens):
+    for part in (logs, protection, errors, tokens, answers):
         part.init_app(app)
-    for resource in (jobs, schedules, queues, workers, health):
+    for resource in (jobs, work, schedules, queues, workers, health):
         app.register_blueprint(resource.blueprint)
     docs.init_app(app)
     return app

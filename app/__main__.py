@@ -1,15 +1,16 @@
 """Serve the API: ``rota api``, on HOST (127.0.0.1) and PORT (5000).
 
-The server is waitress: pure Python, one process, threads. It reads a request to its end before a
-thread sees it, so slow clients hold no thread and no database connection; and app/server.py ends
-their connections in time, so nothing needs to stand in front of it. For more than one core's worth,
-run several processes.
+The server, app/server.py, reads a request to its end before a thread sees it, so slow clients hold
+no thread and no database connection, and it ends their connections in time: nothing needs to stand
+in front of it. One process keeps about one core busy; ``--processes`` starts several, each a
+program of its own that shares nothing with the others but the sockets that listen.
 """
 
 import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,7 +20,8 @@ from flask import Flask
 
 from rota.app import create_app, logs, tokens
 from rota.app.health import look
-from rota.app.server import Server
+from rota.app.server import Server, listen
+from rota.worker.supervisor import CANNOT_START, Supervisor
 
 GRACE_SECONDS = 15  # longer than a request's statements may take
 
@@ -28,14 +30,50 @@ log = logging.getLogger("rota.api")
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="rota api",
         description="Serve the REST interface of the database that DATABASE_URL names, on HOST"
         " (127.0.0.1) and PORT (5000).",
         epilog="SIGTERM or Ctrl-C stops gently.",
-    ).parse_args(arguments)
+    )
+    parser.add_argument(
+        "--processes",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes that serve the address together (1); each uses about one core",
+    )
+    # What the first process tells those that it starts.
+    parser.add_argument("--sockets", type=_numbers, help=argparse.SUPPRESS)
+    parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
     logs.configure()
+    app = _application()
+    if app is None:
+        return CANNOT_START if options.lifeline is not None else 1
+    if options.sockets is not None:
+        serve(app, [socket.socket(fileno=number) for number in options.sockets], options.lifeline)
+        return 0
+
     host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "5000")
+    try:
+        refusal = tokens.refusal_to_listen(app, host)
+        if refusal is not None:
+            log.critical(refusal)
+            return 1
+        listeners = listen(host, port)
+    except (OSError, ValueError) as error:
+        log.critical("cannot listen on %s port %s: %s", host, port, error)
+        return 1
+    log.info("serving http://%s:%s/", host, port)
+    if options.processes > 1:
+        return supervise(options.processes, listeners)
+    serve(app, listeners)
+    return 0
+
+
+def _application() -> Flask | None:
+    """Return the application, unless the database says that it cannot work."""
     try:
         app = create_app()
         difference, _ = look(app.extensions["database"])
@@ -46,33 +84,30 @@ def main(arguments: list[str] | None = None) -> int:
         log.warning("the database cannot be reached; requests get 503 until it can")
     if difference is not None:
         log.critical(difference)
-        return 1
-    try:
-        refusal = tokens.refusal_to_listen(app, host)
-        if refusal is not None:
-            log.critical(refusal)
-            return 1
-        serve(app, host, port)
-    except (OSError, ValueError) as error:
-        log.critical("cannot listen on %s port %s: %s", host, port, error)
-        return 1
-    return 0
+        return None
+    return app
 
 
-def serve(app: Flask, host: str, port: str) -> None:
+def serve(app: Flask, listeners: list[socket.socket], lifeline: int | None = None) -> None:
     """Serve until a signal comes, then answer the requests that have arrived.
 
-    Raises:
-        OSError: the port is taken.
-        ValueError: it is not a port.
+    Args:
+        app: what answers.
+        listeners: sockets that listen.
+        lifeline: the reading end of a pipe whose other end is closed when we are to stop.
     """
-    server = Server(app, host, port)
+    server = Server(app, listeners)
     database = app.extensions["database"]
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    log.info("serving http://%s:%s/", host, port)
 
+    def wait_for_the_end() -> None:
+        os.read(lifeline, 1)
+        stopping.set()
+
+    if lifeline is not None:
+        threading.Thread(target=wait_for_the_end, daemon=True).start()
     server.run(stopping.is_set, each_second=database.cut_overdue)
     server.stop_listening()
     deadline = time.monotonic() + GRACE_SECONDS
@@ -82,6 +117,29 @@ def serve(app: Flask, host: str, port: str) -> None:
     )
     database.close()
     log.info("stopped")
+
+
+def supervise(processes: int, listeners: list[socket.socket]) -> int:
+    """Keep some processes serving until a signal comes; return the exit status."""
+    numbers = [listener.fileno() for listener in listeners]
+    command = [sys.executable, "-m", "rota.app", "--sockets", ",".join(map(str, numbers))]
+    supervisor = Supervisor(command, processes, numbers)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.stop())
+    code = supervisor.run()
+    log.info("stopped")
+    return code
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 64:
+        raise argparse.ArgumentTypeError("must be from 1 to 64")
+    return count
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 if __name__ == "__main__":

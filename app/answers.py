@@ -9,8 +9,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg
-from flask import Response, request, url_for
+from flask import Flask, Response, request, url_for
 from psycopg import sql
+
+
+def init_app(app: Flask) -> None:
+    """Let clients ask whether an answer is another than the one that they have."""
+
+    @app.after_request
+    def mark_version(response: Response) -> Response:
+        reads = request.method in ("GET", "HEAD") and response.status_code == 200
+        if reads and response.is_json and not request.path.startswith("/health/"):
+            response.add_etag()
+            response.make_conditional(request)
+        return response
 
 
 def moments(*columns: str) -> dict[str, sql.SQL]:
@@ -29,6 +41,33 @@ def read_rows(
     """Return each row of a query as the text of a JSON object, its keys named for the columns."""
     rows_as_json = sql.SQL("select row_to_json(r)::text from ({}) as r").format(query)
     return [text for (text,) in conn.execute(rows_as_json, arguments or {})]
+
+
+def call_rows(
+    conn: psycopg.Connection,
+    columns: str,
+    expressions: Mapping[str, sql.Composable],
+    function: str,
+    **arguments: Any,
+) -> list[str]:
+    """Call a function and return its rows as JSON texts.
+
+    Args:
+        conn: an open connection.
+        columns: what to select, with names of expressions in braces.
+        expressions: these, such as ``moments`` makes.
+        function: the function's bare name.
+        arguments: its parameters by name.
+    """
+    query = sql.SQL("select {} from {}({})").format(
+        sql.SQL(columns).format(**expressions),
+        sql.Identifier("rota", function),
+        sql.SQL(", ").join(
+            sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name))
+            for name in arguments
+        ),
+    )
+    return read_rows(conn, query, arguments)
 
 
 def read_page(
@@ -53,7 +92,8 @@ def read_page(
     page = sql.SQL("select row_to_json(r)::text, {} from ({} limit %(rows)s) as r").format(
         position, query
     )
-    rows = conn.execute(page, {**arguments, "rows": limit + 1}).fetchall()
+    # Not prepared: how many rows a value stands for is to be seen.
+    rows = conn.execute(page, {**arguments, "rows": limit + 1}, prepare=False).fetchall()
     return [text for text, _ in rows[:limit]], rows[limit - 1][1] if len(rows) > limit else None
 
 

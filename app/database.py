@@ -11,11 +11,13 @@ from typing import Any
 
 import psycopg
 from flask import current_app, g
-from psycopg import IsolationLevel
+from psycopg import sql
 from psycopg.adapt import Buffer, Loader
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import error_from_result
+from psycopg.pq import ConnStatus, ExecStatus
 
-from rota.db.session import for_transaction, hang_up
+from rota.db.session import for_transaction, hang_up, settle
 
 log = logging.getLogger("rota.api")
 
@@ -39,7 +41,7 @@ SETTINGS = {
     "intervalstyle": "iso_8601",
     "jit": "off",
 }
-BECOME = ", pg_catalog.set_config('role', %s, true)"
+BECOME = "select pg_catalog.set_config('role', {}, true);"
 
 # A login whose memberships are not inherited has no right of its own; it becomes what it needs.
 BECOME_API = """
@@ -57,7 +59,18 @@ BECOME_API = """
                 and has_function_privilege(p.oid, 'EXECUTE')
         )
 """
+BEGIN = b"begin isolation level read committed;"
+PREPARED_AFTER = 2  # times that a connection has run a statement
 LONGEST_TRANSACTION = 20.0  # seconds, after which a server that says nothing is given up
+
+# After these a connection is not used again. A deploy may have changed what a statement that this
+# session has prepared would return (0A000).
+CLOSING_ERRORS = (
+    psycopg.OperationalError,
+    psycopg.InternalError,
+    psycopg.InterfaceError,
+    psycopg.errors.FeatureNotSupported,
+)
 
 
 class ForeignRoleError(Exception):
@@ -74,6 +87,12 @@ class IsoTimestampLoader(Loader):
             return text  # infinity
         moment, _, fraction = text.removesuffix("+00").replace(" ", "T", 1).partition(".")
         return f"{moment}.{fraction:0<6}+00:00"
+
+
+class Session(psycopg.Connection[Any]):
+    """A connection to the database."""
+
+    pooled = False  # whether a pooler may give us another session with each transaction
 
 
 class Database:
@@ -98,26 +117,28 @@ class Database:
         except psycopg.ProgrammingError:
             raise ValueError("DATABASE_URL is not a PostgreSQL connection string") from None
         self._parameters["client_encoding"] = "UTF8"
-        self._idle: deque[psycopg.Connection] = deque()
-        self._lent: dict[psycopg.Connection, float] = {}  # since when
+        self._idle: deque[Session] = deque()
+        self._lent: dict[Session, float] = {}  # since when
 
     @contextmanager
-    def transaction(self, role: str | None = None) -> Iterator[psycopg.Connection]:
+    def transaction(self, role: str | None = None, durable: bool = True) -> Iterator[Session]:
         """Lend a connection for one transaction, committed unless the block raises.
 
         Args:
             role: under which everything in it is done, and nothing after it; the login itself if
                 left out. What is run here is never written by a caller, so nobody gets out of it.
+            durable: whether its commit waits for the disk. A claim need not: lost in a crash of
+                the server, it is one that was never made.
 
         Raises:
             psycopg.OperationalError: the database cannot be reached, or went away.
             ForeignRoleError: the role is gone, or not granted to the login.
         """
-        conn = self._begin(role)
+        conn = self._begin(role, durable)
         try:
             yield conn
-            conn.commit()
-        except (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError):
+            _send(conn, b"commit")
+        except CLOSING_ERRORS:
             conn.close()  # the server is going down, or only reads now: do not come back to it
             raise
         except BaseException:
@@ -129,7 +150,7 @@ class Database:
                 self._idle.append(conn)
 
     @contextmanager
-    def own_transaction(self) -> Iterator[psycopg.Connection]:
+    def own_transaction(self) -> Iterator[Session]:
         """Lend a connection for what the API itself has to know, whoever asks."""
         with self.transaction() as conn:
             conn.execute(BECOME_API)
@@ -153,28 +174,50 @@ class Database:
                     hang_up(conn)
                     log.warning("no answer from the database for too long, a connection is cut")
 
-    def _begin(self, role: str | None) -> psycopg.Connection:
+    def connect(self) -> Session:
+        """Open a connection with settings of its own.
+
+        Behind a pooler in transaction mode, which passes on a process id of its own making, the
+        session is not ours to change: there each transaction sets them, and no statement is
+        prepared, for the next one may come to another session.
+
+        Raises:
+            psycopg.OperationalError: the database cannot be reached.
+        """
+        conn = Session.connect(**self._parameters, autocommit=True, prepare_threshold=None)
+        try:
+            conn.adapters.register_loader("timestamptz", IsoTimestampLoader)
+            row = conn.execute("select pg_catalog.pg_backend_pid()").fetchone()
+            conn.pooled = row != (conn.info.backend_pid,)
+            if not conn.pooled:
+                settle(conn, **SETTINGS)
+                conn.prepare_threshold = PREPARED_AFTER
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def _begin(self, role: str | None, durable: bool) -> Session:
         if self._idle:
             conn = self._idle.pop()
             try:
-                return self._set_up(conn, role)
+                return self._set_up(conn, role, durable)
             except psycopg.OperationalError:
                 self.close()  # the others are likely to be as dead
-        return self._set_up(self._connect(), role)
+        return self._set_up(self.connect(), role, durable)
 
-    def _set_up(self, conn: psycopg.Connection, role: str | None) -> psycopg.Connection:
-        """Begin a transaction with settings of its own, one of which is the role.
-
-        They are set for each, and so through a pooler too, where a session is not ours to change.
-        They end with it, so a connection comes back as the login's.
-        """
+    def _set_up(self, conn: Session, role: str | None, durable: bool) -> Session:
+        """Begin a transaction, in one message with whatever is to be set for it alone."""
         self._lent[conn] = time.monotonic()
-        settings = _transaction_settings(conn.info.server_version)
+        beginning = BEGIN
+        if not durable:
+            beginning += b"set local synchronous_commit = off;"
+        if conn.pooled:
+            beginning += _transaction_settings(conn.info.server_version).encode() + b";"
+        if role is not None:  # last: it may not set what its login may
+            beginning += sql.SQL(BECOME).format(role).as_bytes(conn)
         try:
-            if role is None:
-                conn.execute(settings)
-            else:
-                conn.execute(settings + BECOME, [role])
+            _send(conn, beginning)
         except (
             psycopg.errors.InsufficientPrivilege,
             psycopg.errors.InvalidParameterValue,
@@ -188,12 +231,18 @@ class Database:
             raise
         return conn
 
-    def _connect(self) -> psycopg.Connection:
-        # No prepared statements: a pooler may give each transaction another server connection.
-        conn = psycopg.connect(**self._parameters, prepare_threshold=None)
-        conn.isolation_level = IsolationLevel.READ_COMMITTED
-        conn.adapters.register_loader("timestamptz", IsoTimestampLoader)
-        return conn
+
+def _send(conn: Session, statements: bytes) -> None:
+    """Have statements executed that have no parameters and no rows of interest, in one message.
+
+    Raises:
+        psycopg.Error: as the server, or the way to it, answers.
+    """
+    result = conn.pgconn.exec_(statements)
+    if conn.pgconn.status == ConnStatus.BAD:
+        raise psycopg.OperationalError("the connection to the database is lost")
+    if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+        raise error_from_result(result)
 
 
 @cache
@@ -207,6 +256,6 @@ def database() -> Database:
     return current_app.extensions["database"]
 
 
-def transaction() -> AbstractContextManager[psycopg.Connection[Any]]:
+def transaction(durable: bool = True) -> AbstractContextManager[psycopg.Connection[Any]]:
     """Lend a connection of the current application for one transaction of the request."""
-    return database().transaction(g.get("principal"))
+    return database().transaction(g.get("principal"), durable)

@@ -32,6 +32,8 @@ FOR_EVERY_CHANGE = {
     "422": "Unexpected",
 }
 FOR_EVERY_LIST = {"422": "Invalid"}
+FOR_EVERY_READ = {"304": "NotModified"}
+FOR_EVERY_KEY = {"409": "KeyTaken"}
 FOR_EVERY_PATH_WITH = {
     "{job_id}": {"404": "NoJob"},
     "{name}": {"404": "NoSchedule"},
@@ -86,6 +88,7 @@ def init_app(app: Flask) -> None:
         for method, operation in operations.items():
             _write_out(operation, template["components"]["responses"])
             _say_who_may(operation)
+            _add_headers(path, method, operation)
             for status, name in _shared_responses(path, method, operation).items():
                 operation["responses"].setdefault(status, _reference("responses", name))
 
@@ -96,6 +99,10 @@ def _shared_responses(path: str, method: str, operation: dict[str, Any]) -> dict
     for parameter, responses in FOR_EVERY_PATH_WITH.items():
         if parameter in path:
             shared |= responses
+    if _reference("parameters", "IdempotencyKey") in operation.get("parameters", []):
+        shared |= FOR_EVERY_KEY
+    if method == "get" and not path.startswith("/health/"):
+        shared |= FOR_EVERY_READ
     if method != "get":
         shared |= FOR_EVERY_CHANGE
     elif _reference("parameters", "Limit") in operation.get("parameters", []):
@@ -136,6 +143,18 @@ def _write_out(operation: dict[str, Any], shared: dict[str, Any]) -> None:
             example = {"code": None, "message": None, "detail": None, "hint": None} | error
             response["content"]["application/json"]["example"] = example
             operation["responses"][status] = response
+
+
+def _add_headers(path: str, method: str, operation: dict[str, Any]) -> None:
+    """Say which headers the answers of an operation have like others."""
+    headers = {}
+    if method == "get" and not path.startswith("/health/"):
+        headers["ETag"] = _reference("headers", "ETag")
+    if _reference("parameters", "IdempotencyKey") in operation.get("parameters", []):
+        headers["Idempotency-Replayed"] = _reference("headers", "Replayed")
+    for status in ("200", "201"):
+        if headers and status in operation["responses"]:
+            operation["responses"][status].setdefault("headers", {}).update(headers)
 
 
 def _reference(kind: str, name: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ STATUS_BY_SQLSTATE = {
     "23502": 422,
     "23514": 422,
     "08": 503,
+    "0A000": 503,  # a deploy has changed what a prepared statement would return
     "25006": 503,  # a standby: the primary is elsewhere now
     "25P03": 503,  # idle_in_transaction_session_timeout: we stood still
     "25P04": 503,  # transaction_timeout
@@ -39,6 +40,7 @@ STATUS_BY_SQLSTATE = {
 # about tables and settings, quotes values and shows rows, and goes to the log at most.
 WORDS_BY_SQLSTATE = {
     "": "the database is not available",
+    "0A000": "the database was changed meanwhile; try again",
     "22": "a value is out of range, or not of its type",
     "22P05": "a text has a character that the database cannot store",
     "23": "what this request asks for would break a rule of the database",

@@ -20,6 +20,18 @@ VERSION = checkout_version()
 FUNCTIONS = [
     "enqueue_job",
     "enqueue_jobs",
+    "begin_request",
+    "end_request",
+    "claim_next_job",
+    "finish_job",
+    "finish_jobs",
+    "heartbeat_job",
+    "heartbeat_jobs",
+    "release_job",
+    "announce_worker",
+    "begin_sleep",
+    "end_sleep",
+    "ended_jobs",
     "cancel_job",
     "retry_job",
     "cancel_jobs",
@@ -54,13 +66,13 @@ MISSING_RIGHTS = """
             and has_table_privilege(c.oid, 'select')
     )
 """
-GRANT = "grant it rota_producer and rota_operator"
 GRANT_API = "grant it rota_api, and each principal that has a token"
 MAY_LOOK_UP = """
     select rota.needs_token(), has_function_privilege(p.oid, 'execute')
     from pg_proc as p
     where p.pronamespace = 'rota'::regnamespace and p.proname = 'authenticate_token'
 """
+GRANT = "grant it rota_producer and rota_operator, and rota_worker for work over HTTP"
 
 
 def look(database: Database) -> tuple[str | None, list[str]]:

@@ -26,6 +26,7 @@ MAX_DIGITS = 4300  # of one number, written out; those of all numbers of a body 
 MAX_INTEGER = 2**31 - 1
 MAX_ID = 2**63 - 1
 PAGE_SIZE = 50
+MOST_QUEUES = 100  # that one request may claim from
 
 _encoder = json.JSONEncoder(ensure_ascii=False, default=str)
 
@@ -45,7 +46,7 @@ class IdConverter(BaseConverter):
 class QueueConverter(PathConverter):
     """A queue's name in a path, slashes included, unless it ends like one of our own paths."""
 
-    regex = f"{PathConverter.regex}(?<!/pause)(?<!/resume)"
+    regex = f"{PathConverter.regex}(?<!/pause)(?<!/resume)(?<!/claim)"
 
 
 class ScheduleConverter(BaseConverter):
@@ -166,6 +167,25 @@ def _as_json(value: Decimal | Jsonb | datetime | timedelta) -> Any:
             return value.isoformat()
         case _:
             return f"{value.total_seconds():f} seconds"
+
+
+def queue_names(value: Any) -> list[str]:
+    """Take a list of names of queues."""
+    if not isinstance(value, list) or not 1 <= len(value) <= MOST_QUEUES:
+        raise ValueError(f"must be a list of 1 to {MOST_QUEUES} names")
+    return [text(name) for name in value]
+
+
+def some_of(*allowed: str) -> Callable[[Any], list[str]]:
+    """Return a parser that takes some of these words, with commas between them."""
+
+    def parse(value: Any) -> list[str]:
+        words = value.split(",")
+        if not set(words) <= set(allowed):
+            raise ValueError(f"must be some of {', '.join(allowed)}, with commas between them")
+        return sorted(set(words))
+
+    return parse
 
 
 def one_of(*allowed: str) -> Callable[[Any], str]:

@@ -1,14 +1,18 @@
 """Jobs: add, list, look at, cancel, retry."""
 
+import json
 import re
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import Blueprint, Response, url_for
+import psycopg
+from flask import Blueprint, Response, request, url_for
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from rota.app.answers import answer_page, moments, next_url, read_page, read_rows
+from rota.app.answers import answer, answer_page, moments, next_url, read_page, read_rows
 from rota.app.database import transaction
 from rota.app.errors import RequestError, invalid
 from rota.app.inputs import (
@@ -26,9 +30,13 @@ from rota.app.inputs import (
     row_id,
     rows_up_to,
     seconds,
+    seconds_from_zero,
+    some_of,
     text,
     write_json,
 )
+from rota.app.repeats import Made, once
+from rota.app.waiting import wait_or_answer
 from rota.db.gateway import call
 
 blueprint = Blueprint("jobs", __name__)
@@ -41,7 +49,11 @@ COMMON = {
     "max_retries": Field(integer),
     "timeout_seconds": Field(seconds, argument="timeout"),
 }
-ONE_TIME = COMMON | {"run_at": Field(instant), "unique_key": Field(text)}
+ONE_TIME = COMMON | {
+    "run_at": Field(instant),
+    "run_in_seconds": Field(seconds_from_zero, argument="run_in"),
+    "unique_key": Field(text),
+}
 INTERVAL = COMMON | {
     "run_at": Field(instant, argument="starts_at"),
     "interval_seconds": Field(seconds, argument="every", required=True),
@@ -61,11 +73,19 @@ KINDS = {
 KIND = {"schedule_type": Field(one_of(*KINDS))}
 BULK_ITEM = ONE_TIME | {"schedule_type": Field(one_of("ONE_TIME"))}
 
+LIVE = {"SCHEDULED", "RUNNING"}
+STATES = ("SCHEDULED", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")
 FILTERS = {
-    "state": Field(one_of("SCHEDULED", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")),
+    "state": Field(some_of(*STATES)),
     "queue": Field(text),
     "task": Field(text),
     "schedule_type": Field(one_of("ONE_TIME", "INTERVAL", "CRON")),
+    "unique_key": Field(text),
+    "worker": Field(text),
+    "created_since": Field(instant),
+    "created_before": Field(instant),
+    "finished_since": Field(instant),
+    "finished_before": Field(instant),
 }
 WINDOWS = {
     name: Field(instant)
@@ -76,12 +96,18 @@ LIMIT = {"limit": Field(rows_up_to(200))}
 # Which jobs a list by state may hold, for the indexes to know it: by the state alone they would not
 # tell in which of the two halves of rota.jobs they lie.
 OF_STATE = {
-    None: sql.SQL("true"),
     "SCHEDULED": sql.SQL("finished_at is null"),
     "RUNNING": sql.SQL("finished_at is null and state = 'RUNNING'"),
     "COMPLETED": sql.SQL("finished_at is not null"),
     "FAILED": sql.SQL("finished_at is not null and state = 'FAILED'"),
     "CANCELLED": sql.SQL("finished_at is not null and state = 'CANCELLED'"),
+}
+CONDITIONS = {  # those that are no equality
+    "state": "j.{column} = any({value})",
+    "created_since": "j.created_at >= {value}",
+    "created_before": "j.created_at < {value}",
+    "finished_since": "j.finished_at >= {value}",
+    "finished_before": "j.finished_at < {value}",
 }
 LOOK = 100_000  # jobs that one page looks at; those that no index finds come page by page
 
@@ -130,9 +156,14 @@ JOB = sql.SQL(
     """
 ).format(summary=SUMMARY, executions=EXECUTIONS, newest_first=NEWEST_FIRST)
 
+JOB_AND_WHETHER_IT_ENDED = sql.SQL(
+    "select row_to_json(r)::text, r.finished_at is not null from ({}) as r"
+).format(JOB)
+LONGEST_WAIT = 30  # seconds
+
 
 @blueprint.post("/jobs")
-def enqueue_job() -> tuple[dict[str, Any], int, dict[str, str]]:
+def enqueue_job() -> Made | Response:
     """Add a job.
 
     A job of type `ONE_TIME` runs once; one of type `INTERVAL` runs again and again, every
@@ -144,6 +175,8 @@ def enqueue_job() -> tuple[dict[str, Any], int, dict[str, str]]:
     tags: [jobs]
     operationId: enqueueJob
     security: [producer]
+    parameters:
+      - $ref: "#/components/parameters/IdempotencyKey"
     requestBody:
       required: true
       json: NewJob
@@ -192,21 +225,27 @@ def enqueue_job() -> tuple[dict[str, Any], int, dict[str, str]]:
     chosen = parse_fields({"schedule_type": body.pop("schedule_type", None)}, KIND)
     kind = chosen.get("schedule_type", "ONE_TIME")
     function, fields = KINDS[kind]
-    arguments = parse_fields(body, fields, f"a job of type {kind}")
-    with transaction() as conn:
+    arguments = _one_time(parse_fields(body, fields, f"a job of type {kind}"))
+
+    def make(conn: psycopg.Connection) -> Made:
+        _set_times(conn, [arguments])
         [job] = call(conn, function, **arguments)
-    location = url_for("jobs.get_job", job_id=job["job_id"])
-    return job, 201 if job["created"] else 200, {"Location": location}
+        location = url_for("jobs.get_job", job_id=job["job_id"])
+        return job, 201 if job["created"] else 200, {"Location": location}
+
+    return once(make)
 
 
 @blueprint.post("/jobs/bulk")
-def enqueue_jobs() -> tuple[dict[str, Any], int]:
+def enqueue_jobs() -> Made | Response:
     """Add many jobs of type ONE_TIME, all or none.
 
     ---
     tags: [jobs]
     operationId: enqueueJobs
     security: [producer]
+    parameters:
+      - $ref: "#/components/parameters/IdempotencyKey"
     requestBody:
       required: true
       json: NewJobs
@@ -225,9 +264,13 @@ def enqueue_jobs() -> tuple[dict[str, Any], int]:
       422: {code: RTV01, message: "jobs[1].task: is required"}
     """
     arguments = parse_fields(read_body(), {"jobs": Field(_bulk, required=True)})
-    with transaction() as conn:
-        jobs = call(conn, "enqueue_jobs", jobs=arguments["jobs"])
-    return {"jobs": jobs}, 201 if any(job["created"] for job in jobs) else 200
+
+    def make(conn: psycopg.Connection) -> Made:
+        _set_times(conn, arguments["jobs"])
+        jobs = call(conn, "enqueue_jobs", jobs=Jsonb(arguments["jobs"], dumps=write_json))
+        return {"jobs": jobs}, 201 if any(job["created"] for job in jobs) else 200, {}
+
+    return once(make)
 
 
 @blueprint.get("/jobs")
@@ -242,16 +285,16 @@ def list_jobs() -> Response:
     operationId: listJobs
     security: [operator, reader]
     parameters:
-      - name: state
-        in: query
-        description: Only jobs in this state.
-        schema: {$ref: "#/components/schemas/State"}
-      - {name: queue, in: query, description: Only jobs of this queue., schema: {type: string}}
-      - {name: task, in: query, description: Only jobs for this handler., schema: {type: string}}
-      - name: schedule_type
-        in: query
-        description: Only jobs that run once, or again and again in this way.
-        schema: {$ref: "#/components/schemas/ScheduleType"}
+      - $ref: "#/components/parameters/States"
+      - $ref: "#/components/parameters/OfQueue"
+      - $ref: "#/components/parameters/OfTask"
+      - $ref: "#/components/parameters/OfScheduleType"
+      - $ref: "#/components/parameters/OfUniqueKey"
+      - $ref: "#/components/parameters/OfWorker"
+      - $ref: "#/components/parameters/CreatedSince"
+      - $ref: "#/components/parameters/CreatedBefore"
+      - $ref: "#/components/parameters/FinishedSince"
+      - $ref: "#/components/parameters/FinishedBefore"
       - $ref: "#/components/parameters/Limit"
       - name: before
         in: query
@@ -265,9 +308,10 @@ def list_jobs() -> Response:
     query = read_query(FILTERS | LIMIT | {"before": Field(row_id)})
     limit = query.pop("limit", PAGE_SIZE)
     with transaction() as conn:
-        if query.get("state") != "RUNNING":
+        if not looks_at_all(query):
             conn.execute("set local enable_sort = off")  # whatever statistics say, by index
-        rows = conn.execute(page_of_jobs(query), query | {"rows": limit + 1}).fetchall()
+        page = page_of_jobs(query)
+        rows = conn.execute(page, query | {"rows": limit + 1}, prepare=False).fetchall()
     jobs = [job for job, _ in rows[:limit] if job is not None]
     if len(jobs) == len(rows):
         return answer_page("jobs", jobs, None)
@@ -276,28 +320,81 @@ def list_jobs() -> Response:
     return answer_page("jobs", jobs, next_url(last_id))
 
 
+@blueprint.get("/jobs/counts")
+def count_jobs() -> Response:
+    """Count jobs by their state.
+
+    Of the newest 100,000 that a list with the same filters would look at; where there are more,
+    `complete` is false. With the state `RUNNING` all live jobs are looked at.
+    ---
+    tags: [jobs]
+    operationId: countJobs
+    parameters:
+      - $ref: "#/components/parameters/States"
+      - $ref: "#/components/parameters/OfQueue"
+      - $ref: "#/components/parameters/OfTask"
+      - $ref: "#/components/parameters/OfScheduleType"
+      - $ref: "#/components/parameters/OfUniqueKey"
+      - $ref: "#/components/parameters/OfWorker"
+      - $ref: "#/components/parameters/CreatedSince"
+      - $ref: "#/components/parameters/CreatedBefore"
+      - $ref: "#/components/parameters/FinishedSince"
+      - $ref: "#/components/parameters/FinishedBefore"
+    responses:
+      200:
+        description: How many there are.
+        json: Counts
+      422:
+        code: RTV01
+        message: >-
+          state: must be some of SCHEDULED, RUNNING, COMPLETED, FAILED, CANCELLED, with commas
+          between them
+    """
+    query = read_query(FILTERS)
+    with transaction() as conn:
+        if not looks_at_all(query):
+            conn.execute("set local enable_sort = off")
+        rows = conn.execute(counts_of_jobs(query), query, prepare=False).fetchall()
+    counts = dict.fromkeys(STATES, 0) | {state: count for state, count, _ in rows if state}
+    looked_at = sum(looked for _, _, looked in rows)
+    complete = looks_at_all(query) or looked_at < LOOK
+    return answer(counts=json.dumps(counts), complete=json.dumps(complete))
+
+
 @blueprint.get("/jobs/<id:job_id>")
 def get_job(job_id: int) -> Response:
     """Look at a job.
 
-    With its last 20 executions, the newest first, the running one included.
+    With its last 20 executions, the newest first, the running one included. With `wait` the answer
+    comes when the job has ended, or when so many seconds have passed.
     ---
     tags: [jobs]
     operationId: getJob
     security: [operator, reader]
     parameters:
       - $ref: "#/components/parameters/JobId"
+      - name: wait
+        in: query
+        description: How many seconds to wait at most for the job to end.
+        schema: {type: integer, minimum: 0, maximum: 30}
     responses:
       200:
         description: The job.
         json: Job
+      422: {code: RTV01, message: "wait: must be a whole number from 0 to 30"}
     """
+    asked_at = time.monotonic()
+    wait = read_query({"wait": Field(_waiting_time)}).get("wait", 0)
     executions_url = url_for("jobs.list_executions", job_id=job_id)
+    arguments = {"id": job_id, "executions_url": executions_url}
     with transaction() as conn:
-        jobs = read_rows(conn, JOB, {"id": job_id, "executions_url": executions_url})
-    if not jobs:
+        row = conn.execute(JOB_AND_WHETHER_IT_ENDED, arguments).fetchone()
+    if row is None:
         raise _not_found(job_id)
-    return Response(jobs[0] + "\n", mimetype="application/json")
+    job, has_ended = row
+    if not has_ended:
+        wait_or_answer(request.environ, wait, asked_at, job_id=job_id)
+    return Response(f"{job}\n", mimetype="application/json")
 
 
 @blueprint.get("/jobs/<id:job_id>/executions")
@@ -465,9 +562,9 @@ def page_of_jobs(filters: Mapping[str, Any]) -> sql.Composed:
     full after ``LOOK`` jobs, a last row without text has the id of the last job that was looked at.
     No index may hold what a claim changes, so all live jobs are looked at for the RUNNING ones.
     """
-    everything = filters.get("state") == "RUNNING"
+    everything = looks_at_all(filters)
     looked_at = sql.SQL("from rota.jobs where {} and {} order by id desc").format(
-        OF_STATE[filters.get("state")],
+        of_states(filters.get("state")),
         sql.SQL("id < %(before)s" if "before" in filters else "true"),
     )
     return sql.SQL(
@@ -494,14 +591,7 @@ def page_of_jobs(filters: Mapping[str, Any]) -> sql.Composed:
         looked_at=looked_at,
         at_most=sql.SQL("" if everything else f"limit {LOOK}"),
         at_last=sql.SQL("limit 0" if everything else f"offset {LOOK - 1} limit 1"),
-        conditions=sql.SQL(" and ").join(
-            [sql.SQL("true")]
-            + [
-                sql.SQL("j.{} = {}").format(sql.Identifier(name), sql.Placeholder(name))
-                for name in filters
-                if name in FILTERS
-            ]
-        ),
+        conditions=_conditions(filters),
     )
 
 
@@ -552,8 +642,81 @@ def _id(value: Any) -> int:
     return value
 
 
-def _bulk(value: Any) -> Jsonb:
-    """Take a list of jobs, as the array that ``enqueue_jobs`` reads."""
+def looks_at_all(filters: Mapping[str, Any]) -> bool:
+    """Tell whether a page looks at all live jobs."""
+    return filters.get("state") == ["RUNNING"]
+
+
+def of_states(states: list[str] | None) -> sql.Composable:
+    """Say in which half of rota.jobs these states lie, and for one of them where its index is."""
+    if states is None:
+        return sql.SQL("true")
+    if len(states) == 1:
+        return OF_STATE[states[0]]
+    if set(states) <= LIVE:
+        return sql.SQL("finished_at is null")
+    return sql.SQL("true" if LIVE & set(states) else "finished_at is not null")
+
+
+def _conditions(filters: Mapping[str, Any]) -> sql.Composable:
+    """Return what the jobs ``j`` of a list have in common."""
+    conditions = [sql.SQL("true")]
+    for name in filters:
+        if name in FILTERS:
+            condition = CONDITIONS.get(name, "j.{column} = {value}")
+            conditions.append(
+                sql.SQL(condition).format(column=sql.Identifier(name), value=sql.Placeholder(name))
+            )
+    return sql.SQL(" and ").join(conditions)
+
+
+def counts_of_jobs(filters: Mapping[str, Any]) -> sql.Composed:
+    """Return the query that counts jobs by state, as rows of (state, number, number looked at)."""
+    return sql.SQL(
+        """
+        select j.state, count(*) filter (where {conditions}), count(*)
+        from (
+            select * from rota.jobs where {of_states} order by id desc {at_most}
+        ) as j
+        group by j.state
+        """
+    ).format(
+        conditions=_conditions(filters),
+        of_states=of_states(filters.get("state")),
+        at_most=sql.SQL("" if looks_at_all(filters) else f"limit {LOOK}"),
+    )
+
+
+def _waiting_time(value: str) -> int:
+    if not value.isdecimal() or len(value) > 9 or int(value) > LONGEST_WAIT:
+        raise ValueError(f"must be a whole number from 0 to {LONGEST_WAIT}")
+    return int(value)
+
+
+def _one_time(job: dict[str, Any], within: str = "") -> dict[str, Any]:
+    """Check that a job is not to run at two times."""
+    if "run_at" in job and "run_in" in job:
+        raise invalid(f"{within}run_in_seconds", "give this or run_at")
+    if job.get("run_in", timedelta()) < timedelta():
+        raise invalid(f"{within}run_in_seconds", "must not be negative")
+    return job
+
+
+def _set_times(conn: psycopg.Connection, jobs: list[dict[str, Any]]) -> None:
+    """Say when those are to run that run in so many seconds from now, by the database's clock."""
+    if not any("run_in" in job for job in jobs):
+        return
+    row = conn.execute("select extract(epoch from now())::float8").fetchone()
+    for job in jobs:
+        if "run_in" in job:
+            try:
+                job["run_at"] = datetime.fromtimestamp(row[0], UTC) + job.pop("run_in")
+            except OverflowError:
+                raise invalid("run_in_seconds", "is out of range") from None
+
+
+def _bulk(value: Any) -> list[dict[str, Any]]:
+    """Take a list of jobs."""
     if not isinstance(value, list):
         raise ValueError("must be a list of jobs")
     for place, job in enumerate(value):
@@ -563,9 +726,10 @@ def _bulk(value: Any) -> Jsonb:
         parse_fields(job, BULK_ITEM, "a job in a bulk", within=f"jobs[{place}].")
         for place, job in enumerate(value)
     ]
-    for job in jobs:
+    for place, job in enumerate(jobs):
         job.pop("schedule_type", None)
-    return Jsonb(jobs, dumps=write_json)
+        _one_time(job, f"jobs[{place}].")
+    return jobs
 
 
 def _execution_position(value: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import time
 
 from flask import Flask, Response, g, request
 
+from rota.app.waiting import WAITS_FOR
 from rota.logs import JsonLines
 
 log = logging.getLogger("rota.api")
@@ -27,6 +28,8 @@ def init_app(app: Flask) -> None:
 
     @app.after_request
     def log_request(response: Response) -> Response:
+        if WAITS_FOR in request.environ:  # it will be asked again
+            return response
         log.info(
             "request",
             extra={

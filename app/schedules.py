@@ -30,6 +30,7 @@ from rota.app.inputs import (
     seconds_from_zero,
     text,
 )
+from rota.app.repeats import Made, once
 from rota.db.gateway import call
 
 blueprint = Blueprint("schedules", __name__)
@@ -85,7 +86,7 @@ NO_INTERVAL = (
 
 
 @blueprint.post("/schedules")
-def save_schedule() -> tuple[dict[str, Any], int, dict[str, str]]:
+def save_schedule() -> Made | Response:
     """Save a schedule under its name.
 
     Exactly one of `cron`, `interval_seconds` and `every` says when it runs. Where a schedule has
@@ -95,6 +96,8 @@ def save_schedule() -> tuple[dict[str, Any], int, dict[str, str]]:
     tags: [schedules]
     operationId: saveSchedule
     security: [producer, operator]
+    parameters:
+      - $ref: "#/components/parameters/IdempotencyKey"
     requestBody:
       required: true
       json: NewSchedule
@@ -132,7 +135,8 @@ def save_schedule() -> tuple[dict[str, Any], int, dict[str, str]]:
         code: RTV01
         message: "cron or interval_seconds or every: give exactly one of these"
     """
-    return _save(read_body(), OPTIONS | NAME)
+    arguments = _parse(read_body(), OPTIONS | NAME)
+    return once(lambda conn: _save(conn, arguments))
 
 
 @blueprint.get("/schedules")
@@ -189,7 +193,7 @@ def get_schedule(name: str) -> Response:
 
 
 @blueprint.put("/schedules/<schedule:name>")
-def put_schedule(name: str) -> tuple[dict[str, Any], int, dict[str, str]]:
+def put_schedule(name: str) -> Made:
     """Save a schedule under the name in the path.
 
     As `POST /schedules` does.
@@ -216,7 +220,9 @@ def put_schedule(name: str) -> tuple[dict[str, Any], int, dict[str, str]]:
       404: {$ref: "#/components/responses/NotFound"}
       422: {code: RTV01, message: "every: must be an interval, such as P1M or 1 month"}
     """
-    return _save(read_body(), OPTIONS, name=name)
+    arguments = _parse(read_body(), OPTIONS) | {"name": name}
+    with transaction() as conn:
+        return _save(conn, arguments)
 
 
 @blueprint.delete("/schedules/<schedule:name>")
@@ -298,7 +304,7 @@ def trigger_schedule(name: str) -> dict[str, Any]:
 
 
 @blueprint.post("/schedules/<schedule:name>/backfill")
-def backfill_schedule(name: str) -> tuple[dict[str, Any], int]:
+def backfill_schedule(name: str) -> Made | Response:
     """Add a job for each slot from one time until before another.
 
     At most 1,000 at a time. A slot whose job of an earlier backfill is still live gets no second.
@@ -308,6 +314,7 @@ def backfill_schedule(name: str) -> tuple[dict[str, Any], int]:
     security: [operator]
     parameters:
       - $ref: "#/components/parameters/ScheduleName"
+      - $ref: "#/components/parameters/IdempotencyKey"
     requestBody:
       required: true
       json: Range
@@ -323,9 +330,12 @@ def backfill_schedule(name: str) -> tuple[dict[str, Any], int]:
       422: {code: RTV01, message: "ends_at: is required"}
     """
     arguments = parse_fields(read_body(), RANGE)
-    with transaction() as conn:
+
+    def make(conn: psycopg.Connection) -> Made:
         jobs = call(conn, "backfill_schedule", name=name, **arguments)
-    return {"jobs": jobs}, 201 if any(job["created"] for job in jobs) else 200
+        return {"jobs": jobs}, 201 if any(job["created"] for job in jobs) else 200, {}
+
+    return once(make)
 
 
 @blueprint.post("/schedules/preview")
@@ -354,14 +364,12 @@ def preview_schedule() -> dict[str, Any]:
       422: {code: RTV01, message: "n: must be an integer"}
     """
     arguments = _parse(read_body(), PREVIEW)
-    return {"runs": _call("preview_schedule", arguments)}
+    with transaction() as conn:
+        return {"runs": _call(conn, "preview_schedule", arguments)}
 
 
-def _save(
-    body: dict[str, Any], fields: dict[str, Field], **path: str
-) -> tuple[dict[str, Any], int, dict[str, str]]:
-    arguments = _parse(body, fields) | path
-    [job] = _call("schedule_job", arguments)
+def _save(conn: psycopg.Connection, arguments: dict[str, Any]) -> Made:
+    [job] = _call(conn, "schedule_job", arguments)
     location = url_for("schedules.get_schedule", name=arguments["name"])
     return job, 201 if job["created"] else 200, {"Location": location}
 
@@ -374,10 +382,11 @@ def _parse(body: dict[str, Any], fields: dict[str, Field]) -> dict[str, Any]:
     return parse_fields(body, given | fields)
 
 
-def _call(function: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+def _call(
+    conn: psycopg.Connection, function: str, arguments: dict[str, Any]
+) -> list[dict[str, Any]]:
     try:
-        with transaction() as conn:
-            return call(conn, function, **arguments)
+        return call(conn, function, **arguments)
     except NO_INTERVAL:
         raise invalid("every", "must be an interval, such as P1M or 1 month") from None
 

@@ -1,5 +1,6 @@
 """The one place that turns Python arguments into a call of a Rota function."""
 
+from functools import cache
 from typing import Any
 
 from psycopg import Connection, sql
@@ -21,10 +22,14 @@ def call(conn: Connection[Any], function: str, /, **arguments: Any) -> list[dict
     Raises:
         psycopg.Error: as the function raised it; ``error.sqlstate`` holds the code.
     """
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(_statement(function, *arguments), arguments).fetchall()
+
+
+@cache
+def _statement(function: str, *names: str) -> bytes:
     assignments = sql.SQL(", ").join(
-        sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name))
-        for name in arguments
+        sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in names
     )
     query = sql.SQL("select * from rota.{}({})").format(sql.Identifier(function), assignments)
-    with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query, arguments).fetchall()
+    return query.as_bytes()

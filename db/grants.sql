@@ -41,6 +41,10 @@ begin
                 ('function', 'next_run',            '{rota_producer, rota_operator, rota_reader}'),
                 ('function', 'preview_schedule',    '{rota_producer, rota_operator, rota_reader}'),
 
+                ('function', 'begin_request',       '{rota_producer, rota_operator}'),
+                ('function', 'end_request',         '{rota_producer, rota_operator}'),
+                ('function', 'ended_jobs',          '{rota_operator, rota_reader}'),
+
                 ('function', 'claim_next_job',      '{rota_worker}'),
                 ('function', 'finish_job',          '{rota_worker}'),
                 ('function', 'finish_jobs',         '{rota_worker}'),

@@ -200,6 +200,11 @@ def several(conn: Connection, clock: Clock) -> Arguments:
     return {}
 
 
+def begun(conn: Connection, clock: Clock) -> Arguments:
+    call(conn, "begin_request", key="k", fingerprint="f")
+    return {"key": "k"}
+
+
 def given(**arguments: Any) -> Callable[[Connection, Clock], Arguments]:
     return lambda conn, clock: arguments
 
@@ -254,6 +259,9 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("resume_queue", a_paused_queue, {}),
     ("delete_queue", a_paused_queue, {}),
     ("next_due_in", waiting, {}),
+    ("begin_request", given(key="k", fingerprint="f"), {}),
+    ("end_request", begun, {"status": 201, "answer": "{}"}),
+    ("ended_jobs", given(job_ids=[1, 2]), {}),
     ("bring_forward_jobs", handed_back, {}),
     ("release_unhandled_jobs", batch, {}),
     ("release_unhandled_jobs", batch_of_schedules, {}),

@@ -1,9 +1,10 @@
-"""Several worker processes on one machine, for handlers that burn CPU: ``--processes``."""
+"""Several processes of one program on one machine: ``--processes`` of the worker and the API."""
 
 import os
 import signal
 import subprocess
 import threading
+from collections.abc import Iterable
 
 from rota.worker.clock import clock
 from rota.worker.link import Pause
@@ -14,7 +15,7 @@ STEADY = 30.0  # seconds; a process that ran for so long is replaced as if it we
 
 
 class Supervisor:
-    """Keeps a number of worker processes running until told to stop.
+    """Keeps a number of processes running until told to stop.
 
     Each is a program of its own, started afresh: nothing is forked that has connections, threads
     or locks, and nothing but the database is shared.
@@ -24,13 +25,15 @@ class Supervisor:
     service manager has sent each process of ours the same signal, and nobody outlives us unseen.
 
     Args:
-        command: what starts a worker; it is given ``--lifeline`` with the reading end.
+        command: what starts one; it is given ``--lifeline`` with the reading end.
         count: how many to keep running.
+        files: descriptors that they get from us, such as sockets that listen.
     """
 
-    def __init__(self, command: list[str], count: int) -> None:
+    def __init__(self, command: list[str], count: int, files: Iterable[int] = ()) -> None:
         self._command = command
         self._count = count
+        self._files = files
         self._stop = threading.Event()
         self._lifeline, self._our_end = os.pipe()
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -81,7 +84,7 @@ class Supervisor:
                 pause = Pause()
             seconds = pause.next()
             log.error(
-                "a worker process has ended, another is started",
+                "a process has ended, another is started",
                 extra={"fields": {"ended": _ending(code), "seconds": round(seconds, 3)}},
             )
             self._stop.wait(seconds)
@@ -91,7 +94,7 @@ class Supervisor:
         try:
             process = subprocess.Popen(
                 [*self._command, "--lifeline", str(self._lifeline)],
-                pass_fds=[self._lifeline],
+                pass_fds=[self._lifeline, *self._files],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # out of the reach of the terminal's Ctrl-C, which we get
             )

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,14 @@ class Answer:
 class Server:
     """`rota api` in a process of its own."""
 
-    def __init__(self, database_url: str, log: Path, port: int, **environment: str) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        log: Path,
+        port: int,
+        arguments: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
@@ -60,7 +67,7 @@ class Server:
         settings |= environment
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "rota.app"],
+                [sys.executable, "-m", "rota.app", *arguments],
                 cwd=PROJECT,
                 env=os.environ | settings,
                 stderr=stderr,
@@ -118,10 +125,10 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def start(
-        database_url: str, wait: bool = True, port: int | None = None, **environment: str
+        database_url: str, wait: bool = True, port: int | None = None, **options: Any
     ) -> Server:
         log = tmp_path / f"api-{len(started)}.log"
-        server = Server(database_url, log, port or free_port(), **environment)
+        server = Server(database_url, log, port or free_port(), **options)
         started.append(server)
         if wait:
             server.wait_until(server.is_live)

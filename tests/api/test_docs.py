@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 
-from rota.app import create_app, jobs, queues, schedules
+from rota.app import create_app, jobs, queues, schedules, work
 from tests.api.documentation import OPERATIONS, operation, request_url, requests, resolve
 
 
@@ -48,23 +48,26 @@ def test_every_operation_says_what_it_does(spec: dict[str, Any]) -> None:
             assert resolve(spec, response)["description"].endswith("."), name
 
 
-def test_the_api_needs_no_more_than_two_roles(db: str) -> None:
-    producer, operator = (
+def test_the_api_needs_no_more_than_three_roles(db: str) -> None:
+    producer, operator, worker = (
         create_app(make_conninfo(db, options=f"-c role={role}"))
-        for role in ("rota_producer", "rota_operator")
+        for role in ("rota_producer", "rota_operator", "rota_worker")
     )
     spec = operator.test_client().get("/apispec.json").json
     operator.test_client().patch("/queues/old-mail", json={})
 
     for name in OPERATIONS:
         app = producer if name in ("POST /jobs", "POST /jobs/bulk") else operator
+        if operation(spec, name)["tags"] == ["work"]:
+            app = worker
         for body in requests(spec, name):
             answer = app.test_client().open(
                 request_url(spec, name), method=name.split()[0], json=body
             )
 
-            assert answer.status_code < 300, (name, answer.text)
-    for app in (producer, operator):
+            no_lease = app is worker and answer.get_json(silent=True) and answer.json.get("code")
+            assert answer.status_code < 300 or no_lease == "RTC02", (name, answer.text)
+    for app in (producer, operator, worker):
         app.extensions["database"].close()
 
 
@@ -145,6 +148,14 @@ def test_the_documented_fields_are_the_accepted_ones(spec: dict[str, Any]) -> No
         assert documented(f"{word}Settings") == settings
         assert documented(f"New{word}Schedule") == settings | set(schedules.NAME)
         assert documented(f"{word}Preview") == {timing, *schedules.PREVIEW}
+    assert documented("Claim") == set(work.CLAIM | work.WAIT)
+    assert documented("ClaimFromQueues") == set(work.CLAIM | work.WAIT | work.QUEUES)
+    assert documented("ClaimNext") == set(work.CLAIM_NEXT)
+    assert documented("Finish") == {*work.FINISH, "claim_next"}
+    assert documented("JobToFinish") == set(work.FINISHED_JOB)
+    assert documented("Heartbeat") == set(work.HEARTBEAT)
+    assert documented("JobHeld") == set(work.HELD_JOB)
+    assert documented("Release") == set(work.RELEASE)
     assert documented("Range") == set(schedules.RANGE)
     assert documented("QueueSettings") == set(queues.SETTINGS)
     assert len(schemas["NewJob"]["oneOf"]) == len(jobs.KINDS)

@@ -259,7 +259,7 @@ RAW = {
     # Bodies with which the same would be answered 201, were they read.
     b"POST /jobs HTTP/1.1\r\nContent-Length: 12\r\nTransfer-Encoding: chunked\r\n" + CHUNKED: 400,
     b"POST /jobs HTTP/1.0\r\nTransfer-Encoding: chunked\r\n" + CHUNKED: 400,
-    b"POST /jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n": 501,
+    b"POST /jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n": 400,
     b"POST /jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n": 400,
     b"GET / HTTP/1.1\r\nno colon\r\n\r\n": 400,
     b"GET / HTTP/1.1\nHost: localhost\n\n\r\n\r\n": 400,

@@ -239,7 +239,7 @@ def role(db: str) -> Iterator[str]:
         "",
         "grant usage on schema rota to {0}",
         "grant usage on schema rota to {0}; grant execute on function rota.version to {0}",
-        "grant rota_worker to {0}",
+        "grant usage on schema rota to {0}; grant execute on function rota.maintain to {0}",
     ],
 )
 def test_not_ready_when_the_login_may_do_nothing(db: str, role: str, rights: str) -> None:

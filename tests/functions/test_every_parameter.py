@@ -34,6 +34,7 @@ SEEN = (
     "select retention from rota.settings",
     "select principal, note, expires_at, revoked_at from rota.tokens",
     "select actor, function, queue, schedule, affected, details - 'job_ids' from rota.actions",
+    "select key, fingerprint, status, answer, location from rota.requests",
     "select count(*) from pg_locks where pid = pg_backend_pid() and locktype = 'advisory'",
 )
 
@@ -151,6 +152,14 @@ SCENES = {
         )
         and {"within": HOUR}
     ),
+    "begin_request": lambda conn: (
+        call(conn, "begin_request", key="k", fingerprint="f") and {"key": "k", "fingerprint": "f"}
+    ),
+    "end_request": lambda conn: (
+        [call(conn, "begin_request", key=key, fingerprint="f") for key in ("k", "l")]
+        and {"key": "k", "status": 201, "answer": "{}"}
+    ),
+    "ended_jobs": lambda conn: call(conn, "enqueue_job", task="a") and {"job_ids": [1]},
     "release_unhandled_jobs": one_that_is_known_elsewhere,
     "bring_forward_jobs": lambda conn: unhandled(conn) or {"queues": ["default"], "tasks": ["a"]},
     "delete_queue": lambda conn: (
@@ -292,6 +301,14 @@ DIFFERENCES = {
         "attends": (False, True),
     },
     "next_due_in": {"queues": (["default"], ["mail"]), "within": (SECOND, HOUR)},
+    "begin_request": {"key": ("k", "l"), "fingerprint": ("f", "g")},
+    "end_request": {
+        "key": ("k", "l"),
+        "status": (201, 200),
+        "answer": ("{}", "[]"),
+        "location": (None, "/jobs/1"),
+    },
+    "ended_jobs": {"job_ids": ([1], [99])},
     "release_unhandled_jobs": {
         "job_ids": ([1, 2], [2, 1]),
         "tokens": ([UUID(int=1), UUID(int=2)], []),

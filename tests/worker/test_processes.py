@@ -14,7 +14,7 @@ from tests.worker.conftest import Trace, WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
 
-REPLACED = "a worker process has ended, another is started"
+REPLACED = "a process has ended, another is started"
 
 
 def started(worker: WorkerProcess, count: int) -> list[int]:

@@ -118,6 +118,13 @@ begin
             raise warning 'old actions could not be removed: %', sqlerrm;
     end;
 
+    begin
+        perform rota._forget_requests(v_now);
+    exception
+        when others then
+            raise warning 'answers of old requests could not be forgotten: %', sqlerrm;
+    end;
+
     foreach v_parent in array array['finished_jobs', 'attempts'] loop
         begin
             perform rota._keep_weeks(v_parent, v_now, v_older_than);
