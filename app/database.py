@@ -43,9 +43,10 @@ SETTINGS = {
 }
 BECOME = "select pg_catalog.set_config('role', {}, true);"
 
-# A login whose memberships are not inherited has no right of its own; it becomes what it needs.
+# A login whose memberships are not inherited has no right of its own; it becomes what it needs, for
+# a transaction or for the session.
 BECOME_API = """
-    select pg_catalog.set_config('role', r.rolname, true)
+    select pg_catalog.set_config('role', r.rolname, %s)
     from pg_catalog.pg_roles as r
     join pg_catalog.pg_roles as l on l.rolname = session_user
     where r.rolname = 'rota_api'
@@ -153,7 +154,7 @@ class Database:
     def own_transaction(self) -> Iterator[Session]:
         """Lend a connection for what the API itself has to know, whoever asks."""
         with self.transaction() as conn:
-            conn.execute(BECOME_API)
+            conn.execute(BECOME_API, [True])
             yield conn
 
     def close(self) -> None:

@@ -329,6 +329,7 @@ def count_jobs() -> Response:
     ---
     tags: [jobs]
     operationId: countJobs
+    security: [operator, reader]
     parameters:
       - $ref: "#/components/parameters/States"
       - $ref: "#/components/parameters/OfQueue"

@@ -33,7 +33,7 @@ from typing import Any
 
 import psycopg
 
-from rota.app.database import Database
+from rota.app.database import BECOME_API, Database
 from rota.db.gateway import call
 
 # In the environment of a request: whether the server lets it wait (it sets that), for what it
@@ -293,6 +293,7 @@ class Waiting:
         if not (self._claims or self._ends) or time.monotonic() < self._try_again_at:
             return False
         self._conn = self._database.connect()
+        self._conn.execute(BECOME_API, [False])
         self._conn.add_notify_handler(lambda notification: self._hear(notification.payload))
         self._pause = 0.1
         if not self._conn.pooled:

@@ -107,6 +107,7 @@ def claim_from_queue(queue: str) -> Response:
     ---
     tags: [work]
     operationId: claimFromQueue
+    security: [worker]
     parameters:
       - $ref: "#/components/parameters/Queue"
     requestBody:
@@ -129,6 +130,7 @@ def claim_jobs() -> Response:
     ---
     tags: [work]
     operationId: claimJobs
+    security: [worker]
     requestBody:
       required: true
       json: ClaimFromQueues
@@ -151,6 +153,7 @@ def finish_job(job_id: int) -> Response:
     ---
     tags: [work]
     operationId: finishJob
+    security: [worker]
     parameters:
       - $ref: "#/components/parameters/JobId"
     requestBody:
@@ -192,6 +195,7 @@ def finish_jobs() -> Response:
     ---
     tags: [work]
     operationId: finishJobs
+    security: [worker]
     requestBody:
       required: true
       json: FinishMany
@@ -226,6 +230,7 @@ def heartbeat_job(job_id: int) -> Response:
     ---
     tags: [work]
     operationId: heartbeatJob
+    security: [worker]
     parameters:
       - $ref: "#/components/parameters/JobId"
     requestBody:
@@ -262,6 +267,7 @@ def heartbeat_jobs() -> Response:
     ---
     tags: [work]
     operationId: heartbeatJobs
+    security: [worker]
     requestBody:
       required: true
       json: HeartbeatMany
@@ -297,6 +303,7 @@ def release_job(job_id: int) -> dict[str, Any]:
     ---
     tags: [work]
     operationId: releaseJob
+    security: [worker]
     parameters:
       - $ref: "#/components/parameters/JobId"
     requestBody:

@@ -43,7 +43,7 @@ begin
 
                 ('function', 'begin_request',       '{rota_producer, rota_operator}'),
                 ('function', 'end_request',         '{rota_producer, rota_operator}'),
-                ('function', 'ended_jobs',          '{rota_operator, rota_reader}'),
+                ('function', 'ended_jobs',          '{rota_operator, rota_reader, rota_api}'),
 
                 ('function', 'claim_next_job',      '{rota_worker}'),
                 ('function', 'finish_job',          '{rota_worker}'),
@@ -54,9 +54,9 @@ begin
                 ('function', 'release_unhandled_jobs', '{rota_worker}'),
                 ('function', 'bring_forward_jobs',  '{rota_worker}'),
                 ('function', 'hold_lease',          '{rota_worker}'),
-                ('function', 'begin_sleep',         '{rota_worker}'),
-                ('function', 'end_sleep',           '{rota_worker}'),
-                ('function', 'next_due_in',         '{rota_worker}'),
+                ('function', 'begin_sleep',         '{rota_worker, rota_api}'),
+                ('function', 'end_sleep',           '{rota_worker, rota_api}'),
+                ('function', 'next_due_in',         '{rota_worker, rota_api}'),
                 ('function', 'announce_worker',     '{rota_worker}'),
                 ('function', 'dismiss_worker',      '{rota_worker}'),
                 ('function', 'recover_jobs',        '{rota_worker, rota_operator}'),

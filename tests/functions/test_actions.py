@@ -21,6 +21,7 @@ NOT_RECORDED = {
     *("release_job", "release_unhandled_jobs", "bring_forward_jobs", "hold_lease"),
     *("begin_sleep", "end_sleep", "next_due_in", "announce_worker", "dismiss_worker"),
     *("recover_jobs", "recover_workers", "maintain", "authenticate_token", "needs_token"),
+    *("begin_request", "end_request", "ended_jobs"),
 }
 
 

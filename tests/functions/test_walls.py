@@ -193,6 +193,9 @@ PROBES: dict[str, list[Any]] = {
     "retry_job": [lambda of, n=n: {"job_id": of.ids[n]} for n in range(4)],
     "cancel_jobs": BULKS,
     "retry_jobs": BULKS,
+    "begin_request": [lambda of: {"key": "k", "fingerprint": "f"}],
+    "end_request": [lambda of: {"key": "k", "status": 200, "answer": "{}"}],
+    "ended_jobs": [lambda of: {"job_ids": of.ids}],
     "create_token": [lambda of: {"principal": "nobody"}],
     "revoke_token": [lambda of: {"token_id": of.token_id}],
     "authenticate_token": [lambda of: {"hash": b"?" * 32}],
@@ -299,7 +302,7 @@ def test_every_door_is_probed_and_said_what_it_does_behind_a_wall(conn):
     assert set(PROBES) == there["function"]
     assert set(BEHIND_A_WALL) == there["function"] | there["view"]
     assert {name for name, kind in BEHIND_A_WALL.items() if kind == OWN} == (
-        there["view"] | {"visible_queues", "cancel_jobs", "retry_jobs"}
+        there["view"] | {"visible_queues", "cancel_jobs", "retry_jobs", "ended_jobs"}
     )
 
 

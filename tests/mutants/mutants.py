@@ -1453,7 +1453,7 @@ MUTANTS = [
     mutant(
         "a request does not run under its principal",
         "app/database.py",
-        'database().transaction(g.get("principal"))',
+        'database().transaction(g.get("principal"), durable)',
         "database().transaction()",
         f"{ACCESS}::test_each_operation_is_open_to_whom_the_table_says",
     ),
