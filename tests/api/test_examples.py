@@ -247,7 +247,7 @@ def test_errors_that_are_alike_everywhere_are_shown_as_they_come(
         (name, example) for name, example in errors(spec, status) if example["code"] != "42501"
     ]
 
-    assert len(found) == (34 if status in ("403", "421") else 23)
+    assert len(found) == (36 if status in ("403", "421") else 25)
     for name, example in found:
         answer = send(client, spec, name, **request_)
         assert (answer.status_code, answer.json) == (int(status), example), name
