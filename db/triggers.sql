@@ -15,6 +15,9 @@ begin
         return;
     end if;
 
+    -- All at once: who has read the table and goes on to write would meet a lock that grows.
+    lock table rota.live_jobs in access exclusive mode;
+
     create trigger impossible_jobs
         after insert on rota.live_jobs
         referencing new table as changed

@@ -45,8 +45,15 @@ MOST_REDIRECTS = 5
 LONGEST_RETRY_AFTER = timedelta(days=1)
 PASSING = {408, 425, 429}  # of 4xx: what may be otherwise at the next try
 OURS = {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"}
-HOLD_IPV4 = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "::/96")]
-NOT_PUBLIC = [ipaddress.ip_network("64:ff9b:1::/48")]  # that Python 3.11 takes for public
+HOLD_IPV4 = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")]
+NOT_PUBLIC = [  # that Python 3.11 takes for public; some clouds tell of their machines there
+    ipaddress.ip_network(text)
+    for text in (
+        *("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32"),
+        *("64:ff9b:1::/48", "fec0::/10", "5f00::/16"),
+    )
+]
+PERSONAL = ("authorization", "cookie", "proxy-authorization")  # headers for one origin only
 
 HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,100}")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -110,6 +117,7 @@ class Call(NamedTuple):
     expected: tuple[int, ...] | None
     timeout: float
     redirects: int
+    shown: tuple[bytes, ...]  # secrets that were sent, to be struck out of what comes back
 
     @classmethod
     def of(cls, job: Job) -> "Call":
@@ -146,16 +154,18 @@ class Call(NamedTuple):
         ):
             raise Fail("expect must be a list of statuses")
         sign = payload.get("sign")
+        secrets = {name: _secret(it) for name, it in _texts(payload, "secret_headers").items()}
         return cls(
             _url(payload["url"]),
             method,
             headers,
             body,
-            {name: _secret(value) for name, value in _texts(payload, "secret_headers").items()},
+            secrets,
             None if sign is None else _secret(sign).encode(),
             None if expected is None else tuple(expected),
             _number(payload, "timeout", USUAL, LONGEST),
             int(_number(payload, "redirects", 0, MOST_REDIRECTS, least=0)),
+            tuple(value.encode() for value in secrets.values()),
         )
 
     def expects(self, status: int) -> bool:
@@ -168,10 +178,14 @@ class Call(NamedTuple):
         Raises:
             Fail: its target is no URL that may be called.
         """
-        url = _url(urljoin(self.url.geturl(), target))
+        try:
+            url = _url(urljoin(self.url.geturl(), target))
+        except ValueError as error:
+            raise Fail(f"a redirect to no URL: {error}") from None
         call = self._replace(url=url)
         if (url.scheme, url.netloc) != (self.url.scheme, self.url.netloc):
-            call = call._replace(secrets={}, key=None)
+            headers = {name: it for name, it in call.headers.items() if name not in PERSONAL}
+            call = call._replace(headers=headers, secrets={}, key=None)
         if status == 303 or (status in (301, 302) and self.method == "POST"):
             method = "HEAD" if self.method == "HEAD" else "GET"
             call = call._replace(method=method, body=None)
@@ -323,14 +337,15 @@ def _send(job: Job, call: Call, ends_at: float) -> tuple[int, dict[str, str], by
             path = (url.path or "/") + (f"?{url.query}" if url.query else "")
             connection.request(call.method, path, call.body, headers)
             answer = connection.getresponse()
-            body = answer.read(LARGEST_ANSWER + 1)
+            body = answer.read(LARGEST_ANSWER + 1 + max(map(len, call.shown), default=0))
         except (http.client.HTTPException, ValueError) as error:  # or it was cut meanwhile
             raise ConnectionError(f"{host} gave no answer of HTTP: {error!r}") from error
         finally:
             connection.close()
-    for secret in call.secrets.values():  # a server may show what it was sent
-        body = body.replace(secret.encode(), b"***")
     kept = {key.lower(): value for key, value in answer.getheaders()}
+    for secret in call.shown:  # a server may show what it was sent
+        body = body.replace(secret, b"***")
+        kept = {key: value.replace(secret.decode(), "***") for key, value in kept.items()}
     return answer.status, kept, body
 
 
@@ -345,13 +360,14 @@ class _Pinned(http.client.HTTPConnection):
         self._addresses = addresses
         self._ends_at = ends_at
         self._encrypted = encrypted
+        self._wire: socket.socket | None = None  # the response keeps it when sock is given up
         self.over = False
 
     def connect(self) -> None:
         """Connect to the first address that answers."""
         error: OSError = ConnectionError(f"{self.host} has no address")
         for family, kind, protocol, _, place in self._addresses:
-            self.sock = socket.socket(family, kind, protocol)
+            self.sock = self._wire = socket.socket(family, kind, protocol)
             try:
                 self.sock.settimeout(max(0.001, self._ends_at - clock()))
                 self.sock.connect(place)
@@ -360,6 +376,7 @@ class _Pinned(http.client.HTTPConnection):
                     self.sock = context.wrap_socket(
                         self.sock, server_hostname=self.host, do_handshake_on_connect=False
                     )  # not in there, where nobody could cut it
+                    self._wire = self.sock
                     self.sock.do_handshake()
             except OSError as caught:
                 self.sock.close()
@@ -371,9 +388,9 @@ class _Pinned(http.client.HTTPConnection):
     def cut(self) -> None:
         """End what waits for this connection; called from another thread."""
         self.over = True
-        if self.sock is not None:
+        if self._wire is not None:
             with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(self._wire, socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -452,7 +469,7 @@ def _retry_after(value: str | None) -> timedelta | None:
         return timedelta(seconds=int(value))
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return max(timedelta(), at - datetime.now(UTC))

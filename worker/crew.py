@@ -217,11 +217,11 @@ class Coroutines:
 
         A task that was cancelled before its first step ran nothing of ours, so it is ended here.
         """
+        self._loop.call_later(TICK, self._tick)
         for job, running in list(self._running.items()):
             if running.task.done():
                 self._desk.settle(job, error=running.reason or NEVER_BEGAN)
                 self._end(job)
-        self._loop.call_later(TICK, self._tick)
 
     def close(self) -> None:
         """End when nothing runs any more; called from another thread."""
@@ -274,6 +274,10 @@ class Coroutines:
             self._desk.give_up(job)
             return
         running = self._running[job] = _Running(job, task)
+        if task.done():  # a handler has made the loop an eager one, which ran it to its end
+            self._desk.settle(job, error=NEVER_BEGAN)
+            self._end(job)
+            return
         job.look = partial(self._look_soon, running)
         if job.cancel_requested or job.lost:  # meanwhile, and nobody to be told
             self._look(running)

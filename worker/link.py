@@ -136,16 +136,21 @@ class Door:
             psycopg.Error: the server cannot be reached now.
         """
         with self._turn:
-            if self.shut:
-                give_up.wait(self.shut)
-            try:
-                conn = connect()
-            except psycopg.Error:
-                self._shut_until = clock() + self._pause.next()
-                raise
-            self._pause = Pause(self._longest)
-            self._shut_until = 0.0
-            return conn
+            if self._pause.failures:
+                if self.shut:
+                    give_up.wait(self.shut)
+                return self._knock(connect)
+        return self._knock(connect)  # side by side: to be let in may take its time
+
+    def _knock(self, connect: Callable[[], Connection]) -> Connection:
+        try:
+            conn = connect()
+        except psycopg.Error:
+            self._shut_until = clock() + self._pause.next()
+            raise
+        self._pause = Pause(self._longest)
+        self._shut_until = 0.0
+        return conn
 
 
 class Portion:

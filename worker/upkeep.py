@@ -96,13 +96,16 @@ class Upkeep:
                 again = self._announced + ANNOUNCE_AGAIN
                 self._announce_chore.due = min(self._announce_chore.due, again)
             for chore in self._chores:
+                if not self._link.has(self._session):
+                    break  # to announce ourselves first: in another session we seem to be gone
                 to_do = chore is self._announce_chore or not stopping.is_set()
                 if to_do and clock() >= chore.due and not closing.is_set():
                     self._do(chore)
-            next_due = min(chore.due for chore in self._chores)
-            seconds = LOOK_PERIOD if stopping.is_set() else min(LOOK_PERIOD, next_due - clock())
-            if self._bell.wait(seconds, self._link.fileno()):
-                self._link.take_in()
+            else:
+                next_due = min(chore.due for chore in self._chores)
+                seconds = LOOK_PERIOD if stopping.is_set() else min(LOOK_PERIOD, next_due - clock())
+                if self._bell.wait(seconds, self._link.fileno()):
+                    self._link.take_in()
 
     def close(self) -> None:
         """End the thread, and a chore that is under way; called from another thread."""

@@ -526,3 +526,57 @@ def test_the_newest_cursor_is_found_however_many_an_old_snapshot_keeps(connect, 
         assert claim(worker) == ["a"]
         assert blocks(worker, "lane_cursors") - before < 20
     old.rollback()
+
+
+def now(conn):
+    return conn.execute("select rota._now()").fetchone()[0]
+
+
+FORGED = [
+    {"run_at": "infinity", "next_run_at": "infinity"},
+    {"run_at": "2100-01-01"},
+    {"swept_at": "2100-01-01"},
+    {"swept_run_at": "2100-01-01", "swept_id": 0, "slice": "1 ms", "sweep_took": "0"},
+    {"swept_run_at": "2020-01-01", "swept_id": 0, "slice": "-1 day", "sweep_took": "0"},
+    {"shared_at": "2100-01-01"},
+    {"sweeps": 2**63 - 1},
+    {"sweeps": 2**63 - 1, "shared_at": None},
+]
+
+
+@pytest.mark.parametrize("forged", FORGED, ids=str)
+def test_what_a_session_has_set_itself_is_shared_with_nobody_and_stops_nobody(
+    conn, connect, still, slow, alone, forged
+):
+    """A setting is the session's own; the table that all read is not."""
+    enqueue(conn, "first")
+    leave_cursor(conn, run_at=now(conn) - 2 * STEP)
+    with connect() as liar:
+        (row,) = liar.execute(
+            """
+            select jsonb_populate_record(c, %s)::text
+            from rota.lane_cursors as c order by c.shared_at desc limit 1
+            """,
+            [Jsonb(forged)],
+        ).fetchone()
+        liar.execute("select set_config(rota._lane_setting('default', 0), %s, false)", [row])
+        still.advance(2 * SECOND)
+        liar.execute("begin")
+        claim(liar)
+        liar.execute("rollback")
+        liar.execute("select set_config(rota._lane_setting('default', 0), %s, false)", [row])
+        scan_slowly(liar, shared=True)
+    still.advance(2 * SECOND)
+
+    for row in conn.execute(
+        "select run_at, swept_at, sweeps, shared_at from rota.lane_cursors"
+    ).fetchall():
+        assert row[2] <= 1, row
+        assert all(it <= now(conn) + timedelta(minutes=1) for it in (row[0], row[1], row[3])), row
+    found = []
+    for _ in range(200):
+        found += alone()
+        if found:
+            break
+        still.advance(SECOND)
+    assert found == ["first"]

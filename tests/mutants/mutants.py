@@ -1403,9 +1403,31 @@ MUTANTS = [
     mutant(
         "a secret follows a redirect to another origin",
         "rota/http.py",
-        "call = call._replace(secrets={}, key=None)",
+        "call = call._replace(headers=headers, secrets={}, key=None)",
         "pass",
         f"{HTTP}::test_a_redirect_is_checked_like_the_url_and_takes_no_secret_to_another_origin",
+    ),
+    mutant(
+        "a request is not cut where the answer ends with its connection",
+        "rota/http.py",
+        "socket.socket.shutdown(self._wire, socket.SHUT_RDWR)",
+        "self.sock.shutdown(socket.SHUT_RDWR)",
+        f"{HTTP}::test_an_answer_that_drips_ends_in_time",
+    ),
+    mutant(
+        "what a session has set itself is a cursor",
+        "db/functions/claim/cursor/_lane_cursor.sql",
+        "        and v_cursor.swept_at <= at + interval '1 minute'\n",
+        "",
+        "tests/functions/test_shared_cursor.py"
+        "::test_what_a_session_has_set_itself_is_shared_with_nobody_and_stops_nobody",
+    ),
+    mutant(
+        "a worker goes on with its chores in a session that nobody knows of",
+        "worker/upkeep.py",
+        "if not self._link.has(self._session):\n                    break",
+        "if False:\n                    break",
+        f"{THREADS}::test_no_chore_is_done_in_a_session_that_was_not_announced",
     ),
     mutant(
         "a request ends only when nothing comes for so long",
@@ -1417,7 +1439,7 @@ MUTANTS = [
     mutant(
         "a secret that the server shows is kept",
         "rota/http.py",
-        'body = body.replace(secret.encode(), b"***")',
+        'body = body.replace(secret, b"***")',
         "pass",
         f"{HTTP}::test_a_worker_runs_it",
     ),

@@ -185,7 +185,8 @@ def test_what_no_entry_allows_is_not_called(monkeypatch, site, entries, url) -> 
         *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
         *("0.0.0.0", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1%lo", "fc00::1"),
         *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "ff02::1"),
-        *("::127.0.0.1", "64:ff9b:1::a00:1", "2001:db8::1"),
+        *("::127.0.0.1", "64:ff9b:1::a00:1", "2001:db8::1", "::ffff:0:7f00:1", "fec0::1"),
+        *("192.0.0.192", "168.63.129.16"),
     ],
 )
 def test_a_name_that_leads_to_an_address_within_is_not_called(monkeypatch, address) -> None:
@@ -238,6 +239,7 @@ def test_a_redirect_is_checked_like_the_url_and_takes_no_secret_to_another_origi
     with serving(Site("127.0.0.2")) as other:
         payload = {
             "url": f"{site.url}/old",
+            "headers": {"Cookie": "mine"},
             "secret_headers": {"Authorization": "KEY"},
             "sign": "KEY",
             "json": 1,
@@ -254,8 +256,23 @@ def test_a_redirect_is_checked_like_the_url_and_takes_no_secret_to_another_origi
 
         (asked,) = other.asked
         assert (asked["method"], asked["path"], asked["body"]) == ("POST", "/new", b"1")
-        assert not {"authorization", "webhook-signature"} & asked["headers"].keys()
+        assert not {"authorization", "cookie", "webhook-signature"} & asked["headers"].keys()
         assert "authorization" in site.asked[0]["headers"]
+
+
+def test_a_secret_that_the_server_shows_is_kept_nowhere(monkeypatch, site) -> None:
+    monkeypatch.setenv("ROTA_HTTP_SECRET_KEY", "canary" * 10)
+    payload = {"url": site.url, "secret_headers": {"Authorization": "KEY"}}
+    shown = b"x" * (64 * 1024 - 20) + b"canary" * 10
+    site.answer = lambda page: page.say(200, {"ETag": "canary" * 10, "Location": "/canary"}, shown)
+
+    result = run(payload)
+
+    assert result["headers"]["etag"] == "***"
+    assert "canary" not in result["body"]
+    site.answer = lambda page: page.say(302, {"Location": "/" + "canary" * 10}, b"")
+    with pytest.raises(Fail, match=r"more than 1 redirects, the last to /[*]"):
+        run(payload | {"redirects": 1})
 
 
 def test_redirects_that_go_on_end(site: Site) -> None:
@@ -364,13 +381,19 @@ def test_any_answer_can_be_stored(conn, site, body) -> None:
     conn.execute("select %s::jsonb", [stored])
 
 
-@pytest.mark.parametrize("part", ["status", "headers", "body"])
+@pytest.mark.parametrize("part", ["status", "headers", "body", "to the end", "old"])
 def test_an_answer_that_drips_ends_in_time(site, part) -> None:
     """A timeout of a socket begins anew with each byte."""
     ended = threading.Event()
 
     def drip(page: Page) -> None:
-        parts = {"status": b"", "headers": b"HTTP/1.1 200 OK\r\n", "body": b""}
+        parts = {
+            "status": b"",
+            "headers": b"HTTP/1.1 200 OK\r\n",
+            "body": b"",
+            "to the end": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+            "old": b"HTTP/1.0 200 OK\r\n\r\n",
+        }
         if part == "body":
             page.say(200, {"Content-Length": "1000"}, b"")
         page.wfile.write(parts[part])

@@ -365,6 +365,34 @@ def test_the_pause_after_a_slow_look_for_lost_leases_has_an_end(db: str, conn: C
     link.close()
 
 
+def test_no_chore_is_done_in_a_session_that_was_not_announced(
+    conn: Connection, start_worker: StartWorker
+) -> None:
+    """Seen from outside such a worker is gone, and its jobs would be taken back."""
+    conn.execute(
+        "create sequence rota_test.turns; create table rota_test.looks (announced boolean)"
+    )
+    bodies = {
+        "bring_forward_jobs": "if nextval('rota_test.turns') = 1 then"
+        " perform pg_terminate_backend(pg_backend_pid()); end if; return 0;",
+        "recover_workers": "insert into rota_test.looks select exists ("
+        " select from rota.workers as w where w.backend = pg_backend_pid()); return '1 s';",
+    }
+    for name, body in bodies.items():
+        (definition,) = conn.execute(
+            "select pg_get_functiondef(%s::regproc)", [f"rota.{name}"]
+        ).fetchone()
+        head, _, _ = definition.partition("AS $function$")
+        conn.execute(f"{head} as $function$ begin {body} end; $function$")
+
+    worker = start_worker()
+    looks = "select announced from rota_test.looks limit 3"
+    wait_until(lambda: len(conn.execute(looks).fetchall()) == 3)
+
+    assert conn.execute(looks).fetchall() == [(True,)] * 3
+    assert worker.stop() == 0
+
+
 def test_a_chore_under_way_at_a_stop_is_ended(conn: Connection, start_worker: StartWorker) -> None:
     conn.execute(
         "create or replace function rota.maintain() returns void language plpgsql"

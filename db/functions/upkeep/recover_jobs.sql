@@ -2,8 +2,9 @@
 -- lock; another gets 0 at once and loses nothing. A look without a lock comes first, so where
 -- nothing is lost nothing is locked or written. What was seen may have changed by the time that the
 -- row is ours: the statement that locks a job checks on its newest version that it is lost still,
--- so a heartbeat or a finish that came first is never overwritten; a row whose holder is in the
--- midst of finishing, or holds its lease (hold_lease), is passed by.
+-- so a finish that came first is never overwritten, nor a heartbeat but one of a worker that comes
+-- back while this very statement takes it for dead; a row whose holder is in the midst of
+-- finishing, or holds its lease (hold_lease), is passed by.
 -- A plain scan, and one only: an index on the lease would make every claim dearer, and this table
 -- is small. A row that has moved since is left to the next call. Backoff and next slot are total,
 -- so no row stops the others.

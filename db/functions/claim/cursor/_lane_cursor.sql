@@ -4,6 +4,7 @@ drop function if exists rota._lane_cursor(integer, text, timestamptz);
 -- so the value names its lane, and another lane's is not used. A clock that was put back makes the
 -- cursor void, else it would hide what is enqueued now. An empty setting is what a session keeps of
 -- one whose transaction rolled back. The snapshot is taken here, before the scan.
+-- A session may set anything itself, and others are told of it: what no cursor can be is none.
 -- A place is settled when what was open has ended, or has been waited for long enough.
 -- Where cursors are shared, what others found is looked at once a second.
 create or replace function rota._lane_cursor(
@@ -22,10 +23,15 @@ declare
         current_setting(rota._lane_setting(queue, priority), true), ''
     )::rota.lane_cursors;
 begin
-    if not (
+    if (
         v_cursor.queue = queue and v_cursor.priority = priority
         and at >= v_cursor.noted_at and at >= v_cursor.next_run_at
-    ) then
+        and v_cursor.next_run_at >= v_cursor.run_at
+        and v_cursor.swept_at <= at + interval '1 minute'
+        and coalesce(v_cursor.swept_run_at <= v_cursor.run_at, true)
+        and coalesce(v_cursor.slice >= interval '1 ms', true)
+        and coalesce(v_cursor.shared_at <= at, true)
+    ) is not true then
         v_cursor := null;
     end if;
 

@@ -9,8 +9,9 @@
 -- itself, else it leaves that to others. What it did, or that it is the first to start elsewhere
 -- than at the lane's start, it shares: it may make no other claim.
 --
--- One whose cursor was given up (_look_behind) leaves a row without a place, upon which all forget
--- theirs. Rows of a time that is yet to come are of a clock that was put back, and not used.
+-- A session tells of one sweep more than is known, not of any number: it may have set its cursor
+-- itself. One whose cursor was given up (_look_behind) leaves a row without a place, upon which all
+-- forget theirs. Rows of a time that is yet to come are of a clock that was put back, and not used.
 create or replace function rota._newest_cursor(
     own rota.lane_cursors,
     queue text,
@@ -32,6 +33,8 @@ begin
         and c.shared_at <= at
     order by c.shared_at desc
     limit 1;
+
+    own.sweeps := least(own.sweeps, coalesce(v_newest.sweeps + 1, 0));
 
     if not found or v_newest.shared_at = own.shared_at then
         return own;

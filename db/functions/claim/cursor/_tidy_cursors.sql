@@ -24,6 +24,10 @@ begin
                 and (c.noted_at is null or c.shared_at < at - interval '1 day')
         );
 
+    -- Of a clock that was put back: else each were the newest when its time comes.
+    delete from rota.lane_cursors as c
+    where c.shared_at > at + interval '1 minute';
+
     update rota.lanes as l
     set cursor_since = null
     where l.ctid = any(array(
