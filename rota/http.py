@@ -240,19 +240,26 @@ def _url(text: str) -> SplitResult:
         raise Fail("a URL has neither spaces nor characters beyond ASCII: encode them (%20)")
     try:
         url = urlsplit(text)
-        port, host = url.port, url.hostname
+        if url.scheme not in PORTS or not url.hostname:
+            raise Fail("a URL begins with http:// or https:// and the name of a host")
+        host, port = _place(url)
     except ValueError as error:
         raise Fail(f"no URL: {error}") from None
-    if url.scheme not in PORTS or not host:
-        raise Fail("a URL begins with http:// or https:// and the name of a host")
     if "@" in url.netloc:
         raise Fail("a URL with a password is stored and logged: use secret_headers")
-    host = host.rstrip(".")
-    if port is None:
-        port = PORTS[url.scheme]
     if not _is_allowed(host, port, PORTS[url.scheme]):
         raise Fail(f"{HOSTS} of this worker does not allow {host}:{port}")
     return url
+
+
+def _place(url: SplitResult) -> tuple[str, int]:
+    """Return the host and the port of a URL of HTTP.
+
+    Raises:
+        ValueError: its port is none.
+    """
+    port = PORTS[url.scheme] if url.port is None else url.port
+    return (url.hostname or "").rstrip("."), port
 
 
 def _is_allowed(host: str, port: int, usual: int) -> bool:
@@ -329,8 +336,7 @@ def _send(job: Job, call: Call, ends_at: float) -> tuple[int, dict[str, str], by
     if call.key is not None:
         headers |= _signature(job, call.key, call.body or b"")
     url = call.url
-    host = (url.hostname or "").rstrip(".")
-    port = url.port or PORTS[url.scheme]
+    host, port = _place(url)
     connection = _Pinned(host, port, _addresses(host, port), ends_at, url.scheme == "https")
     with _cut_at(connection, ends_at):
         try:
@@ -366,13 +372,13 @@ class _Pinned(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the first address that answers."""
         error: OSError = ConnectionError(f"{self.host} has no address")
+        context = ssl.create_default_context() if self._encrypted else None
         for family, kind, protocol, _, place in self._addresses:
             self.sock = self._wire = socket.socket(family, kind, protocol)
             try:
                 self.sock.settimeout(max(0.001, self._ends_at - clock()))
                 self.sock.connect(place)
-                if self._encrypted:
-                    context = ssl.create_default_context()
+                if context is not None:
                     self.sock = context.wrap_socket(
                         self.sock, server_hostname=self.host, do_handshake_on_connect=False
                     )  # not in there, where nobody could cut it

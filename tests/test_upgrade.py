@@ -146,34 +146,30 @@ def two_rows(empty_db: str) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def old(empty_db: str) -> Iterator[Connection]:
+def old(two_rows: Connection) -> Connection:
     """A database as it was before: job_executions is a table, and the functions know it so."""
-    deploy(empty_db, report=lambda line: None)
-    with psycopg.connect(empty_db, autocommit=True) as conn:
-        conn.execute("set search_path = pg_catalog")
-        with conn.transaction():
-            write_two_rows(conn)
-        functions = conn.execute(
-            """
-            select pg_get_functiondef(p.oid) from pg_proc as p
-            where p.pronamespace = 'rota'::regnamespace
-                and (p.prosrc like '%rota.attempts%' or p.proname = 'maintain')
-            """
-        ).fetchall()
-        with conn.transaction():
-            conn.execute(TABLES)
-            conn.execute("set local check_function_bodies = off")
-            for (function,) in functions:
-                conn.execute(
-                    function.replace("rota.attempts", "rota.job_executions").replace(
-                        "'attempts'", "'job_executions'"
-                    )
-                )
-            conn.execute((FOLDER / "migrations" / "0003_views.sql").read_text())
+    conn = two_rows
+    functions = conn.execute(
+        """
+        select pg_get_functiondef(p.oid) from pg_proc as p
+        where p.pronamespace = 'rota'::regnamespace
+            and (p.prosrc like '%rota.attempts%' or p.proname = 'maintain')
+        """
+    ).fetchall()
+    with conn.transaction():
+        conn.execute(TABLES)
+        conn.execute("set local check_function_bodies = off")
+        for (function,) in functions:
             conn.execute(
-                "grant select on rota.jobs, rota.job_executions, rota.executions to rota_reader"
+                function.replace("rota.attempts", "rota.job_executions").replace(
+                    "'attempts'", "'job_executions'"
+                )
             )
-        yield conn
+        conn.execute((FOLDER / "migrations" / "0003_views.sql").read_text())
+        conn.execute(
+            "grant select on rota.jobs, rota.job_executions, rota.executions to rota_reader"
+        )
+    return conn
 
 
 def finish_one(conn: Connection) -> dict:

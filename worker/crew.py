@@ -218,10 +218,8 @@ class Coroutines:
         A task that was cancelled before its first step ran nothing of ours, so it is ended here.
         """
         self._loop.call_later(TICK, self._tick)
-        for job, running in list(self._running.items()):
-            if running.task.done():
-                self._desk.settle(job, error=running.reason or NEVER_BEGAN)
-                self._end(job)
+        for running in list(self._running.values()):
+            self._end_if_done(running)
 
     def close(self) -> None:
         """End when nothing runs any more; called from another thread."""
@@ -274,9 +272,7 @@ class Coroutines:
             self._desk.give_up(job)
             return
         running = self._running[job] = _Running(job, task)
-        if task.done():  # a handler has made the loop an eager one, which ran it to its end
-            self._desk.settle(job, error=NEVER_BEGAN)
-            self._end(job)
+        if self._end_if_done(running):  # a handler has made the loop an eager one
             return
         job.look = partial(self._look_soon, running)
         if job.cancel_requested or job.lost:  # meanwhile, and nobody to be told
@@ -334,6 +330,14 @@ class Coroutines:
                 _end_child(None)
             _succeed(desk, job, value)
         self._end(job)
+
+    def _end_if_done(self, running: "_Running") -> bool:
+        """End a job whose task is done and did not say so; return whether it is."""
+        if not running.task.done():
+            return False
+        self._desk.settle(running.job, error=running.reason or NEVER_BEGAN)
+        self._end(running.job)
+        return True
 
     def _end(self, job: Attempt) -> None:
         """Leave a job's place to another; a callback of its task would cost as much as the task."""

@@ -246,12 +246,8 @@ def test_recovery_passes_by_a_job_whose_holder_is_about_to_speak(conn, session, 
         assert state(conn, job_id) == told.get("state", "RUNNING")
 
 
-def test_recovery_looks_at_the_lease_as_it_is_when_it_has_the_row(conn, session):
-    """The lease is extended between the snapshot of a recovery and its lock of the row."""
-    enqueue(conn)
-    enqueue(conn)
-    stays, extended = claim(conn, lease=MOMENT), claim(conn, lease=MOMENT)
-    gate, recoverer = session(), session()
+def shut_after_attempts(conn, gate):
+    """Let nobody go on who has recorded an attempt, until the gate's transaction ends."""
     conn.execute(
         """
         create function rota_test.wait_at_gate() returns trigger language plpgsql as $$
@@ -266,6 +262,15 @@ def test_recovery_looks_at_the_lease_as_it_is_when_it_has_the_row(conn, session)
     )
     gate.begin()
     gate.conn.execute("select pg_advisory_xact_lock(1)")
+
+
+def test_recovery_looks_at_the_lease_as_it_is_when_it_has_the_row(conn, session):
+    """The lease is extended between the snapshot of a recovery and its lock of the row."""
+    enqueue(conn)
+    enqueue(conn)
+    stays, extended = claim(conn, lease=MOMENT), claim(conn, lease=MOMENT)
+    gate, recoverer = session(), session()
+    shut_after_attempts(conn, gate)
     first = recoverer.start("recover_jobs", max_jobs=1)
     assert first.waits()
 
@@ -837,20 +842,7 @@ def test_a_worker_that_comes_back_between_two_hundreds_of_its_jobs_keeps_the_res
     conn.execute("update rota.live_jobs set started_at = started_at - interval '1 minute'")
     assert look(conn) == timedelta(0)
     gate, recoverer, back = session(), session(), session()
-    conn.execute(
-        """
-        create function rota_test.wait_at_gate() returns trigger language plpgsql as $$
-        begin
-            perform pg_advisory_xact_lock(1);
-            return null;
-        end;
-        $$;
-        create trigger gate after insert on rota.attempts
-            for each row execute function rota_test.wait_at_gate();
-        """
-    )
-    gate.begin()
-    gate.conn.execute("select pg_advisory_xact_lock(1)")
+    shut_after_attempts(conn, gate)
     recovering = recoverer.start("recover_jobs")
     assert recovering.waits()
 

@@ -88,7 +88,7 @@ def look_behind(conn):
             jsonb_populate_record(
                 null::rota.lane_cursors,
                 '{"queue": "default", "priority": 0, "run_at": "now", "swept_at": "2020-01-01",
-                    "noted_at": "2020-01-01", "next_run_at": "2020-01-01"}'
+                    "noted_at": "2020-01-01", "next_run_at": "now"}'
             )::text,
             false
         );

@@ -203,6 +203,14 @@ def seen_gone(conn, clock, session):
     clock.advance(GRACE)
 
 
+def recovered_in_time(conn, clock):
+    """Look for the dead for longer than anybody has to return; return how many jobs are lost."""
+    for _ in range(3):
+        look(conn)
+        clock.advance(GRACE)
+    return recover(conn)
+
+
 def test_a_worker_whose_session_stays_away_is_taken_for_dead_and_its_job_starts_again(
     conn, clock, attend, job_of
 ):
@@ -345,11 +353,7 @@ def test_a_worker_that_does_not_attend_has_its_leases_alone(
     for session in sessions:
         end_session(conn, session)
 
-    for _ in range(3):
-        look(conn)
-        clock.advance(GRACE)
-
-    assert recover(conn) == 0
+    assert recovered_in_time(conn, clock) == 0
 
 
 def test_a_worker_that_stopped_by_itself_is_not_taken_for_dead(conn, clock, attend, job_of):
@@ -358,11 +362,7 @@ def test_a_worker_that_stopped_by_itself_is_not_taken_for_dead(conn, clock, atte
     seen_gone(conn, clock, stopped)
     call(conn, "dismiss_worker", worker=name(1))
 
-    for _ in range(3):
-        look(conn)
-        clock.advance(GRACE)
-
-    assert recover(conn) == 0
+    assert recovered_in_time(conn, clock) == 0
 
 
 def test_sessions_that_a_restart_of_the_server_ended_make_nobody_dead(conn, clock, attend, job_of):
@@ -371,10 +371,7 @@ def test_sessions_that_a_restart_of_the_server_ended_make_nobody_dead(conn, cloc
     end_session(conn, dead)
     conn.execute("update rota.workers set server_since = server_since - interval '1 minute'")
 
-    for _ in range(3):
-        look(conn)
-        clock.advance(GRACE)
-    assert recover(conn) == 0
+    assert recovered_in_time(conn, clock) == 0
 
 
 def test_a_crash_begins_another_life_of_the_server_as_a_reset_of_its_statistics_does(conn):

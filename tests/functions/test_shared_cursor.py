@@ -41,6 +41,15 @@ def alone(connect):
     return claim_alone
 
 
+def found_alone(alone, still):
+    """Return what four claims find, one a second, each in a session of its own."""
+    found = []
+    for _ in range(4):
+        still.advance(SECOND)
+        found += alone()
+    return sorted(found)
+
+
 def share_cursor(conn, still, **lane):
     """Share a cursor at the present, and go on until it is time to share again."""
     scan_slowly(conn, shared=True, **lane)
@@ -299,13 +308,8 @@ def test_a_job_that_was_released_or_retried_is_found_by_new_sessions(connect, st
     share_cursor(conn, still)
     call(conn, "release_job", job_id=first, token=held["token"])
     call(conn, "retry_job", job_id=second)
-    found = []
 
-    for _ in range(4):
-        still.advance(SECOND)
-        found += alone()
-
-    assert sorted(found) == ["first", "second"]
+    assert found_alone(alone, still) == ["first", "second"]
 
 
 def test_a_claim_that_rolls_back_takes_back_the_cursor_that_it_shared(connect, still, slow):
@@ -496,13 +500,8 @@ def test_a_deleted_queue_that_comes_again_loses_no_job(connect, still, slow, alo
     call(conn, "delete_queue", queue="default")
     enqueue(conn, "ahead")
     enqueue(conn, "behind", run_at=behind())
-    found = []
 
-    for _ in range(4):
-        still.advance(SECOND)
-        found += alone()
-
-    assert sorted(found) == ["ahead", "behind"]
+    assert found_alone(alone, still) == ["ahead", "behind"]
 
 
 def test_the_newest_cursor_is_found_however_many_an_old_snapshot_keeps(connect, still, alone):

@@ -42,7 +42,7 @@ declare
     v_found integer;
 begin
     if v_cursor.noted_at is null then
-        if rota._has_lane_cursor(queue, priority) then
+        if not v_is_first then
             perform set_config(rota._lane_setting(queue, priority), '', false);
         end if;
 
