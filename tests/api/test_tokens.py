@@ -1,7 +1,6 @@
 """Tokens over HTTP: who is asked for one, what is answered without, and where one may appear."""
 
 import socket
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -242,15 +241,39 @@ def test_without_a_token_the_api_listens_on_this_machine(
 
 
 def test_with_a_token_the_api_listens_to_others_and_asks_each_for_it(
-    db: str, conn: Connection, start_server: Callable[..., Server]
+    client: FlaskClient, conn: Connection
 ) -> None:
     token = make(conn)["token"]
-    server = start_server(db, HOST="0.0.0.0")
 
-    server.url = f"http://{outward_address()}:{server.port}"
-    assert server.request("GET", "/health/live").status == 200
-    assert server.request("GET", "/jobs").status == 401
-    assert server.request("GET", "/jobs", **bearer(token)).status == 200
+    assert tokens.refusal_to_listen(client.application, "0.0.0.0") is None
+    away = {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}}
+    assert client.get("/health/live", **away).status_code == 200
+    assert client.get("/jobs", **away).status_code == 401
+    assert client.get("/jobs", **away, headers=bearer(token)).status_code == 200
+
+
+def test_where_nobody_else_gets_to_the_api_serves_all_until_there_is_a_token(
+    db: str, conn: Connection, monkeypatch: pytest.MonkeyPatch, forgetful: None
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", db)
+    monkeypatch.setenv("ROTA_WITHOUT_TOKEN", "serve")
+    app = create_app()
+    away = {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}}
+
+    assert tokens.refusal_to_listen(app, "0.0.0.0") is None
+    assert app.test_client().get("/jobs", **away).status_code == 200
+    token = make(conn)["token"]
+    assert app.test_client().get("/jobs", **away).status_code == 401
+    assert app.test_client().get("/jobs", **away, headers=bearer(token)).status_code == 200
+
+
+def test_what_is_done_without_a_token_is_chosen_by_one_of_two_words(
+    db: str, start_server: Callable[..., Server]
+) -> None:
+    server = start_server(db, wait=False, ROTA_WITHOUT_TOKEN="yes")
+
+    assert server.process.wait(timeout=30) == 1
+    assert "ROTA_WITHOUT_TOKEN is 'refuse' or 'serve', not 'yes'" in server.log_text()
 
 
 def test_a_token_is_in_no_log_error_or_page(
@@ -306,14 +329,15 @@ def test_refusals_take_the_same_time(
         "expired": bearer(expired["token"]),
     }
     took: dict[str, list[float]] = {name: [] for name in sent}
-    for _ in range(60):
+    for _ in range(200):
         for name, headers in sent.items():
             began = time.perf_counter()
             assert client.get("/jobs", headers=headers).status_code == 401
             took[name].append(time.perf_counter() - began)
 
-    medians = {name: statistics.median(times) for name, times in took.items()}
-    assert max(medians.values()) < 1.5 * min(medians.values()), medians
+    # The shortest, which other programs on this machine make no longer.
+    shortest = {name: min(times) for name, times in took.items()}
+    assert max(shortest.values()) < 1.5 * min(shortest.values()), shortest
 
 
 @pytest.fixture
