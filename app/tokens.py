@@ -18,11 +18,11 @@ import psycopg
 from flask import Flask, g, request
 
 from rota.app.database import Database
-from rota.app.errors import RequestError
+from rota.app.errors import RequestError, unauthorized
 
-# A token that was looked up is known for so long, so that it costs most requests nothing: this is
-# also how long one that was revoked is still taken, and how long after the first was made none is
-# asked for.
+# Whose a token is, is known for so long once it was looked up. Whether it is valid still is asked
+# by the transaction of each request (principal_of), so one that was revoked is refused at once.
+# This is how long the tokens of a role that came to too much power are taken.
 REMEMBERED_SECONDS = 3.0
 MOST_REMEMBERED = 10_000
 
@@ -54,8 +54,8 @@ class Principals:
         with self._database.own_transaction() as conn:
             return conn.execute("select rota.needs_token()").fetchone() == (True,)
 
-    def of(self, token: str | None, is_local: bool) -> str | None:
-        """Return the principal of a token; None where none is needed.
+    def of(self, token: str | None, is_local: bool) -> tuple[str | None, bytes | None]:
+        """Return the principal of a token, and the token's hash; None twice where none is needed.
 
         Missing, unknown, expired and revoked are told apart by nothing: not by words, and not by
         time, for each is one look in the database.
@@ -85,7 +85,7 @@ class Principals:
             self._known[key] = principal, time.monotonic() + REMEMBERED_SECONDS
         if key is None and not is_local and not self.serves_all:
             raise unauthorized()
-        return principal
+        return principal, key
 
     def _look_up(self, token_hash: bytes) -> str | None:
         try:
@@ -97,15 +97,6 @@ class Principals:
         return row[0] if row else None
 
 
-def unauthorized() -> RequestError:
-    """Return the answer to every request without a valid token."""
-    return RequestError(
-        401,
-        "this needs a valid token",
-        hint="Send it as Authorization: Bearer TOKEN. `rota token create` makes one.",
-    )
-
-
 def init_app(app: Flask) -> None:
     """Ask each request for its token, but for health and documentation."""
     principals = Principals(app.extensions["database"], serves_all=_serves_all())
@@ -115,7 +106,8 @@ def init_app(app: Flask) -> None:
     def authenticate() -> None:
         if request.blueprint in OPEN_BLUEPRINTS or request.endpoint in OPEN_ENDPOINTS:
             return
-        g.principal = principals.of(_token(), is_local=_is_loopback(request.remote_addr or ""))
+        is_local = _is_loopback(request.remote_addr or "")
+        g.principal, g.token_hash = principals.of(_token(), is_local)
 
 
 def _serves_all() -> bool:

@@ -1,6 +1,6 @@
 -- The logins of the API and the worker, for psql on a new server (docker-compose runs it once).
 -- Neither owns anything: each has the rights of its group roles, which db/grants.sql states. Where
--- no passwords are set, all use the login of DATABASE_URL. Where no token is set either, the API asks
+-- no passwords are set, all use the login of DATABASE_URL. Where no token is set, the API asks
 -- nobody who they are, and its login has what they may do.
 
 \set ON_ERROR_STOP on
@@ -11,7 +11,9 @@
 \getenv worker_password WORKER_PASSWORD
 \getenv token ROTA_TOKEN
 
-select :'api_password' <> '' and :'worker_password' <> '' as has_secrets, :'token' <> '' as has_token
+select
+    :'api_password' <> '' and :'worker_password' <> '' as has_secrets,
+    :'token' <> '' as has_token
 \gset
 \if :has_secrets
 create role rota_producer nologin;
