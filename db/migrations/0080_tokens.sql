@@ -34,9 +34,7 @@ create table if not exists rota.action_log (
     schedule text,
     token_id bigint,
     affected bigint not null,
-    details jsonb not null,
-
-    constraint details_are_short check (octet_length(details::text) <= 5000)
+    details jsonb not null  -- short: its only writer cuts them (_record_action)
 );
 
 create index if not exists action_log_by_time on rota.action_log (at);

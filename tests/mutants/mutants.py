@@ -900,9 +900,9 @@ MUTANTS = [
     # -- operators and upkeep
     mutant(
         "a cancel does not wait for the claim that is under way",
-        "db/functions/steer/_cancel_jobs.sql",
-        "        for no key update\n",
-        "",
+        "db/functions/steer/cancel_job.sql",
+        "\n        for no key update;\n",
+        ";\n",
         f"{RACES}::test_a_cancel_that_meets_a_claim_asks_the_worker",
     ),
     mutant(
@@ -1529,7 +1529,12 @@ MUTANTS = [
             ("enqueue", "rota._check_wall(q.queue)", "q.queue", ("enqueue_jobs",)),
             ("schedules", "    perform rota._check_wall(queue);\n", "", ("schedule_job",)),
             ("schedules", "    perform rota._check_name(name);\n", "", ("_lock_schedule",)),
-            ("steer", "    perform rota._check_job(job_id);\n", "", ("cancel_job", "retry_job")),
+            (
+                "steer",
+                "perform rota._check_job(job_id);",
+                "null;",
+                ("cancel_job", "retry_job"),
+            ),
             ("claim", "queues := rota._within_walls(queues);", "null;", ("claim_next_job",)),
             ("wake", "queues := rota._within_walls(queues);", "null;", ("next_due_in",)),
             ("workers", "queues := rota._within_walls(queues);", "null;", ("bring_forward_jobs",)),

@@ -3,8 +3,9 @@
 -- holder's transaction to end, and then either inserts or finds the holder. The holder may have
 -- ended between the two statements, hence the loop; each turn of it means that a job ended. At
 -- REPEATABLE READ and above a holder newer than the snapshot raises 40001: retry the transaction.
--- Walls are looked for before the key is: to wait for its holder would tell of a job behind one.
--- That look costs what is saved by calling _wake in a condition, not in a statement of its own.
+-- Walls and the lane are looked for at once, for to open a table costs more than such a look, and
+-- before the key is: to wait for its holder would tell of a job behind a wall. A lane that is seen
+-- here may be marked by delete_queue before the job is in it; claims walk marked lanes, too.
 create or replace function rota.enqueue_job(
     task text,
     payload jsonb default '{}',
@@ -34,10 +35,13 @@ begin
             using errcode = 'RTV01';
     end if;
 
-    perform from rota.queue_walls;
-
-    if found then
+    if exists (select from rota.queue_walls) or not exists (
+        select from rota.lanes as l
+        where l.queue = enqueue_job.queue and l.priority = enqueue_job.priority
+            and l.retired_at is null
+    ) then
         perform rota._check_wall(queue);
+        perform rota._use_lane(queue, priority);
     end if;
 
     loop
@@ -69,14 +73,6 @@ begin
 
         exit when found;
     end loop;
-
-    if not exists (
-        select from rota.lanes as l
-        where l.queue = enqueue_job.queue and l.priority = enqueue_job.priority
-            and l.retired_at is null
-    ) then
-        perform rota._use_lane(queue, priority);
-    end if;
 
     if v_job.created and rota._wake(queue, v_run_at, v_now) then
         null;

@@ -15,7 +15,6 @@ create or replace function rota._cancel_jobs(
 as $$
 declare
     v_ids bigint[];
-    v_running bigint[];
     v_job rota.live_jobs;
 begin
     if length(reason) > 1000 then
@@ -23,39 +22,25 @@ begin
             using errcode = 'RTV01';
     end if;
 
-    select array_agg(l.id), array_agg(l.id) filter (where l.state = 'RUNNING')
-    into v_ids, v_running
-    from (
-        select j.id, j.state
+    v_ids := array(
+        select j.id
         from rota.live_jobs as j
         where j.id = any(job_ids)
-            and rota._matches(
+            and (filter is null or rota._matches(
                 filter, j.id, j.state, j.queue, j.task, j.schedule_type, j.unique_key, j.run_at,
                 null
-            )
+            ))
         order by j.id
         for no key update
-    ) as l;
+    );
 
-    if v_running is not null then
-        update rota.live_jobs as j
-        set cancel_requested_at = coalesce(j.cancel_requested_at, at),
-            cancel_reason = coalesce(j.cancel_reason, reason)
-        where j.id = any(v_running);
-    end if;
-
-    for v_place in 1..coalesce(cardinality(v_ids), 0) loop
+    for v_place in 1..cardinality(v_ids) loop
         select j.* into v_job
         from rota.live_jobs as j
         where j.id = v_ids[v_place];
 
-        if v_job.state = 'SCHEDULED' then
-            perform rota._retire_job(v_job, 'CANCELLED', reason, at);
-        end if;
-
         return next row(
-            v_job.id, v_job.queue,
-            case v_job.state when 'SCHEDULED' then 'CANCELLED' else v_job.state end, null, null
+            v_job.id, v_job.queue, rota._cancel_live_job(v_job, reason, at), null, null
         )::rota.steered_job;
     end loop;
 end;

@@ -30,10 +30,10 @@ begin
         from rota.finished_jobs as f
         where f.id = any(job_ids)
             and f.state in ('FAILED', 'CANCELLED')
-            and rota._matches(
+            and (filter is null or rota._matches(
                 filter, f.id, f.state, f.queue, f.task, f.schedule_type, f.unique_key, f.run_at,
                 f.finished_at
-            )
+            ))
         order by f.id
         for update
     ) as l;

@@ -1,8 +1,6 @@
--- One row lock on the live job, nothing waited for after it (_cancel_jobs). A job that is in
--- neither table may be on its way back by retry_job, between our two looks, so the looks are taken
--- twice.
--- A RUNNING job is only asked to end: its worker learns it by heartbeat, and whatever the attempt
--- then ends with, or when its lease runs out, the job is CANCELLED (_end_attempts).
+-- One row lock on the live job, nothing waited for after it. A claim or a finish that came first is
+-- waited out, and what it made of the job decides. A job that is in neither table may be on its way
+-- back by retry_job, between our two looks, so the looks are taken twice.
 create or replace function rota.cancel_job(job_id bigint, reason text default null)
     returns rota.job_outcome
     language plpgsql
@@ -11,22 +9,36 @@ create or replace function rota.cancel_job(job_id bigint, reason text default nu
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_job rota.steered_job;
+    v_now timestamptz := rota._now();
+    v_job rota.live_jobs;
     v_state text;
 begin
-    perform rota._check_job(job_id);
+    perform from rota.queue_walls;
+
+    if found then
+        perform rota._check_job(job_id);
+    end if;
+
+    if length(reason) > 1000 then
+        raise exception 'reason must have at most 1000 characters, not %', length(reason)
+            using errcode = 'RTV01';
+    end if;
 
     for v_look in 1..2 loop
-        select c.* into v_job
-        from rota._cancel_jobs(array[job_id], reason, rota._now()) as c;
+        select j.* into v_job
+        from rota.live_jobs as j
+        where j.id = cancel_job.job_id
+        for no key update;
 
         if found then
+            v_state := rota._cancel_live_job(v_job, reason, v_now);
+
             perform rota._record_action(
-                'cancel_job', v_job.job_id, v_job.queue,
+                'cancel_job', v_job.id, v_job.queue,
                 details => jsonb_build_object('reason', reason)
             );
 
-            return row(v_job.job_id, v_job.state, null)::rota.job_outcome;
+            return row(v_job.id, v_state, null)::rota.job_outcome;
         end if;
 
         select f.state into v_state

@@ -11,7 +11,11 @@ declare
     v_job rota.steered_job;
     v_state text;
 begin
-    perform rota._check_job(job_id);
+    perform from rota.queue_walls;
+
+    if found then
+        perform rota._check_job(job_id);
+    end if;
 
     select r.* into v_job
     from rota._retry_jobs(array[job_id], rota._enqueue_time()) as r;
