@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from psycopg import Connection
@@ -28,7 +29,7 @@ def token(conn: Connection) -> Iterator[str]:
     conn.execute("drop role somebody_random")
 
 
-def test_the_documentation_keeps_its_word(server: Server, token: str) -> None:
+def test_the_documentation_keeps_its_word(server: Server, token: str, tmp_path: Path) -> None:
     outcome = subprocess.run(
         [
             sys.executable,
@@ -46,7 +47,7 @@ def test_the_documentation_keeps_its_word(server: Server, token: str) -> None:
             "--generation-database=none",
             "--no-color",
         ],
-        cwd=PROJECT,
+        cwd=tmp_path,
         env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.api.fuzzing", "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
