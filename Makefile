@@ -12,14 +12,16 @@ SERVER_TESTS := tests/functions tests/concurrency tests/schedules tests/test_dep
 
 MINUTES ?= 5
 SEED ?= 7
+EXAMPLES ?= 100
 
-.PHONY: run demo test hostile drain faults soak mutants sweep bench bench-quick lint clean help
+.PHONY: run demo test hostile fuzz drain faults soak mutants sweep bench bench-quick lint clean help
 
 help:
 	@echo "make run    run Rota here: database, API and one worker; Ctrl-C stops it"
 	@echo "make demo   enqueue a hundred jobs in a running Rota and watch them"
 	@echo "make test   run the tests on every PostgreSQL at hand, or on TEST_DATABASE_URL"
 	@echo "make hostile  the functions' tests where every default of the server is hostile"
+	@echo "make fuzz   the API against requests made up from its document, EXAMPLES=100 each, by SEED=7"
 	@echo "make drain  10,000 jobs while a worker is killed every second"
 	@echo "make faults every fault in its long form; docs/faults.md has what is seen"
 	@echo "make soak   all faults in rotation, for MINUTES=5"
@@ -41,6 +43,9 @@ test: $(VENV)/dev
 hostile: $(VENV)/dev
 	@ROTA_HOSTILE=all ROTA_PG=$(lastword $(VERSIONS)) $(BIN)/python -m pytest -q \
 		tests/functions tests/schedules tests/concurrency
+
+fuzz: $(VENV)/dev
+	@ROTA_FUZZ=$(EXAMPLES) ROTA_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -q tests/api/test_fuzz.py
 
 drain: $(VENV)/dev
 	@ROTA_DRAIN_JOBS=10000 $(BIN)/python -m pytest -q -s tests/faults/test_drain.py

@@ -12,6 +12,7 @@ from rota.app import (
     inputs,
     jobs,
     logs,
+    paths,
     protection,
     queues,
     schedules,
@@ -32,14 +33,15 @@ def create_app(database_url: str | None = None) -> Flask:
     Raises:
         ValueError: there is no connection string, or it is not one.
     """
-    app = Flask(__name__, static_folder=None)
+    app = paths.Api(__name__, static_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # a method is documented, or is not there
     app.config["MAX_CONTENT_LENGTH"] = inputs.MAX_BODY_BYTES
     app.json.sort_keys = False
     app.url_map.merge_slashes = False
     app.url_map.converters |= {
-        "id": inputs.IdConverter,
-        "queue": inputs.QueueConverter,
-        "schedule": inputs.ScheduleConverter,
+        "id": paths.IdConverter,
+        "queue": paths.QueueConverter,
+        "schedule": paths.ScheduleConverter,
     }
     database = Database(database_url or os.environ.get("DATABASE_URL", ""))
     app.extensions["database"] = database

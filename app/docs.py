@@ -19,8 +19,10 @@ SWAGGER_UI_FILES = {"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png
 
 # The answers that openapi.yaml describes once, and whose they are.
 FOR_EVERY_OPERATION = {
+    "400": "Unaddressed",
     "403": "Foreign",
     "421": "Misdirected",
+    "431": "TooLargeHead",
     "500": "Failed",
     "503": "Unavailable",
 }
@@ -113,7 +115,7 @@ def _shared_responses(path: str, method: str, operation: dict[str, Any]) -> dict
 def _say_who_may(operation: dict[str, Any]) -> None:
     """Say which tokens an operation takes: its docstring has their scopes as ``security``."""
     scopes = operation.pop("security", [])
-    operation["security"] = [{"token": []}] if scopes else []
+    operation["security"] = [{"bearerAuth": []}] if scopes else []
     if not scopes:
         return
     operation["x-scopes"] = scopes

@@ -15,46 +15,20 @@ from typing import Any
 
 from flask import g, request
 from psycopg.types.json import Jsonb
-from werkzeug.routing import BaseConverter, PathConverter, ValidationError
 
 from rota.app.errors import RequestError, invalid
+from rota.app.paths import MAX_ID
 from rota.storable import check_json, check_text
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_DEPTH = 100
 MAX_DIGITS = 4300  # of one number, written out; those of all numbers of a body fit MAX_BODY_BYTES
 MAX_INTEGER = 2**31 - 1
-MAX_ID = 2**63 - 1
 PAGE_SIZE = 50
 MOST_QUEUES = 100  # that one request may claim from
+LONGEST_NAME = 100  # of a queue
 
 _encoder = json.JSONEncoder(ensure_ascii=False, default=str)
-
-
-class IdConverter(BaseConverter):
-    """A bigint in a path; what cannot be one is not found."""
-
-    regex = "[0-9]{1,19}"
-
-    def to_python(self, value: str) -> int:
-        """Return the number, or let the path match nothing."""
-        if int(value) > MAX_ID:
-            raise ValidationError
-        return int(value)
-
-
-class QueueConverter(PathConverter):
-    """A queue's name in a path, slashes included, unless it ends like one of our own paths."""
-
-    regex = f"{PathConverter.regex}(?<!/pause)(?<!/resume)(?<!/claim)"
-
-
-class ScheduleConverter(BaseConverter):
-    """A schedule's name in a path: anything, slashes included."""
-
-    regex = ".+"
-    part_isolating = False
-    weight = PathConverter.weight
 
 
 @dataclass(frozen=True)
@@ -169,11 +143,18 @@ def _as_json(value: Decimal | Jsonb | datetime | timedelta) -> Any:
             return f"{value.total_seconds():f} seconds"
 
 
+def queue_name(value: Any) -> str:
+    """Take the name of a queue, whether there is one or not."""
+    if not 1 <= len(text(value)) <= LONGEST_NAME:
+        raise ValueError(f"must have 1 to {LONGEST_NAME} characters")
+    return value
+
+
 def queue_names(value: Any) -> list[str]:
     """Take a list of names of queues."""
     if not isinstance(value, list) or not 1 <= len(value) <= MOST_QUEUES:
         raise ValueError(f"must be a list of 1 to {MOST_QUEUES} names")
-    return [text(name) for name in value]
+    return [queue_name(name) for name in value]
 
 
 def some_of(*allowed: str) -> Callable[[Any], list[str]]:

@@ -412,7 +412,7 @@ def list_executions(job_id: int) -> Response:
       - name: before
         in: query
         description: Where the page starts; `next` has it set.
-        schema: {type: string}
+        schema: {type: string, format: cursor}
     responses:
       200:
         description: A page of executions.

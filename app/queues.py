@@ -52,10 +52,7 @@ def list_queues() -> Response:
     security: [operator, reader]
     parameters:
       - $ref: "#/components/parameters/Limit"
-      - name: after
-        in: query
-        description: Only queues whose names come later; `next` has it set.
-        schema: {type: string}
+      - $ref: "#/components/parameters/AfterQueue"
     responses:
       200:
         description: A page of queues.
@@ -100,11 +97,7 @@ def delete_queue(queue: str) -> tuple[str, int]:
     operationId: deleteQueue
     security: [operator]
     parameters:
-      - name: queue
-        in: path
-        required: true
-        schema: {type: string, minLength: 1, maxLength: 100}
-        example: old-mail
+      - $ref: "#/components/parameters/OldQueue"
     responses:
       204: {description: It is gone.}
       404:

@@ -5,6 +5,7 @@ repeat that comes meanwhile waits, and what was rolled back leaves nothing.
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from rota.db.gateway import call
 
 KEY = "Idempotency-Key"
 LONGEST_KEY = 200
+PRINTABLE = re.compile("[!-~]([ -~]*[!-~])?")
 
 Made = tuple[dict[str, Any], int, dict[str, str]]  # a body, a status, headers
 
@@ -31,8 +33,8 @@ def once(make: Callable[[psycopg.Connection], Made]) -> Made | Response:
     if key is None:
         with transaction() as conn:
             return make(conn)
-    if not 1 <= len(key) <= LONGEST_KEY or not key.isascii():
-        raise invalid(KEY, f"must have 1 to {LONGEST_KEY} characters, all of ASCII")
+    if len(key) > LONGEST_KEY or not PRINTABLE.fullmatch(key):
+        raise invalid(KEY, f"must have 1 to {LONGEST_KEY} characters, all of printable ASCII")
     with transaction() as conn:
         (past,) = call(conn, "begin_request", key=key, fingerprint=_fingerprint())
         if past["status"] is not None:

@@ -1,8 +1,7 @@
 """Schedules: save, list, look at, preview, pause, resume, trigger, backfill, delete.
 
-A name may hold slashes and be as our own paths are: what has a name in its path and nothing behind
-it is read, saved and deleted, and never posted to; what has a verb behind it is only posted to.
-So neither a schedule "preview" nor one "a/pause" is out of reach.
+A name may hold slashes and be as our own paths are; escaped in a path, it is a name
+(app/paths.py). Only "preview" needs no escape to be written, and is none.
 """
 
 from typing import Any
@@ -136,6 +135,8 @@ def save_schedule() -> Made | Response:
         message: "cron or interval_seconds or every: give exactly one of these"
     """
     arguments = _parse(read_body(), OPTIONS | NAME)
+    if arguments["name"] == "preview":
+        raise invalid("name", "/schedules/preview is a path of its own; choose another name")
     return once(lambda conn: _save(conn, arguments))
 
 

@@ -16,6 +16,8 @@ import time
 
 import psycopg
 from flask import Flask, g, request
+from flask.globals import request_ctx
+from werkzeug.exceptions import MethodNotAllowed
 
 from rota.app.database import Database
 from rota.app.errors import RequestError, unauthorized
@@ -104,7 +106,7 @@ def init_app(app: Flask) -> None:
 
     @app.before_request
     def authenticate() -> None:
-        if request.blueprint in OPEN_BLUEPRINTS or request.endpoint in OPEN_ENDPOINTS:
+        if _is_open():
             return
         is_local = _is_loopback(request.remote_addr or "")
         g.principal, g.token_hash = principals.of(_token(), is_local)
@@ -120,6 +122,15 @@ def _serves_all() -> bool:
     if chosen not in ("refuse", "serve"):
         raise ValueError(f"ROTA_WITHOUT_TOKEN is 'refuse' or 'serve', not {chosen!r}")
     return chosen == "serve"
+
+
+def _is_open() -> bool:
+    """Tell whether a request leads to what asks nobody, be it by a method that it does not take."""
+    endpoint = request.endpoint
+    if isinstance(request.routing_exception, MethodNotAllowed):
+        method = request.routing_exception.valid_methods[0]
+        endpoint, _ = request_ctx.url_adapter.match(method=method)
+    return endpoint in OPEN_ENDPOINTS or (endpoint or "").partition(".")[0] in OPEN_BLUEPRINTS
 
 
 def _token() -> str | None:

@@ -48,6 +48,27 @@ def test_every_operation_says_what_it_does(spec: dict[str, Any]) -> None:
             assert resolve(spec, response)["description"].endswith("."), name
 
 
+def test_every_operation_says_which_tokens_it_takes(spec: dict[str, Any]) -> None:
+    (scheme,) = spec["components"]["securitySchemes"].items()
+
+    assert (scheme[0], scheme[1]["type"], scheme[1]["scheme"]) == ("bearerAuth", "http", "bearer")
+    for name in OPERATIONS:
+        described = operation(spec, name)
+        if "/health/" in name:
+            assert described["security"] == [] and "x-scopes" not in described
+            assert "401" not in described["responses"]
+            continue
+        assert described["security"] == [{"bearerAuth": []}], name
+        assert set(described["x-scopes"]) <= {"producer", "worker", "operator", "reader"}, name
+        roles = " or ".join(f"`rota_{scope}`" for scope in described["x-scopes"])
+        assert described["description"].endswith(f"For tokens with {roles}."), name
+        refused = {
+            status: resolve(spec, described["responses"][status]) for status in ("401", "403")
+        }
+        assert "WWW-Authenticate" in refused["401"]["headers"], name
+        assert "no_right" in refused["403"]["content"]["application/json"]["examples"], name
+
+
 def test_the_api_needs_no_more_than_three_roles(db: str) -> None:
     producer, operator, worker = (
         create_app(make_conninfo(db, options=f"-c role={role}"))

@@ -13,7 +13,8 @@ from tests.api.test_jobs import pages
 
 NIGHTLY = {"name": "nightly", "task": "echo", "cron": "30 2 * * *", "time_zone": "Europe/Berlin"}
 ODD_NAMES = [
-    "preview",
+    "previews",
+    "a/preview",
     "a/pause",
     "a/b/resume",
     "/leading",
@@ -119,13 +120,18 @@ def test_any_printable_name_is_within_reach(client: FlaskClient, name: str) -> N
     assert client.get(url(name)).status_code == 404
 
 
-def test_a_schedule_named_preview_does_not_hide_the_preview(client: FlaskClient) -> None:
-    client.put(url("preview"), json={"task": "echo", "interval_seconds": 3600})
+def test_preview_is_no_name_of_a_schedule_over_http(client: FlaskClient, conn: Connection) -> None:
+    settings = {"task": "echo", "interval_seconds": 3600}
 
     shown = client.post("/schedules/preview", json={"cron": "@daily", "n": 2})
+    saved = client.post("/schedules", json=settings | {"name": "preview"})
+    put = client.put("/schedules/preview", json=settings)
 
     assert len(shown.json["runs"]) == 2
-    assert client.get("/schedules/preview").json["name"] == "preview"
+    assert (saved.status_code, "name" in saved.json["message"]) == (422, True)
+    assert (put.status_code, put.headers["Allow"]) == (405, "POST")
+    call(conn, "schedule_job", task="echo", name="preview", every="1 hour")
+    assert client.post("/schedules/preview/pause").status_code == 200
 
 
 def test_preview_marks_what_the_clocks_do(client: FlaskClient) -> None:

@@ -15,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import element_to_be_clickable
 from selenium.webdriver.support.ui import WebDriverWait
 
+from rota.db.gateway import call
 from tests.api.conftest import Server
 
 CHROMIUM = shutil.which("chromium")
@@ -103,6 +104,45 @@ def test_try_it_out_creates_a_job(
     assert f"{server.url}/apidocs/swagger-ui-bundle.js" in urls
     assert {url for url in urls if not url.startswith(f"{server.url}/")} == set()
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def answered(browser: Chrome, operation: str) -> str:
+    """Execute an operation that is open, and return the status that is shown."""
+    clear = browser.find_elements(By.CSS_SELECTOR, f"{operation} .btn-clear")
+    for button in clear:
+        button.click()
+    click(browser, f"{operation} button.execute")
+    status = f"{operation} .live-responses-table .response .response-col_status"
+    WebDriverWait(browser, PATIENCE).until(lambda page: page.find_elements(By.CSS_SELECTOR, status))
+    return browser.find_element(By.CSS_SELECTOR, status).text.split()[0]
+
+
+@pytest.mark.parametrize("width", [480, 1280])
+def test_a_token_that_is_entered_is_sent_and_kept_nowhere(
+    server: Server, browser: Chrome, conn: Connection, width: int
+) -> None:
+    size = {"width": width, "height": 850, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    conn.execute("create role somebody_looking")
+    try:
+        conn.execute("grant rota_producer to somebody_looking")
+        token = call(conn, "create_token", principal="somebody_looking")[0]["token"]
+        open_page(browser, f"{server.url}/apidocs/")
+        operation = "#operations-jobs-enqueueJob"
+        click(browser, f"{operation} .opblock-summary-control")
+
+        assert answered(browser, operation) == "401"
+        click(browser, ".auth-wrapper > .authorize")
+        field = browser.find_element(By.CSS_SELECTOR, ".auth-container input")
+        field.send_keys(token)
+        click(browser, ".auth-btn-wrapper .authorize")
+        click(browser, ".auth-btn-wrapper .btn-done")
+        assert answered(browser, operation) == "201"
+    finally:
+        conn.execute("drop owned by somebody_looking; drop role somebody_looking")
+    kept = browser.execute_script("return [...Object.values(localStorage), document.cookie]")
+    assert token not in str(kept)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("parameter", ["url", "configUrl"])

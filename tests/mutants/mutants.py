@@ -40,6 +40,7 @@ TOKENS = "tests/functions/test_tokens.py"
 BULK = "tests/functions/test_bulk.py"
 STEERING = "tests/concurrency/test_steering.py"
 ACCESS = "tests/api/test_access.py"
+METHODS = "tests/api/test_methods.py"
 WALLS = "tests/functions/test_walls.py"
 NEIGHBOUR = f"{WALLS}::test_what_a_neighbour_has_answers_as_what_there_is_not"
 UNSEEN = f"{WALLS}::test_no_view_shows_a_neighbour_in_rows_or_numbers"
@@ -1475,9 +1476,30 @@ MUTANTS = [
     mutant(
         "a request does not run under its principal",
         "app/database.py",
-        'database().transaction(g.get("principal"), durable)',
+        'database().transaction(g.get("token_hash"), durable)',
         "database().transaction()",
         f"{ACCESS}::test_each_operation_is_open_to_whom_the_table_says",
+    ),
+    mutant(
+        "the API answers a method that is not documented",
+        "app/__init__.py",
+        'app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False',
+        'app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True',
+        f"{METHODS}::test_every_path_refuses_every_method_that_is_not_documented",
+    ),
+    mutant(
+        "an escaped slash before a word of ours does what that says",
+        "app/paths.py",
+        "if len(parts) == 1:",
+        "if parts:",
+        f"{METHODS}::test_a_slash_that_is_escaped_belongs_to_the_name_of_a_schedule",
+    ),
+    mutant(
+        "who has no token is told which methods a path takes",
+        "app/tokens.py",
+        "method = request.routing_exception.valid_methods[0]",
+        "return True",
+        f"{METHODS}::test_who_has_no_token_is_told_of_methods_only_where_nobody_is_asked",
     ),
     mutant(
         "a bulk does not look again at what it has waited for",

@@ -1,0 +1,80 @@
+"""Paths: for which of our routes one is, and which name stands in it.
+
+A name may hold slashes, and be like our own paths. How it is written tells them apart: an escaped
+slash (``%2F``) belongs to a name, and one before a word of ours does not. So
+``/schedules/a/pause`` pauses the schedule ``a``, and takes no other method, and
+``/schedules/a%2Fpause`` is a schedule.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+from flask import Flask, Request
+from werkzeug.routing import BaseConverter, MapAdapter, ValidationError
+
+MAX_ID = 2**63 - 1
+ESCAPED_SLASH = "\udc2f"  # while a path is matched; no text that was decoded has it
+
+
+class Api(Flask):
+    """An application whose paths are matched as they were written."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Return what finds the route of a request."""
+        adapter = super().create_url_adapter(request)
+        if adapter is not None and request is not None:
+            adapter.path_info = _as_written(request.environ)
+        return adapter
+
+
+def _as_written(environ: Mapping[str, Any]) -> str:
+    """Return the decoded path of a request, with the slashes that were escaped still marked."""
+    target = re.sub(r"^\w+://[^/?]*", "", environ.get("REQUEST_URI", ""))
+    parts = re.split("%2f", target.partition("?")[0], flags=re.IGNORECASE)
+    if len(parts) == 1:
+        return environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
+    return ESCAPED_SLASH.join(
+        unquote_to_bytes(part.encode("latin-1", "replace")).decode(errors="replace")
+        for part in parts
+    )
+
+
+class IdConverter(BaseConverter):
+    """A bigint in a path; what cannot be one is not found."""
+
+    regex = "[0-9]{1,19}"
+
+    def to_python(self, value: str) -> int:
+        """Return the number, or let the path match nothing."""
+        if int(value) > MAX_ID:
+            raise ValidationError
+        return int(value)
+
+
+class _NameConverter(BaseConverter):
+    """A name in a path: anything, slashes included."""
+
+    part_isolating = False
+    weight = 200  # after all that is more exact
+
+    def to_python(self, value: str) -> str:
+        """Return the name."""
+        return value.replace(ESCAPED_SLASH, "/")
+
+    def to_url(self, value: str) -> str:
+        """Write a name so that it is taken for nothing else."""
+        return quote(value, safe="")
+
+
+class QueueConverter(_NameConverter):
+    """A queue's name."""
+
+    regex = "[^/].*(?<!/pause)(?<!/resume)(?<!/claim)"
+
+
+class ScheduleConverter(_NameConverter):
+    """A schedule's name; `preview` is none in a path."""
+
+    regex = "(?!preview$).+(?<!/pause)(?<!/resume)(?<!/trigger)(?<!/backfill)"

@@ -1,0 +1,62 @@
+"""What schemathesis is told that a schema cannot say; it loads this as its hooks."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import schemathesis
+from hypothesis import strategies as st
+
+# The formats that are ours, and texts that are of them.
+FORMATS = {
+    "cron": ["* * * * *", "30 2 * * *", "*/5 0 9 * * MON-FRI", "@hourly", "0 0 1,15 * *"],
+    "interval": ["P1M", "PT5M", "P1DT12H", "1 month", "2 days 03:00", "90 seconds"],
+    "time-zone": ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"],
+    "cursor": [
+        "infinity,1,1,RUNNING",
+        "2030-01-31T08:00:01.200000+00:00,1,2,FAILED",
+        "2000-01-01T00:00:00.000000+00:00,7,1,LOST",
+    ],
+}
+for name, texts in FORMATS.items():
+    schemathesis.openapi.format(name, st.sampled_from(texts))
+
+
+NOW = datetime.now(UTC).isoformat()
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    """Have nobody wait for long, nothing end before it starts, and no jitter pass an interval."""
+    body = case.body if isinstance(case.body, dict) else {}
+    query = case.query or {}
+    if _is_wait(body.get("wait_seconds")):
+        body["wait_seconds"] = 0.05
+    if str(query.get("wait")).isdecimal() and int(query["wait"]) <= 30:
+        query["wait"] = 0
+    if _is_jitter(body.get("jitter_seconds")):
+        body["jitter_seconds"] = 0.0005  # the shortest interval is 0.001
+    if _is_moment(body.get("ends_at")) and (
+        _is_moment(body.get("starts_at")) or ("task" in body and body.get("starts_at") is None)
+    ):
+        starts_at = datetime.fromisoformat(body.get("starts_at") or NOW)
+        if not 1 < starts_at.year < 9800:
+            starts_at = datetime.fromisoformat(NOW)
+        # A schedule needs a slot in between, and a backfill may have no more than a thousand.
+        while_it_runs = timedelta(days=40_000) if "task" in body else timedelta(minutes=10)
+        body["starts_at"] = starts_at.isoformat()
+        body["ends_at"] = (starts_at + while_it_runs).isoformat()
+
+
+def _is_wait(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= 30
+
+
+def _is_jitter(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= 86400
+
+
+def _is_moment(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
