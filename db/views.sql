@@ -3,12 +3,13 @@
 -- New columns go to the end of a view; nothing else of it can be replaced. Where more changes, the
 -- block below sets the old view aside, and the last one of this file removes it.
 --
--- Each ends in the same condition: a caller behind walls is shown what is of his queues, all others
--- are shown everything (visible_queues, asked once a statement). A view is a security barrier: what
--- a reader's own conditions call sees no row that the view leaves out. Conditions that cannot tell
--- of a row (=, <, any on numbers, texts, times) still reach the indexes; an order by does not, nor
--- does a join, so jobs come by id, the newest first, and other rows are asked for by
--- "id = any(array(select ...))".
+-- A caller behind walls is shown what is of his queues, all others are shown everything
+-- (visible_queues, asked once a statement). Such a view is a security barrier: what a reader's own
+-- conditions call sees no row that the view leaves out. Conditions that cannot tell of a row (=, <,
+-- any on numbers, texts, times) still reach the indexes; an order by does not, nor does a join, so
+-- walled jobs come by id, the newest first, and other rows are asked for by
+-- "id = any(array(select ...))". Where no walls are, nobody is to pay for that: the views of all
+-- jobs and executions are of one kind or the other, _all_ or _walled_, as _guard_views has them.
 --
 -- Types are plain ones, the same in both halves of a view: a cast from one domain to another would
 -- keep a condition from the indexes.
@@ -56,71 +57,127 @@ begin
 end;
 $$;
 
-create or replace view rota.jobs with (security_barrier) as
+create or replace view rota._all_jobs as
+select
+    j.id,
+    j.task::text as task,
+    j.state::text as state,
+    j.schedule_type::text as schedule_type,
+    j.queue::text as queue,
+    j.priority::integer as priority,
+    nullif(j.run_at::timestamptz, 'infinity') as run_at,
+    j.attempt,
+    j.max_retries::integer as max_retries,
+    j.payload,
+    null::jsonb as result,
+    j.last_error,
+    j.unique_key::text as unique_key,
+    j.name::text as name,
+    j.worker,
+    j.lease_until::timestamptz as lease_until,
+    j.created_at,
+    j.started_at,
+    null::timestamptz as finished_at,
+    j.scheduled_for,
+    j.run::bigint as run,
+    j.timeout::interval as timeout,
+    j.progress,
+    j.cancel_requested_at,
+    j.cancel_reason
+from rota.live_jobs as j
+union all
+select
+    f.id,
+    f.task,
+    f.state::text,
+    f.schedule_type::text,
+    f.queue,
+    f.priority,
+    nullif(f.run_at, 'infinity'),
+    f.attempt,
+    f.max_retries,
+    f.payload,
+    f.result,
+    f.last_error,
+    f.unique_key,
+    f.name,
+    f.worker,
+    null,
+    f.created_at,
+    f.started_at,
+    f.finished_at,
+    f.scheduled_for,
+    f.run,
+    f.timeout,
+    f.progress,
+    f.cancel_requested_at,
+    f.cancel_reason
+from rota.finished_jobs as f;
+
+comment on view rota._all_jobs is
+    'The jobs where there are no walls.';
+
+create or replace view rota._walled_jobs with (security_barrier) as
 select j.*
-from (
-    select
-        j.id,
-        j.task::text as task,
-        j.state::text as state,
-        j.schedule_type::text as schedule_type,
-        j.queue::text as queue,
-        j.priority::integer as priority,
-        nullif(j.run_at::timestamptz, 'infinity') as run_at,
-        j.attempt,
-        j.max_retries::integer as max_retries,
-        j.payload,
-        null::jsonb as result,
-        j.last_error,
-        j.unique_key::text as unique_key,
-        j.name::text as name,
-        j.worker,
-        j.lease_until::timestamptz as lease_until,
-        j.created_at,
-        j.started_at,
-        null::timestamptz as finished_at,
-        j.scheduled_for,
-        j.run::bigint as run,
-        j.timeout::interval as timeout,
-        j.progress,
-        j.cancel_requested_at,
-        j.cancel_reason
-    from rota.live_jobs as j
-    union all
-    select
-        f.id,
-        f.task,
-        f.state::text,
-        f.schedule_type::text,
-        f.queue,
-        f.priority,
-        nullif(f.run_at, 'infinity'),
-        f.attempt,
-        f.max_retries,
-        f.payload,
-        f.result,
-        f.last_error,
-        f.unique_key,
-        f.name,
-        f.worker,
-        null,
-        f.created_at,
-        f.started_at,
-        f.finished_at,
-        f.scheduled_for,
-        f.run,
-        f.timeout,
-        f.progress,
-        f.cancel_requested_at,
-        f.cancel_reason
-    from rota.finished_jobs as f
-) as j
+from rota._all_jobs as j
 where (select rota.visible_queues()) is null
     or j.queue = any((select rota.visible_queues())::text[])
 order by j.id desc;
 
+comment on view rota._walled_jobs is
+    'The jobs where there are walls.';
+
+create or replace view rota.jobs as
+select * from rota._all_jobs;
+
 comment on view rota.jobs is
     'Every job that is live or still kept.';
+
+-- The types are those of the table that it was: statements that are prepared go on. The first
+-- half are the attempts that completed a one-time job, as far as its row says so (0075).
+create or replace view rota._all_job_executions as
+select
+    f.id as job_id,
+    f.run,
+    f.attempt,
+    'SUCCEEDED'::rota.execution_outcome as outcome,
+    f.worker,
+    f.started_at,
+    f.finished_at,
+    null::text as error,
+    f.result,
+    f.scheduled_for,
+    'COMPLETED'::rota.job_state as job_state,
+    null::timestamptz as next_run_at
+from rota.finished_jobs as f
+where f.token is not null
+union all
+select
+    a.job_id,
+    a.run,
+    a.attempt,
+    a.outcome,
+    a.worker,
+    a.started_at,
+    a.finished_at,
+    a.error,
+    a.result,
+    a.scheduled_for,
+    a.job_state,
+    a.next_run_at
+from rota.attempts as a;
+
+comment on view rota._all_job_executions is
+    'The attempts that ended, where there are no walls.';
+
+create or replace view rota._walled_job_executions with (security_barrier) as
+select e.*
+from rota._all_job_executions as e
+where (select rota.visible_queues()) is null
+    or exists (select from rota._walled_jobs as j where j.id = e.job_id);
+
+comment on view rota._walled_job_executions is
+    'The attempts that ended, where there are walls.';
 
 do $$
 begin
@@ -134,44 +191,8 @@ begin
         return;
     end if;
 
-    -- The types are those of the table that it was: statements that are prepared go on. The first
-    -- half are the attempts that completed a one-time job, as far as its row says so (0075).
-    create or replace view rota.job_executions with (security_barrier) as
-    select e.*
-    from (
-        select
-            f.id as job_id,
-            f.run,
-            f.attempt,
-            'SUCCEEDED'::rota.execution_outcome as outcome,
-            f.worker,
-            f.started_at,
-            f.finished_at,
-            null::text as error,
-            f.result,
-            f.scheduled_for,
-            'COMPLETED'::rota.job_state as job_state,
-            null::timestamptz as next_run_at
-        from rota.finished_jobs as f
-        where f.token is not null
-        union all
-        select
-            a.job_id,
-            a.run,
-            a.attempt,
-            a.outcome,
-            a.worker,
-            a.started_at,
-            a.finished_at,
-            a.error,
-            a.result,
-            a.scheduled_for,
-            a.job_state,
-            a.next_run_at
-        from rota.attempts as a
-    ) as e
-    where (select rota.visible_queues()) is null
-        or exists (select from rota.jobs as j where j.id = e.job_id);
+    create or replace view rota.job_executions as
+    select * from rota._all_job_executions;
 end;
 $$;
 
@@ -179,61 +200,73 @@ comment on view rota.job_executions is
     'Every attempt that ended: what became of it, and of its job then.';
 
 -- Its outcomes are plain text, so that a look for any but the successes leaves out the first part.
-create or replace view rota.executions with (security_barrier) as
+create or replace view rota._all_executions as
+select
+    f.id as job_id,
+    f.run,
+    f.attempt,
+    'SUCCEEDED' as outcome,
+    f.worker,
+    f.started_at,
+    f.finished_at,
+    null::text as error,
+    f.result,
+    f.scheduled_for,
+    'COMPLETED' as job_state,
+    null::timestamptz as next_run_at
+from rota.finished_jobs as f
+where f.token is not null
+union all
+select
+    a.job_id,
+    a.run,
+    a.attempt,
+    a.outcome::text,
+    a.worker,
+    a.started_at,
+    a.finished_at,
+    a.error,
+    a.result,
+    a.scheduled_for,
+    a.job_state::text,
+    a.next_run_at
+from rota.attempts as a
+union all
+select
+    j.id,
+    j.run::bigint,
+    j.attempt,
+    'RUNNING',
+    j.worker,
+    j.started_at,
+    null,
+    null,
+    null,
+    j.scheduled_for,
+    j.state::text,
+    null
+from rota.live_jobs as j
+where j.state = 'RUNNING';
+
+comment on view rota._all_executions is
+    'The attempts, ended or RUNNING, where there are no walls.';
+
+create or replace view rota._walled_executions with (security_barrier) as
 select e.*
-from (
-    select
-        f.id as job_id,
-        f.run,
-        f.attempt,
-        'SUCCEEDED' as outcome,
-        f.worker,
-        f.started_at,
-        f.finished_at,
-        null::text as error,
-        f.result,
-        f.scheduled_for,
-        'COMPLETED' as job_state,
-        null::timestamptz as next_run_at
-    from rota.finished_jobs as f
-    where f.token is not null
-    union all
-    select
-        a.job_id,
-        a.run,
-        a.attempt,
-        a.outcome::text,
-        a.worker,
-        a.started_at,
-        a.finished_at,
-        a.error,
-        a.result,
-        a.scheduled_for,
-        a.job_state::text,
-        a.next_run_at
-    from rota.attempts as a
-    union all
-    select
-        j.id,
-        j.run::bigint,
-        j.attempt,
-        'RUNNING',
-        j.worker,
-        j.started_at,
-        null,
-        null,
-        null,
-        j.scheduled_for,
-        j.state::text,
-        null
-    from rota.live_jobs as j
-    where j.state = 'RUNNING'
-) as e
+from rota._all_executions as e
 where (select rota.visible_queues()) is null
-    or exists (select from rota.jobs as j where j.id = e.job_id);
+    or exists (select from rota._walled_jobs as j where j.id = e.job_id);
+
+comment on view rota._walled_executions is
+    'The attempts, ended or RUNNING, where there are walls.';
+
+create or replace view rota.executions as
+select * from rota._all_executions;
 
 comment on view rota.executions is
     'Every attempt, ended or RUNNING.';
+
+select rota._guard_views();
 
 create or replace view rota.schedule_status with (security_barrier) as
 select
@@ -391,6 +424,7 @@ where (select rota.visible_queues()) is null
 
 comment on view rota.actions is
     'What operators did: who, when, by which function, to what.';
+
 -- A caller behind walls is shown his own. The caller as in _caller, which readers may not call.
 create or replace view rota.walls with (security_barrier) as
 select

@@ -1,4 +1,4 @@
--- One row, locked by the delete. With the last one the role sees everything again; to change a
+-- Locks as wall does. With the last one the role sees everything again; to change a
 -- pattern, the new one is added before the old one is taken away. Roles that are gone can be tidied
 -- up.
 create or replace function rota.unwall(principal text, queue_pattern text)
@@ -11,6 +11,8 @@ as $$
 begin
     perform rota._check_no_wall('unwall');
 
+    perform rota._lock_walls();
+
     delete from rota.queue_walls as w
     where w.principal = unwall.principal and w.queue_pattern = unwall.queue_pattern;
 
@@ -19,6 +21,8 @@ begin
             left(coalesce(principal, 'null'), 100), left(coalesce(queue_pattern, 'null'), 102)
             using errcode = 'RTN06';
     end if;
+
+    perform rota._guard_views();
 
     perform rota._record_action(
         'unwall',
