@@ -432,6 +432,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         request.http_1_0 = self._parser.get_http_version() == "1.0"
         request.keep_alive = self._parser.should_keep_alive()
+        waits = False
         for name, value in request.headers:
             match name.lower():
                 case b"content-length" if int(value) > LARGEST_UPLOAD:
@@ -439,7 +440,9 @@ class Connection(asyncio.Protocol):
                 case b"transfer-encoding" if request.http_1_0:
                     self._refuse(400, WORDS_BY_STATUS[400])
                 case b"expect" if value.lower() == b"100-continue" and not self._unanswered:
-                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    waits = True
+        if waits and not self._ends:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
         """Take in a part of the body."""
