@@ -7,6 +7,7 @@ database's to judge.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ MAX_INTEGER = 2**31 - 1
 MAX_ID = 2**63 - 1
 PAGE_SIZE = 50
 MOST_QUEUES = 100  # that one request may claim from
+LONGEST_NAME = 100  # of a queue
 
 _encoder = json.JSONEncoder(ensure_ascii=False, default=str)
 
@@ -169,11 +171,18 @@ def _as_json(value: Decimal | Jsonb | datetime | timedelta) -> Any:
             return f"{value.total_seconds():f} seconds"
 
 
+def queue_name(value: Any) -> str:
+    """Take the name of a queue, whether there is one or not."""
+    if not 1 <= len(text(value)) <= LONGEST_NAME:
+        raise ValueError(f"must have 1 to {LONGEST_NAME} characters")
+    return value
+
+
 def queue_names(value: Any) -> list[str]:
     """Take a list of names of queues."""
     if not isinstance(value, list) or not 1 <= len(value) <= MOST_QUEUES:
         raise ValueError(f"must be a list of 1 to {MOST_QUEUES} names")
-    return [text(name) for name in value]
+    return [queue_name(name) for name in value]
 
 
 def some_of(*allowed: str) -> Callable[[Any], list[str]]:
@@ -238,7 +247,10 @@ def read_body() -> dict[str, Any]:
         raise RequestError(415, "the body must be sent as Content-Type: application/json")
     try:
         body = json.loads(
-            _decode(data), parse_constant=_refuse_constant, parse_float=_Decimals().read
+            _decode(data),
+            object_pairs_hook=_object,
+            parse_constant=_refuse_constant,
+            parse_float=_Decimals().read,
         )
     except UnusableError as error:
         raise RequestError(400, NOT_JSON, detail=str(error)) from None
@@ -317,6 +329,16 @@ def _decode(data: bytes) -> str:
     if text.startswith("\ufeff"):
         raise UnusableError("it begins with a byte order mark")
     return text
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse what two readers may understand in two ways."""
+    found = dict(members)
+    if len(found) < len(members):
+        names = Counter(name for name, _ in members)
+        twice = json.dumps(names.most_common(1)[0][0][:80])
+        raise UnusableError(f"the key {twice} stands twice in one object")
+    return found
 
 
 def _refuse_constant(name: str) -> None:

@@ -6,23 +6,26 @@ a connection (app/waiting.py). One whose client has hung up before the answer co
 its jobs back; where nobody can notice that, the leases run out.
 """
 
+import re
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import psycopg
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, current_app, g, request
 
 from rota.app.answers import answer, call_rows, moments
 from rota.app.database import transaction
-from rota.app.errors import invalid
+from rota.app.errors import RequestError, invalid
 from rota.app.inputs import (
     Field,
     boolean,
     integer,
     json_value,
     parse_fields,
+    queue_name,
     queue_names,
     read_body,
     row_id,
@@ -39,6 +42,8 @@ LONGEST_WAIT = 30  # seconds
 MOST_BYTES = 8 * 2**20  # of the payloads in one answer; but of any size there is one job
 ANNOUNCED_EVERY = 30.0  # seconds
 MOST_ANNOUNCED = 10_000  # workers whose last announcement is remembered
+LONGEST_WORKER = 200  # characters of its name
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def token(value: Any) -> UUID:
@@ -47,6 +52,15 @@ def token(value: Any) -> UUID:
         return UUID(text(value))
     except ValueError:
         raise ValueError("must be the token that the claim returned") from None
+
+
+def worker_name(value: Any) -> str:
+    """Take the name by which operators see who claims."""
+    if not 1 <= len(text(value)) <= LONGEST_WORKER:
+        raise ValueError(f"must have 1 to {LONGEST_WORKER} characters")
+    if CONTROL.search(value):
+        raise ValueError("must not contain control characters")
+    return value
 
 
 def waiting_time(value: Any) -> float:
@@ -65,11 +79,12 @@ def job_id(value: Any) -> int:
 
 
 CLAIM = {
-    "worker": Field(text),
+    "worker": Field(worker_name),
     "lease_seconds": Field(seconds, argument="lease"),
     "max_jobs": Field(integer),
 }
 WAIT = {"wait_seconds": Field(waiting_time)}
+QUEUE = {"queue": Field(queue_name)}
 QUEUES = {"queues": Field(queue_names, required=True)}
 CLAIM_NEXT = CLAIM | QUEUES
 HELD = {"token": Field(token, required=True)}
@@ -119,7 +134,8 @@ def claim_from_queue(queue: str) -> Response:
       404: {$ref: "#/components/responses/NotFound"}
       422: {code: RTV01, message: "wait_seconds: must be from 0 to 30"}
     """
-    return _claim([queue], parse_fields(read_body(), CLAIM | WAIT))
+    arguments = parse_fields(read_body(), CLAIM | WAIT)
+    return _claim([parse_fields({"queue": queue}, QUEUE)["queue"]], arguments)
 
 
 @blueprint.post("/jobs/claim")
@@ -339,6 +355,8 @@ def _claim(queues: list[str], arguments: dict[str, Any]) -> Response:
         claimed = _claim_rows(conn, following) or []
     if claimed:
         return answer(jobs=claimed)
+    if wait and not current_app.extensions["waiting"].has_room(queues):
+        raise RequestError(503, "requests wait for too many queues already; try again")
     wait_or_answer(request.environ, wait, asked_at, queues=queues)
     return Response(status=204)
 
@@ -369,10 +387,15 @@ def hand_back() -> Response | None:
     del request.environ[UNDELIVERED]
     with transaction() as conn:
         for job in sorted(jobs, key=lambda job: job["id"]):
-            call(
-                conn, "release_job", job_id=job["id"], token=job["token"],
-                reason="the client that claimed it had gone",
-            )  # fmt: skip
+            try:
+                with conn.transaction():  # one whose lease is over keeps back none of the others
+                    call(
+                        conn, "release_job", job_id=job["id"], token=job["token"],
+                        reason="the client that claimed it had gone",
+                    )  # fmt: skip
+            except psycopg.DatabaseError as error:
+                if error.sqlstate != "RTC02":
+                    raise
     return Response(status=204)
 
 
@@ -416,22 +439,24 @@ class Announcements:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last: dict[str, float] = {}
+        self._last: dict[tuple[str | None, str], float] = {}
 
     def announce(self, conn: psycopg.Connection, worker: str, queues: list[str]) -> None:
         """Announce a worker, unless that was done lately.
 
         Its row is its own; two requests of one worker that meet there wait for no more than a
-        claim.
+        claim. Behind a wall a name or a queue may be refused (42501): such a worker is not shown,
+        and its claim is judged by itself.
         """
-        now = time.monotonic()
+        now, who = time.monotonic(), (g.get("principal"), worker)
         with self._lock:
-            if now - self._last.get(worker, -ANNOUNCED_EVERY) < ANNOUNCED_EVERY:
+            if now - self._last.get(who, -ANNOUNCED_EVERY) < ANNOUNCED_EVERY:
                 return
             if len(self._last) >= MOST_ANNOUNCED:
                 self._last.clear()
-            self._last[worker] = now
-        call(
-            conn, "announce_worker", worker=worker, host=request.remote_addr, pid=None,
-            queues=queues, concurrency=None, version=None,
-        )  # fmt: skip
+            self._last[who] = now
+        with suppress(psycopg.errors.InsufficientPrivilege), conn.transaction():
+            call(
+                conn, "announce_worker", worker=worker, host=request.remote_addr, pid=None,
+                queues=queues, concurrency=None, version=None,
+            )  # fmt: skip

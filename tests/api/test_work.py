@@ -60,13 +60,20 @@ def api_sessions(conn: Connection) -> int:
 
 
 def ask_to_claim(
-    server: Server, queue: str = "default", wait: float = 30, worker: str = "w"
+    server: Server,
+    queue: str = "default",
+    wait: float = 30,
+    worker: str = "w",
+    token: str | None = None,
+    **more: Any,
 ) -> socket.socket:
     """Send a claim that waits, and leave the answer to whoever reads it."""
-    body = json.dumps({"worker": worker, "wait_seconds": wait}).encode()
+    body = json.dumps({"worker": worker, "wait_seconds": wait, **more}).encode()
+    path = "/jobs/claim" if "queues" in more else f"/queues/{queue}/claim"
+    proof = f"Authorization: Bearer {token}\r\n" if token else ""
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
     connection.sendall(
-        f"POST /queues/{queue}/claim HTTP/1.1\r\nHost: localhost\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{proof}"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         + body
     )
