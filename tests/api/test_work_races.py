@@ -27,6 +27,8 @@ from tests.api.test_work import (
     enqueue,
     held,
     is_blocked,
+    is_quiet,
+    looks_for_ends,
     sleepers,
 )
 from tests.waiting import wait_until
@@ -69,7 +71,7 @@ def test_who_waits_for_a_queue_that_it_cannot_see_keeps_no_job_from_its_owner(
     first = ask_to_claim(server, "a.q", token=stranger, worker="b.w")
     wait_until(lambda: sleepers(conn) == 1)
     second = ask_to_claim(server, "a.q", token=owner, worker="a.w")
-    wait_until(lambda: is_settled(server, 2))
+    wait_until(lambda: is_quiet(conn) and len(connections(server)) == 2)
     began = time.monotonic()
     job_id = enqueue(conn, "a.q")
 
@@ -80,11 +82,6 @@ def test_who_waits_for_a_queue_that_it_cannot_see_keeps_no_job_from_its_owner(
     first.close()
 
 
-def is_settled(server: Server, count: int) -> bool:
-    """Tell whether so many clients are connected, and their first look was answered by nothing."""
-    return len(connections(server)) == count
-
-
 def test_a_token_that_is_revoked_while_its_claim_waits_gets_no_job(
     server: Server, conn: Connection, two_principals: tuple[str, str]
 ) -> None:
@@ -92,14 +89,9 @@ def test_a_token_that_is_revoked_while_its_claim_waits_gets_no_job(
     waiting = ask_to_claim(server, "a.q", token=owner, worker="a.w")
     wait_until(lambda: sleepers(conn) == 1)
     call(conn, "revoke_token", token_id=1)
-    # That it is known for some seconds is said in the documentation; then it is looked up again.
-    answers: list[int] = []
-    wait_until(
-        lambda: (
-            server.request("GET", "/jobs/1", Authorization=f"Bearer {owner}").status == 401
-            or answers
-        )
-    )
+    # It is known for some seconds yet, as the documentation says; then it is looked up again.
+    proof = {"Authorization": f"Bearer {owner}"}
+    wait_until(lambda: server.request("GET", "/jobs/1", **proof).status == 401)
 
     enqueue(conn, "a.q")
 
@@ -271,7 +263,7 @@ def test_requests_that_wait_for_an_end_cost_nothing_while_the_database_is_away(
     process = psutil.Process(server.process.pid)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(server.request, "GET", f"/jobs/{job_id}?wait=30")
-        wait_until(lambda: backends(conn, "query like '%ended_jobs%'"))
+        wait_until(lambda: looks_for_ends(conn))
         name = conn.info.dbname
         administrate("alter database {} allow_connections false", name)
         try:
