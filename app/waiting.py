@@ -22,6 +22,7 @@ is asked as it was the first time.
 
 import contextlib
 import logging
+import math
 import os
 import select
 import threading
@@ -288,7 +289,7 @@ class Waiting:
         files.register(self._bell, select.POLLIN)
         if self._conn is not None:
             files.register(self._conn, select.POLLIN)
-        files.poll(1000 * seconds + 1)
+        files.poll(math.ceil(1000 * seconds))
         with contextlib.suppress(BlockingIOError):
             os.read(self._bell, 4096)
 

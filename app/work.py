@@ -394,7 +394,7 @@ def hand_back() -> Response | None:
                         reason="the client that claimed it had gone",
                     )  # fmt: skip
             except psycopg.DatabaseError as error:
-                if error.sqlstate != "RTC02":
+                if error.sqlstate not in ("RTC02", "RTC03"):
                     raise
     return Response(status=204)
 

@@ -106,7 +106,9 @@ def test_of_what_a_client_that_hung_up_was_given_each_is_handed_back_by_itself(
     for _ in range(3):
         enqueue(conn)
     jobs = call(conn, "claim_next_job", max_jobs=3)
-    call(conn, "release_job", job_id=jobs[1]["id"], token=jobs[1]["token"], reason="taken back")
+    conn.execute(
+        "update rota.live_jobs set token = gen_random_uuid() where id = %s", [jobs[1]["id"]]
+    )
     claimed = [json.dumps({"id": job["id"], "token": str(job["token"])}) for job in jobs]
 
     client.post(
@@ -115,7 +117,7 @@ def test_of_what_a_client_that_hung_up_was_given_each_is_handed_back_by_itself(
 
     rows = conn.execute("select error from rota.executions order by job_id").fetchall()
     gone = "the client that claimed it had gone"
-    assert rows == [(gone,), ("taken back",), (gone,)]
+    assert rows == [(gone,), (None,), (gone,)]
 
 
 def test_who_claims_under_a_name_that_it_cannot_have_is_not_shown_and_served_all_the_same(
@@ -284,7 +286,7 @@ def test_requests_that_wait_for_an_end_cost_nothing_while_the_database_is_away(
 
         assert waiting.result().json["state"] == "COMPLETED"
         assert time.monotonic() - began < 6
-        assert share < 0.3
+        assert share < 0.15
 
 
 def test_a_process_with_many_connections_hears_of_jobs_as_well(
