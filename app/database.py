@@ -40,10 +40,10 @@ SETTINGS = {
     "intervalstyle": "iso_8601",
     "jit": "off",
 }
-BECOME = "select pg_catalog.set_config('role', {}, true);"
+BECOME = "select pg_catalog.set_config('role', rota.principal_of({}), true);"
 
 # A login whose memberships are not inherited has no right of its own; it becomes what it needs, for
-# a transaction or for the session.
+# a transaction or for the session. No row where there is no need.
 BECOME_API = """
     select pg_catalog.set_config('role', r.rolname, %s)
     from pg_catalog.pg_roles as r
@@ -93,6 +93,7 @@ class Session(psycopg.Connection[Any]):
     """A connection to the database."""
 
     pooled = False  # whether a pooler may give us another session with each transaction
+    becomes_api = False  # whether its login has to, to look up a token
 
 
 class Database:
@@ -118,20 +119,25 @@ class Database:
         self._lent: dict[Session, float] = {}  # until when
 
     @contextmanager
-    def transaction(self, role: str | None = None, durable: bool = True) -> Iterator[Session]:
+    def transaction(
+        self, token_hash: bytes | None = None, durable: bool = True, own: bool = False
+    ) -> Iterator[Session]:
         """Lend a connection for one transaction, committed unless the block raises.
 
         Args:
-            role: under which everything in it is done, and nothing after it; the login itself if
-                left out. What is run here is never written by a caller, so nobody gets out of it.
+            token_hash: of the token under whose role everything in it is done, and nothing after
+                it; without one, where none is needed, the login itself. What is run here is never
+                written by a caller, so nobody gets out of it.
             durable: whether its commit waits for the disk. A claim need not: lost in a crash of
                 the server, it is one that was never made.
+            own: whether it is for what the API itself has to know, whoever asks.
 
         Raises:
             psycopg.OperationalError: the database cannot be reached, or went away.
             ForeignRoleError: the role is gone, or not granted to the login.
+            psycopg.Error: RTP02, the token is not valid any more, or one is needed now.
         """
-        conn = self._begin(role, durable)
+        conn = self._begin(token_hash, durable, own)
         try:
             yield conn
             _send(conn, b"commit")
@@ -146,12 +152,9 @@ class Database:
             if not conn.closed:
                 self._idle.append(conn)
 
-    @contextmanager
-    def own_transaction(self) -> Iterator[Session]:
+    def own_transaction(self) -> AbstractContextManager[Session]:
         """Lend a connection for what the API itself has to know, whoever asks."""
-        with self.transaction() as conn:
-            conn.execute(BECOME_API, [True])
-            yield conn
+        return self.transaction(own=True)
 
     @contextmanager
     def bounded(self, conn: Session, seconds: float) -> Iterator[None]:
@@ -198,19 +201,21 @@ class Database:
             if not conn.pooled:
                 settle(conn, **SETTINGS)
                 conn.prepare_threshold = PREPARED_AFTER
+            with conn.transaction():
+                conn.becomes_api = conn.execute(BECOME_API, [True]).fetchone() is not None
         except BaseException:
             conn.close()
             raise
         return conn
 
-    def _begin(self, role: str | None, durable: bool) -> Session:
+    def _begin(self, token_hash: bytes | None, durable: bool, own: bool) -> Session:
         conn = self._take_idle()
         if conn is not None:
             try:
-                return self._set_up(conn, role, durable)
+                return self._set_up(conn, token_hash, durable, own)
             except psycopg.OperationalError:
                 self.close()  # the others are likely to be as dead
-        return self._set_up(self.connect(), role, durable)
+        return self._set_up(self.connect(), token_hash, durable, own)
 
     def _take_idle(self) -> Session | None:
         """Take a connection that lies idle; another thread may take the last one meanwhile."""
@@ -219,7 +224,7 @@ class Database:
         except IndexError:
             return None
 
-    def _set_up(self, conn: Session, role: str | None, durable: bool) -> Session:
+    def _set_up(self, conn: Session, token_hash: bytes | None, durable: bool, own: bool) -> Session:
         """Begin a transaction, in one message with whatever is to be set for it alone."""
         self._lent[conn] = time.monotonic() + LONGEST_TRANSACTION
         beginning = BEGIN
@@ -227,8 +232,10 @@ class Database:
             beginning += b"set local synchronous_commit = off;"
         if conn.pooled:
             beginning += _transaction_settings(conn.info.server_version).encode() + b";"
-        if role is not None:  # last: it may not set what its login may
-            beginning += sql.SQL(BECOME).format(role).as_bytes(conn)
+        if conn.becomes_api:
+            beginning += b"set local role rota_api;"
+        if not own:  # last: a principal may not set what the login may
+            beginning += sql.SQL(BECOME).format(token_hash).as_bytes(conn)
         try:
             _send(conn, beginning)
         except (
@@ -271,4 +278,4 @@ def database() -> Database:
 
 def transaction(durable: bool = True) -> AbstractContextManager[psycopg.Connection[Any]]:
     """Lend a connection of the current application for one transaction of the request."""
-    return database().transaction(g.get("principal"), durable)
+    return database().transaction(g.get("token_hash"), durable)

@@ -19,6 +19,7 @@ STATUS_BY_SQLSTATE = {
     "RTN": 404,
     "RTC": 409,
     "RTP": 403,
+    "RTP02": 401,
     "RTV": 422,
     "22": 422,
     "23": 409,
@@ -96,6 +97,15 @@ def invalid(field: str, message: str, hint: str | None = None) -> RequestError:
     return RequestError(422, f"{field}: {message}", code="RTV01", hint=hint)
 
 
+def unauthorized() -> RequestError:
+    """Return the answer to every request without a valid token."""
+    return RequestError(
+        401,
+        "this needs a valid token",
+        hint="Send it as Authorization: Bearer TOKEN. `rota token create` makes one.",
+    )
+
+
 def status_of(error: psycopg.Error) -> int:
     """Return the HTTP status for what the database, or the way to it, answered."""
     if error.sqlstate is None:
@@ -141,6 +151,8 @@ def _answer_database_error(error: psycopg.Error) -> tuple[Response, int]:
     status = status_of(error)
     if status >= 500:
         return _answer_failure(error, status)
+    if status == 401:  # the token was revoked, or ran out, since it was looked up
+        return _answer_problem(unauthorized())
     sqlstate = error.sqlstate or "22000"  # psycopg's own: a value that cannot be sent
     if sqlstate.startswith("RT"):
         return _answer_problem(

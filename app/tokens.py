@@ -2,12 +2,15 @@
 
 A principal is a database role, and all that a request does in the database is done under it
 (app/database.py). So what it may is decided there, by db/grants.sql, for psql and REST alike. As
-long as no token was made, requests from this machine run as the API's own login.
+long as no token was made, requests from this machine run as the API's own login; and so do all
+requests where ROTA_WITHOUT_TOKEN is ``serve``, which is for a network of its own that others do not
+reach, such as the compose stack's.
 """
 
 import hashlib
 import ipaddress
 import logging
+import os
 import socket
 import time
 
@@ -15,11 +18,11 @@ import psycopg
 from flask import Flask, g, request
 
 from rota.app.database import Database
-from rota.app.errors import RequestError
+from rota.app.errors import RequestError, unauthorized
 
-# A token that was looked up is known for so long, so that it costs most requests nothing: this is
-# also how long one that was revoked is still taken, and how long after the first was made none is
-# asked for.
+# Whose a token is, is known for so long once it was looked up. Whether it is valid still is asked
+# by the transaction of each request (principal_of), so one that was revoked is refused at once.
+# This is how long the tokens of a role that came to too much power are taken.
 REMEMBERED_SECONDS = 3.0
 MOST_REMEMBERED = 10_000
 
@@ -30,9 +33,15 @@ log = logging.getLogger("rota.api")
 
 
 class Principals:
-    """Finds out whose a token is; remembers it for some seconds."""
+    """Finds out whose a token is; remembers it for some seconds.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: has the tokens.
+        serves_all: whether nobody needs one as long as there is none, wherever they come from.
+    """
+
+    def __init__(self, database: Database, serves_all: bool = False) -> None:
+        self.serves_all = serves_all
         self._database = database
         self._known: dict[bytes | None, tuple[str | None, float]] = {}  # by hash, until when
 
@@ -45,8 +54,8 @@ class Principals:
         with self._database.own_transaction() as conn:
             return conn.execute("select rota.needs_token()").fetchone() == (True,)
 
-    def of(self, token: str | None, is_local: bool) -> str | None:
-        """Return the principal of a token; None where none is needed.
+    def of(self, token: str | None, is_local: bool) -> tuple[str | None, bytes | None]:
+        """Return the principal of a token, and the token's hash; None twice where none is needed.
 
         Missing, unknown, expired and revoked are told apart by nothing: not by words, and not by
         time, for each is one look in the database.
@@ -74,9 +83,9 @@ class Principals:
             if len(self._known) >= MOST_REMEMBERED:
                 self._known.clear()
             self._known[key] = principal, time.monotonic() + REMEMBERED_SECONDS
-        if key is None and not is_local:
+        if key is None and not is_local and not self.serves_all:
             raise unauthorized()
-        return principal
+        return principal, key
 
     def _look_up(self, token_hash: bytes) -> str | None:
         try:
@@ -88,24 +97,29 @@ class Principals:
         return row[0] if row else None
 
 
-def unauthorized() -> RequestError:
-    """Return the answer to every request without a valid token."""
-    return RequestError(
-        401,
-        "this needs a valid token",
-        hint="Send it as Authorization: Bearer TOKEN. `rota token create` makes one.",
-    )
-
-
 def init_app(app: Flask) -> None:
     """Ask each request for its token, but for health and documentation."""
-    principals = app.extensions["principals"] = Principals(app.extensions["database"])
+    principals = Principals(app.extensions["database"], serves_all=_serves_all())
+    app.extensions["principals"] = principals
 
     @app.before_request
     def authenticate() -> None:
         if request.blueprint in OPEN_BLUEPRINTS or request.endpoint in OPEN_ENDPOINTS:
             return
-        g.principal = principals.of(_token(), is_local=_is_loopback(request.remote_addr or ""))
+        is_local = _is_loopback(request.remote_addr or "")
+        g.principal, g.token_hash = principals.of(_token(), is_local)
+
+
+def _serves_all() -> bool:
+    """Read ROTA_WITHOUT_TOKEN.
+
+    Raises:
+        ValueError: it is neither of the two.
+    """
+    chosen = os.environ.get("ROTA_WITHOUT_TOKEN") or "refuse"
+    if chosen not in ("refuse", "serve"):
+        raise ValueError(f"ROTA_WITHOUT_TOKEN is 'refuse' or 'serve', not {chosen!r}")
+    return chosen == "serve"
 
 
 def _token() -> str | None:
@@ -129,13 +143,21 @@ def refusal_to_listen(app: Flask, host: str) -> str | None:
     """
     if host and all(_is_loopback(str(info[4][0])) for info in socket.getaddrinfo(host, None)):
         return None
+    principals = app.extensions["principals"]
     try:
-        if app.extensions["principals"].needs_token():
+        if principals.needs_token():
             return None
     except psycopg.OperationalError:
         return None  # each request will be asked, once the database can be reached
+    if principals.serves_all:
+        log.warning(
+            "there is no token yet, so whoever reaches %s may do what the login of the API may:"
+            " make one with `rota token create --scope operator`, or set ROTA_TOKEN for the deploy",
+            host or "this machine",
+        )
+        return None
     return (
         f"there is no token yet, and without one the API serves this machine only, not {host}:"
-        " make one with `rota token create --scope operator` (in the compose stack, set ROTA_TOKEN"
-        " in .env and deploy again), or set HOST=127.0.0.1"
+        " make one with `rota token create --scope operator`, set HOST=127.0.0.1, or, where nobody"
+        " else reaches that address, ROTA_WITHOUT_TOKEN=serve"
     )

@@ -84,6 +84,8 @@ begin
                 ('function', 'create_token',        '{rota_operator}'),
                 ('function', 'revoke_token',        '{rota_operator}'),
                 ('function', 'authenticate_token',  '{rota_api}'),
+                ('function', 'principal_of',
+                    '{rota_producer, rota_worker, rota_operator, rota_reader, rota_api}'),
                 ('function', 'needs_token',
                     '{rota_producer, rota_worker, rota_operator, rota_reader, rota_api}'),
 

@@ -276,6 +276,7 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("create_token", given(principal="rota_operator", note="n"), {}),
     ("revoke_token", a_token, {}),
     ("authenticate_token", a_token_that_is_shown, {}),
+    ("principal_of", a_token_that_is_shown, {}),
     ("needs_token", given(), {}),
     ("wall", given(principal="rota_producer", queue_pattern="nobody.*"), {}),
     ("unwall", a_wall, {}),

@@ -47,6 +47,7 @@ BEHIND_A_WALL = {
     "pause_queue": REFUSED,
     "pause_schedule": REFUSED,
     "preview_schedule": NOTHING,
+    "principal_of": NOTHING,
     "recover_jobs": CHORE,
     "recover_workers": CHORE,
     "release_job": TOKEN,

@@ -1,9 +1,9 @@
 """Tokens over HTTP: who is asked for one, what is answered without, and where one may appear."""
 
 import socket
-import statistics
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -16,7 +16,6 @@ from rota.app import create_app, tokens
 from rota.db.embedded import Cluster
 from rota.db.gateway import call
 from tests.api.conftest import Server
-from tests.waiting import wait_until
 
 UNAUTHORIZED = {
     "code": "HTTP401",
@@ -133,24 +132,33 @@ def test_health_and_documentation_ask_nobody(
         assert away.status_code in (200, 302)
 
 
-def test_the_first_token_closes_a_running_api_and_a_revoked_one_is_refused_soon(
+def test_the_first_token_closes_a_running_api_and_a_revoked_one_is_refused_at_once(
     server: Server, conn: Connection
 ) -> None:
-    assert tokens.REMEMBERED_SECONDS <= 5
     assert server.request("GET", "/jobs").status == 200
-
     made = make(conn)
-    took = time.monotonic()
-    wait_until(lambda: server.request("GET", "/jobs").status == 401)
-    assert time.monotonic() - took < 6
+    closed = server.request("GET", "/jobs")
+    assert (closed.status, closed.json) == (401, UNAUTHORIZED)
 
     sent = bearer(made["token"])
     assert server.request("GET", "/jobs", **sent).status == 200
     call(conn, "revoke_token", token_id=made["token_id"])
-    took = time.monotonic()
-    wait_until(lambda: server.request("GET", "/jobs", **sent).status == 401)
-    assert time.monotonic() - took < 6
+    refused = server.request("GET", "/jobs", **sent)
+    assert (refused.status, refused.json) == (401, UNAUTHORIZED)
+    assert server.request("POST", "/jobs", {"task": "t"}, **sent).status == 401
+    assert call(conn, "enqueue_job", task="t")[0]["job_id"] == 1
     assert server.request("GET", "/health/ready").status == 200
+
+
+def test_a_token_that_runs_out_is_refused_at_once(
+    client: FlaskClient, conn: Connection, clock: Any
+) -> None:
+    (in_an_hour,) = conn.execute("select rota._now() + interval '1 hour'").fetchone()
+    sent = bearer(make(conn, expires_at=in_an_hour)["token"])
+
+    assert client.get("/jobs", headers=sent).status_code == 200
+    clock.advance(timedelta(hours=1))
+    assert client.get("/jobs", headers=sent).status_code == 401
 
 
 def test_a_token_is_looked_up_once_in_some_seconds(
@@ -242,15 +250,39 @@ def test_without_a_token_the_api_listens_on_this_machine(
 
 
 def test_with_a_token_the_api_listens_to_others_and_asks_each_for_it(
-    db: str, conn: Connection, start_server: Callable[..., Server]
+    client: FlaskClient, conn: Connection
 ) -> None:
     token = make(conn)["token"]
-    server = start_server(db, HOST="0.0.0.0")
 
-    server.url = f"http://{outward_address()}:{server.port}"
-    assert server.request("GET", "/health/live").status == 200
-    assert server.request("GET", "/jobs").status == 401
-    assert server.request("GET", "/jobs", **bearer(token)).status == 200
+    assert tokens.refusal_to_listen(client.application, "0.0.0.0") is None
+    away = {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}}
+    assert client.get("/health/live", **away).status_code == 200
+    assert client.get("/jobs", **away).status_code == 401
+    assert client.get("/jobs", **away, headers=bearer(token)).status_code == 200
+
+
+def test_where_nobody_else_gets_to_the_api_serves_all_until_there_is_a_token(
+    db: str, conn: Connection, monkeypatch: pytest.MonkeyPatch, forgetful: None
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", db)
+    monkeypatch.setenv("ROTA_WITHOUT_TOKEN", "serve")
+    app = create_app()
+    away = {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}}
+
+    assert tokens.refusal_to_listen(app, "0.0.0.0") is None
+    assert app.test_client().get("/jobs", **away).status_code == 200
+    token = make(conn)["token"]
+    assert app.test_client().get("/jobs", **away).status_code == 401
+    assert app.test_client().get("/jobs", **away, headers=bearer(token)).status_code == 200
+
+
+def test_what_is_done_without_a_token_is_chosen_by_one_of_two_words(
+    db: str, start_server: Callable[..., Server]
+) -> None:
+    server = start_server(db, wait=False, ROTA_WITHOUT_TOKEN="yes")
+
+    assert server.process.wait(timeout=30) == 1
+    assert "ROTA_WITHOUT_TOKEN is 'refuse' or 'serve', not 'yes'" in server.log_text()
 
 
 def test_a_token_is_in_no_log_error_or_page(
@@ -306,14 +338,15 @@ def test_refusals_take_the_same_time(
         "expired": bearer(expired["token"]),
     }
     took: dict[str, list[float]] = {name: [] for name in sent}
-    for _ in range(60):
+    for _ in range(200):
         for name, headers in sent.items():
             began = time.perf_counter()
             assert client.get("/jobs", headers=headers).status_code == 401
             took[name].append(time.perf_counter() - began)
 
-    medians = {name: statistics.median(times) for name, times in took.items()}
-    assert max(medians.values()) < 1.5 * min(medians.values()), medians
+    # The shortest, which other programs on this machine make no longer.
+    shortest = {name: min(times) for name, times in took.items()}
+    assert max(shortest.values()) < 1.5 * min(shortest.values()), shortest
 
 
 @pytest.fixture

@@ -20,7 +20,14 @@ NOT_RECORDED = {
     *("claim_next_job", "finish_job", "finish_jobs", "heartbeat_job", "heartbeat_jobs"),
     *("release_job", "release_unhandled_jobs", "bring_forward_jobs", "hold_lease"),
     *("begin_sleep", "end_sleep", "next_due_in", "announce_worker", "dismiss_worker"),
-    *("recover_jobs", "recover_workers", "maintain", "authenticate_token", "needs_token"),
+    *(
+        "recover_jobs",
+        "recover_workers",
+        "maintain",
+        "authenticate_token",
+        "principal_of",
+        "needs_token",
+    ),
     *("begin_request", "end_request", "ended_jobs"),
 }
 

@@ -200,6 +200,7 @@ SCENES = {
     "create_token": lambda conn: {"principal": "rota_operator"},
     "revoke_token": two_tokens,
     "authenticate_token": lambda conn: two_tokens(conn) and {"hash": b"1" * 32},
+    "principal_of": lambda conn: two_tokens(conn) and {"hash": b"1" * 32},
     "preview_schedule": lambda conn: {"cron": "0 9 * * *", "from_time": START, "n": 3},
 }
 
@@ -345,6 +346,7 @@ DIFFERENCES = {
     },
     "revoke_token": {"token_id": (1, 2)},
     "authenticate_token": {"hash": (b"1" * 32, b"3" * 32)},
+    "principal_of": {"hash": (b"1" * 32, b"3" * 32)},
     "pause_queue": {"queue": ("default", "mail")},
     "resume_queue": {"queue": ("default", "mail")},
     "configure_queue": {

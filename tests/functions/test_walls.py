@@ -199,6 +199,7 @@ PROBES: dict[str, list[Any]] = {
     "create_token": [lambda of: {"principal": "nobody"}],
     "revoke_token": [lambda of: {"token_id": of.token_id}],
     "authenticate_token": [lambda of: {"hash": b"?" * 32}],
+    "principal_of": [lambda of: {"hash": b"?" * 32}],
     "needs_token": [lambda of: {}],
     "pause_queue": [lambda of: {"queue": of.queue}],
     "resume_queue": [lambda of: {"queue": of.queue}],
