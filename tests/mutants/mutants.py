@@ -1477,7 +1477,7 @@ MUTANTS = [
     mutant(
         "a request does not run under its principal",
         "app/database.py",
-        'database().transaction(g.get("principal"), durable)',
+        'database().transaction(g.get("token_hash"), durable)',
         "database().transaction()",
         f"{ACCESS}::test_each_operation_is_open_to_whom_the_table_says",
     ),
