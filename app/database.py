@@ -13,11 +13,10 @@ import psycopg
 from flask import current_app, g
 from psycopg import sql
 from psycopg.adapt import Buffer, Loader
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus
 
-from rota.db.session import for_transaction, hang_up, settle
+from rota.db.session import for_transaction, hang_up, read_url, settle
 
 log = logging.getLogger("rota.api")
 
@@ -114,13 +113,10 @@ class Database:
         """
         if not url:
             raise ValueError("DATABASE_URL is not set")
-        try:
-            self._parameters = CONNECTION_DEFAULTS | conninfo_to_dict(url)
-        except psycopg.ProgrammingError:
-            raise ValueError("DATABASE_URL is not a PostgreSQL connection string") from None
+        self._parameters = CONNECTION_DEFAULTS | read_url(url)
         self._parameters["client_encoding"] = "UTF8"
         self._idle: deque[Session] = deque()
-        self._lent: dict[Session, float] = {}  # since when
+        self._lent: dict[Session, float] = {}  # until when
 
     @contextmanager
     def transaction(
@@ -160,10 +156,19 @@ class Database:
         """Lend a connection for what the API itself has to know, whoever asks."""
         return self.transaction(own=True)
 
+    @contextmanager
+    def bounded(self, conn: Session, seconds: float) -> Iterator[None]:
+        """Have a connection of somebody else's cut, too, if this block takes longer."""
+        self._lent[conn] = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            del self._lent[conn]
+
     def close(self) -> None:
         """Close the idle connections."""
-        while self._idle:
-            self._idle.pop().close()
+        while (conn := self._take_idle()) is not None:
+            conn.close()
 
     def cut_overdue(self) -> None:
         """Cut connections whose transaction should have ended, from another thread.
@@ -172,8 +177,8 @@ class Database:
         Neither notices a server that was frozen, or something on the way that says nothing more.
         """
         now = time.monotonic()
-        for conn, since in list(self._lent.items()):
-            if now - since > LONGEST_TRANSACTION and not conn.closed:
+        for conn, until in list(self._lent.items()):
+            if now > until and not conn.closed:
                 with contextlib.suppress(OSError, psycopg.Error):
                     hang_up(conn)
                     log.warning("no answer from the database for too long, a connection is cut")
@@ -204,17 +209,24 @@ class Database:
         return conn
 
     def _begin(self, token_hash: bytes | None, durable: bool, own: bool) -> Session:
-        if self._idle:
-            conn = self._idle.pop()
+        conn = self._take_idle()
+        if conn is not None:
             try:
                 return self._set_up(conn, token_hash, durable, own)
             except psycopg.OperationalError:
                 self.close()  # the others are likely to be as dead
         return self._set_up(self.connect(), token_hash, durable, own)
 
+    def _take_idle(self) -> Session | None:
+        """Take a connection that lies idle; another thread may take the last one meanwhile."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
     def _set_up(self, conn: Session, token_hash: bytes | None, durable: bool, own: bool) -> Session:
         """Begin a transaction, in one message with whatever is to be set for it alone."""
-        self._lent[conn] = time.monotonic()
+        self._lent[conn] = time.monotonic() + LONGEST_TRANSACTION
         beginning = BEGIN
         if not durable:
             beginning += b"set local synchronous_commit = off;"

@@ -133,6 +133,8 @@ def _answer_problem(problem: RequestError) -> tuple[Response, int]:
     response = jsonify(problem.body)
     if problem.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
+    if problem.status == 503:
+        response.headers["Retry-After"] = "1"
     return response, problem.status
 
 

@@ -7,6 +7,7 @@ database's to judge.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -219,7 +220,10 @@ def read_body() -> dict[str, Any]:
         raise RequestError(415, "the body must be sent as Content-Type: application/json")
     try:
         body = json.loads(
-            _decode(data), parse_constant=_refuse_constant, parse_float=_Decimals().read
+            _decode(data),
+            object_pairs_hook=_object,
+            parse_constant=_refuse_constant,
+            parse_float=_Decimals().read,
         )
     except UnusableError as error:
         raise RequestError(400, NOT_JSON, detail=str(error)) from None
@@ -298,6 +302,16 @@ def _decode(data: bytes) -> str:
     if text.startswith("\ufeff"):
         raise UnusableError("it begins with a byte order mark")
     return text
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse what two readers may understand in two ways."""
+    found = dict(members)
+    if len(found) < len(members):
+        names = Counter(name for name, _ in members)
+        twice = json.dumps(names.most_common(1)[0][0][:80])
+        raise UnusableError(f"the key {twice} stands twice in one object")
+    return found
 
 
 def _refuse_constant(name: str) -> None:

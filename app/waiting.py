@@ -11,7 +11,7 @@ at the moments when those may commit who asked before whether anybody sleeps. It
 job is due. And once a second the first who waits for a queue looks whatever happens, which is all
 that is left behind a pooler. Of those who wait for a queue one looks at a time, the one that has
 waited longest, and calls the next when it found a job: so they are served in order, many jobs wake
-many, and one job wakes one.
+many, and one job wakes one of each principal.
 
 Nobody is told about a job that ends. So all that are waited for are looked at every 50 ms, in one
 statement.
@@ -22,6 +22,7 @@ is asked as it was the first time.
 
 import contextlib
 import logging
+import math
 import os
 import select
 import threading
@@ -32,6 +33,7 @@ from itertools import count
 from typing import Any
 
 import psycopg
+from flask import g
 
 from rota.app.database import BECOME_API, Database
 from rota.db.gateway import call
@@ -48,7 +50,9 @@ QUICK_LOOKS = (0.005, 0.05, 0.25)  # seconds after falling asleep, for jobs that
 KEPT_SECONDS = 2.0  # that we sleep for a queue when nobody waits for it any more
 ENDED_SECONDS = 0.05  # between two looks at the jobs whose end is waited for
 LONGEST_REST = 3600.0  # seconds
-LONGEST_PAUSE = 30.0  # seconds, before the database is tried again
+LONGEST_PAUSE = 2.0  # seconds, before the database is tried again
+LONGEST_TALK = 5.0  # seconds, after which a server that says nothing is given up
+MOST_QUEUES = 1000  # for which requests may wait at a time
 
 log = logging.getLogger("rota.api")
 _places = count(1)
@@ -64,6 +68,8 @@ class Wait:
         place: among all that wait: the lowest is served first.
         until: when its time is up, by the clock ``time.monotonic``.
         asked_at: when it was asked the last time, by the same clock.
+        principal: for whom it asks. What one may not see is there for another all the same, so
+            those of each form a line of their own.
     """
 
     queues: frozenset[str]
@@ -71,6 +77,7 @@ class Wait:
     place: int
     until: float
     asked_at: float
+    principal: str | None
     again: Callable[[], None] = lambda: None  # asks it once more
     give_up: Callable[[], None] = lambda: None  # lets it have the answer that it had
 
@@ -85,7 +92,8 @@ def wait_or_answer(
     """Have a request wait that has nothing to say yet, if its server can and its time is not up."""
     place, until = environ.setdefault(BEGAN, (next(_places), asked_at + seconds))
     if environ.get(CAN_WAIT) and until > time.monotonic():
-        environ[WAITS_FOR] = Wait(frozenset(queues), job_id, place, until, asked_at)
+        principal = g.get("principal")
+        environ[WAITS_FOR] = Wait(frozenset(queues), job_id, place, until, asked_at, principal)
 
 
 @dataclass
@@ -111,7 +119,8 @@ class Waiting:
         self._claims: dict[int, Wait] = {}  # by their places
         self._ends: dict[int, Wait] = {}
         self._queues: dict[str, Queue] = {}
-        self._looking: dict[str, int] = {}  # who was called, by place, for each queue
+        # Who was called, by place, for each queue and principal.
+        self._looking: dict[tuple[str, str | None], int] = {}
         self._ask_due = False
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -119,6 +128,7 @@ class Waiting:
         os.set_blocking(self._our_end, False)
         os.set_blocking(self._bell, False)
         self._conn: psycopg.Connection | None = None
+        self._listens = False
         self._asleep: list[str] = []  # the queues for which we are notified
         self._try_again_at = 0.0
         self._pause = 0.1
@@ -146,6 +156,11 @@ class Waiting:
                 self._thread.start()
         self._ring()
 
+    def has_room(self, queues: Iterable[str]) -> bool:
+        """Tell whether a request may wait for these queues, too."""
+        with self._lock:
+            return len(self._queues.keys() | set(queues)) <= MOST_QUEUES
+
     def forget(self, wait: Wait) -> None:
         """Never ask a request again: its client has hung up."""
         with self._lock:
@@ -159,7 +174,7 @@ class Waiting:
         with self._lock:
             self._is_back(wait)
             for name in wait.queues:
-                self._call_first(name)
+                self._call_first(name, wait.principal)
 
     def stop(self) -> None:
         """Let all that wait have the answers that they had, and nobody wait any more."""
@@ -194,10 +209,12 @@ class Waiting:
 
     def _turn(self) -> None:
         self._call_due()
-        if self._can_talk():
-            self._sleep_for(sorted(self._queues))
-            self._look_ahead()
-            self._look_for_ended()
+        if self._can_connect():
+            with self._database.bounded(self._conn, LONGEST_TALK):
+                self._listen()
+                self._sleep_for(sorted(self._queues))
+                self._look_ahead()
+                self._look_for_ended()
         self._wait(self._seconds_until_next())
         self._take_in()
 
@@ -209,12 +226,11 @@ class Waiting:
                 for wait in [wait for wait in waits.values() if wait.until <= now]:
                     del waits[wait.place]
                     wait.again()
-            for wait in self._claims.values():
-                for name in wait.queues:
-                    self._queues[name].wanted_at = now
+            firsts = self._firsts()
+            for name in firsts:
+                self._queues[name].wanted_at = now
             for name in [name for name, queue in self._queues.items() if queue.is_over(now)]:
                 del self._queues[name]
-            called: set[frozenset[str]] = set()
             for name, queue in self._queues.items():
                 due = any(moment <= now for moment in queue.looks)
                 queue.looks = [moment for moment in queue.looks if moment > now]
@@ -222,10 +238,9 @@ class Waiting:
                     continue
                 queue.polled_at = now
                 self._ask_due = True
-                first = self._first(name)
-                if first is not None and first.queues not in called:
-                    called.add(first.queues)
-                    self._call(first)
+                for first in firsts.get(name, {}).values():
+                    if first.place in self._claims:  # not called for another queue
+                        self._call(first)
 
     def _seconds_until_next(self) -> float:
         """Return for how long nothing is to be done unless something happens."""
@@ -236,38 +251,47 @@ class Waiting:
                 moments += [*queue.looks, queue.polled_at + POLL_SECONDS]
                 moments.append(queue.wanted_at + KEPT_SECONDS)
             if self._ends:
-                moments.append(self._ended_at + ENDED_SECONDS)
+                moments.append(max(self._ended_at + ENDED_SECONDS, self._try_again_at))
         return max(0.0, min(moments, default=now + LONGEST_REST) - now)
 
-    def _first(self, name: str) -> Wait | None:
-        """Return the one that has waited longest for a queue."""
-        places = [place for place, wait in self._claims.items() if name in wait.queues]
-        return self._claims[min(places)] if places else None
+    def _firsts(self) -> dict[str, dict[str | None, Wait]]:
+        """Return for each queue those that have waited longest, one of each principal."""
+        firsts: dict[str, dict[str | None, Wait]] = {}
+        for place in sorted(self._claims):
+            wait = self._claims[place]
+            for name in wait.queues:
+                firsts.setdefault(name, {}).setdefault(wait.principal, wait)
+        return firsts
 
-    def _call_first(self, name: str) -> None:
-        first = self._first(name)
-        if first is not None:
-            self._call(first)
+    def _call_first(self, name: str, principal: str | None) -> None:
+        places = [
+            place
+            for place, wait in self._claims.items()
+            if name in wait.queues and wait.principal == principal
+        ]
+        if places:
+            self._call(self._claims[min(places)])
 
     def _call(self, wait: Wait) -> None:
         del self._claims[wait.place]
-        self._looking |= dict.fromkeys(wait.queues, wait.place)
+        for name in wait.queues:
+            self._looking[name, wait.principal] = wait.place
         wait.again()
 
     def _is_back(self, wait: Wait) -> None:
         for name in wait.queues:
-            if self._looking.get(name) == wait.place:
-                del self._looking[name]
+            if self._looking.get((name, wait.principal)) == wait.place:
+                del self._looking[name, wait.principal]
 
     def _wait(self, seconds: float) -> None:
         """Wait for this time, a notification, or a change of who waits."""
-        files: list[Any] = [self._bell]
+        files = select.poll()  # there may be more files than select() can count
+        files.register(self._bell, select.POLLIN)
         if self._conn is not None:
-            files.append(self._conn)
-        readable, _, _ = select.select(files, [], [], seconds)
-        if self._bell in readable:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._bell, 4096)
+            files.register(self._conn, select.POLLIN)
+        files.poll(math.ceil(1000 * seconds))
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._bell, 4096)
 
     def _take_in(self) -> None:
         """Call the first who waits for each queue of which a notification has come."""
@@ -283,22 +307,32 @@ class Waiting:
             queue = self._queues.get(name)
             if queue is not None:
                 queue.notified_at = time.monotonic()
-                if name not in self._looking:  # who looks already will look again, or call the next
-                    self._call_first(name)
+                waiting = {it.principal for it in self._claims.values() if name in it.queues}
+                for principal in waiting:
+                    # Who looks already will look again, or call the next.
+                    if (name, principal) not in self._looking:
+                        self._call_first(name, principal)
 
-    def _can_talk(self) -> bool:
+    def _can_connect(self) -> bool:
         """Connect, if there is somebody to connect for."""
         if self._conn is not None and not self._conn.closed:
             return True
         if not (self._claims or self._ends) or time.monotonic() < self._try_again_at:
             return False
         self._conn = self._database.connect()
+        self._listens = False
+        return True
+
+    def _listen(self) -> None:
+        """Be ready to be notified, on a new connection."""
+        if self._listens:
+            return
         self._conn.execute(BECOME_API, [False])
         self._conn.add_notify_handler(lambda notification: self._hear(notification.payload))
-        self._pause = 0.1
         if not self._conn.pooled:
             self._conn.execute("listen rota_jobs")
-        return True
+        self._listens = True
+        self._pause = 0.1
 
     def _hang_up(self) -> None:
         if self._conn is not None:

@@ -18,7 +18,7 @@ from flask import Blueprint, Response, current_app, g, request
 
 from rota.app.answers import answer, call_rows, moments
 from rota.app.database import transaction
-from rota.app.errors import invalid
+from rota.app.errors import RequestError, invalid
 from rota.app.inputs import (
     Field,
     boolean,
@@ -355,6 +355,8 @@ def _claim(queues: list[str], arguments: dict[str, Any]) -> Response:
         claimed = _claim_rows(conn, following) or []
     if claimed:
         return answer(jobs=claimed)
+    if wait and not current_app.extensions["waiting"].has_room(queues):
+        raise RequestError(503, "requests wait for too many queues already; try again")
     wait_or_answer(request.environ, wait, asked_at, queues=queues)
     return Response(status=204)
 
@@ -385,10 +387,15 @@ def hand_back() -> Response | None:
     del request.environ[UNDELIVERED]
     with transaction() as conn:
         for job in sorted(jobs, key=lambda job: job["id"]):
-            call(
-                conn, "release_job", job_id=job["id"], token=job["token"],
-                reason="the client that claimed it had gone",
-            )  # fmt: skip
+            try:
+                with conn.transaction():  # one whose lease is over keeps back none of the others
+                    call(
+                        conn, "release_job", job_id=job["id"], token=job["token"],
+                        reason="the client that claimed it had gone",
+                    )  # fmt: skip
+            except psycopg.DatabaseError as error:
+                if error.sqlstate not in ("RTC02", "RTC03"):
+                    raise
     return Response(status=204)
 
 

@@ -35,7 +35,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import default_migration_table
 
-from rota.db.session import settle
+from rota.db.session import read_url, settle
 from rota.tokens import TokenError, ensure_token
 
 FOLDER = Path(__file__).parent
@@ -102,6 +102,10 @@ def checkout_version(folder: Path = FOLDER) -> str:
 
 def _connect(url: str) -> Connection:
     """Open a session that relies on nothing that is not its own."""
+    try:
+        read_url(url)
+    except ValueError as error:
+        raise DeployError(str(error)) from None
     conn = psycopg.connect(url, autocommit=True, application_name="rota deploy")
     try:
         settle(conn, lock_timeout=LOCK_TIMEOUT)

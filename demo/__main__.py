@@ -11,6 +11,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
+from rota.db.session import read_url
 
 # Where `make run` says how to reach its database.
 URL_FILE = Path(os.environ.get("ROTA_STATE", ".rota")) / "url"
@@ -142,8 +143,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("No database: start one with make run in another terminal, or set DATABASE_URL.")
         return 2
     try:
+        read_url(url)
         with psycopg.connect(url, autocommit=True, application_name="rota demo") as conn:
             return demonstrate(conn)
+    except ValueError as error:
+        print(error)
+        return 2
     except psycopg.OperationalError as error:
         print(f"The database does not answer: {error}")
         return 2

@@ -345,11 +345,14 @@ def _send(job: Job, call: Call, ends_at: float) -> tuple[int, dict[str, str], by
             answer = connection.getresponse()
             body = answer.read(LARGEST_ANSWER + 1 + max(map(len, call.shown), default=0))
         except (http.client.HTTPException, ValueError) as error:  # or it was cut meanwhile
-            raise ConnectionError(f"{host} gave no answer of HTTP: {error!r}") from error
+            words = f"{type(error).__name__}: {error}"
+            for secret in call.shown:  # a server may show what it was sent
+                words = words.replace(secret.decode(), "***")
+            raise ConnectionError(f"{host} gave no answer of HTTP: {words}") from None
         finally:
             connection.close()
     kept = {key.lower(): value for key, value in answer.getheaders()}
-    for secret in call.shown:  # a server may show what it was sent
+    for secret in call.shown:
         body = body.replace(secret, b"***")
         kept = {key: value.replace(secret.decode(), "***") for key, value in kept.items()}
     return answer.status, kept, body

@@ -2,14 +2,41 @@
 
 import json
 import logging
+import os
+import re
 import traceback
 from datetime import UTC, datetime
+from urllib.parse import unquote, urlsplit
 
 LONGEST_TEXT = 4000  # characters
+TOKEN = re.compile(r"rota_[A-Za-z0-9_-]{43}")  # of the API, wherever it was put by mistake
+SHORTEST_SECRET = 12  # characters; a shorter one would be found in every other word
+
+
+def secrets() -> list[str]:
+    """Return the secrets of this process's environment, as they would stand in a line of JSON."""
+    found = {
+        value
+        for name, value in os.environ.items()
+        if name in ("ROTA_TOKEN", "PGPASSWORD") or name.startswith("ROTA_HTTP_SECRET_")
+    }
+    try:
+        password = urlsplit(os.environ.get("DATABASE_URL", "")).password or ""
+    except ValueError:
+        password = ""
+    found |= {password, unquote(password)}
+    return [json.dumps(value)[1:-1] for value in found if len(value) >= SHORTEST_SECRET]
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record as a line of ASCII, so that no text can forge a line or drive a terminal."""
+    """Writes a record as a line of ASCII, so that no text can forge a line or drive a terminal.
+
+    Tokens, and the secrets that this process was started with, are struck out, whoever logs them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._secrets = secrets()
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with what was passed as ``extra={"fields": …}``."""
@@ -24,4 +51,7 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             exception = "".join(traceback.format_exception(*record.exc_info))
             line["exception"] = exception[-LONGEST_TEXT:]
-        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
+        text = json.dumps(line, default=str).replace("\x7f", "\\u007f")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return TOKEN.sub("***", text)

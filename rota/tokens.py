@@ -17,7 +17,7 @@ from psycopg import Connection, errors, sql
 from psycopg.rows import dict_row
 
 from rota.db.gateway import call
-from rota.db.session import settle
+from rota.db.session import read_url, settle
 
 SCOPES = ("producer", "worker", "operator", "reader")
 GIVEN = re.compile(r"[-._~+/A-Za-z0-9]{32,500}=*")  # what an Authorization header can hold
@@ -36,10 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("rota token: DATABASE_URL is not set", file=sys.stderr)
         return 1
     try:
+        read_url(url)
         with psycopg.connect(url, autocommit=True, application_name="rota token") as conn:
             settle(conn)
             options.run(conn, options)
-    except (TokenError, psycopg.Error) as error:
+    except (TokenError, ValueError, psycopg.Error) as error:
         hint = getattr(getattr(error, "diag", None), "message_hint", None)
         message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
         print(f"rota token: {message}" + (f"\n{hint}" if hint else ""), file=sys.stderr)

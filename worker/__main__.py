@@ -97,8 +97,8 @@ def check(url: str, give_up: threading.Event) -> str:
     """
     try:
         link = Link(url, "version", give_up, 10.0, 10.0)
-    except psycopg.ProgrammingError:
-        raise CannotStart("DATABASE_URL is not a PostgreSQL connection string") from None
+    except ValueError as error:
+        raise CannotStart(str(error)) from None
 
     def version(conn: Connection) -> str:
         row = conn.execute("select rota.version()").fetchone()

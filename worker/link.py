@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.adapt import Transformer
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import error_from_result
 from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
-from rota.db.session import for_transaction, hang_up, settle
+from rota.db.session import for_transaction, hang_up, read_url, settle
 from rota.worker.clock import clock
 from rota.worker.descriptor import Descriptor
 from rota.worker.log import log
@@ -281,7 +280,7 @@ class Link:
             "keepalives_count": "3",
             "tcp_user_timeout": "10000",
             "target_session_attrs": "read-write",
-            **conninfo_to_dict(url),
+            **read_url(url),
             "client_encoding": "UTF8",
         }
 

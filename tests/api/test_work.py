@@ -1,5 +1,7 @@
 """A worker over HTTP: claims that wait, fences, and claims whose clients are gone."""
 
+import http.client
+import itertools
 import json
 import socket
 import threading
@@ -13,6 +15,7 @@ import pytest
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
+from rota.app.waiting import QUICK_LOOKS
 from rota.db.gateway import call
 from tests.api.conftest import Server
 from tests.waiting import wait_until
@@ -60,13 +63,20 @@ def api_sessions(conn: Connection) -> int:
 
 
 def ask_to_claim(
-    server: Server, queue: str = "default", wait: float = 30, worker: str = "w"
+    server: Server,
+    queue: str = "default",
+    wait: float = 30,
+    worker: str = "w",
+    token: str | None = None,
+    **more: Any,
 ) -> socket.socket:
     """Send a claim that waits, and leave the answer to whoever reads it."""
-    body = json.dumps({"worker": worker, "wait_seconds": wait}).encode()
+    body = json.dumps({"worker": worker, "wait_seconds": wait, **more}).encode()
+    path = "/jobs/claim" if "queues" in more else f"/queues/{queue}/claim"
+    proof = f"Authorization: Bearer {token}\r\n" if token else ""
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
     connection.sendall(
-        f"POST /queues/{queue}/claim HTTP/1.1\r\nHost: localhost\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{proof}"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         + body
     )
@@ -74,9 +84,24 @@ def ask_to_claim(
 
 
 def answer_of(connection: socket.socket) -> tuple[int, Any]:
-    data = connection.recv(65536)
-    head, _, body = data.partition(b"\r\n\r\n")
-    return int(head.split()[1]), json.loads(body) if body else None
+    """Return status and body of the answer, once it is there."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    body = answer.read()
+    return answer.status, json.loads(body) if body else None
+
+
+def is_quiet(conn: Connection) -> bool:
+    """Tell whether the API has asked the database nothing for longer than between quick looks."""
+    longest = max(b - a for a, b in itertools.pairwise(QUICK_LOOKS))
+    return conn.execute(
+        """
+        select bool_and(state = 'idle' and state_change < clock_timestamp() - %s * interval '1 s')
+        from pg_stat_activity
+        where application_name = 'rota api' and datname = current_database()
+        """,
+        [1.5 * longest],
+    ).fetchone() == (True,)
 
 
 def test_a_job_is_claimed_kept_and_finished(server: Server, conn: Connection) -> None:
@@ -242,7 +267,7 @@ def test_a_waiting_claim_gets_a_job_as_soon_as_it_is_there(
 ) -> None:
     waiting = ask_to_claim(server)
     wait_until(lambda: sleepers(conn) == 1)
-    time.sleep(0.4)  # the quick looks are over: from here on it is notified
+    wait_until(lambda: is_quiet(conn))  # from here on it is notified
     began = time.monotonic()
     job_id = enqueue(conn)
 
@@ -286,7 +311,7 @@ def test_those_who_wait_are_served_in_the_order_in_which_they_came(
     for number in range(4):
         waiting.append(ask_to_claim(server, worker=f"w{number}"))
         wait_until(lambda number=number: announced(conn) == number + 1)
-    time.sleep(0.4)
+    wait_until(lambda: is_quiet(conn))
 
     ids = []
     for connection in waiting:
@@ -309,7 +334,7 @@ def connections(server: Server) -> list[Any]:
 def test_many_jobs_at_once_wake_many_who_wait(server: Server, conn: Connection) -> None:
     waiting = [ask_to_claim(server) for _ in range(20)]
     wait_until(lambda: len(connections(server)) == 20 and sleepers(conn) == 1)
-    time.sleep(0.4)
+    wait_until(lambda: is_quiet(conn))
     began = time.monotonic()
     call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "t"}] * 20))
 
@@ -347,7 +372,8 @@ def test_nothing_is_claimed_for_a_client_that_has_hung_up(server: Server, conn: 
 
     job_id = enqueue(conn)
 
-    time.sleep(1.2)  # longer than the poll
+    # Another one's time is up: whoever waited has been called meanwhile, by the poll at last.
+    assert answer_of(ask_to_claim(server, "other", wait=1.2)) == (204, None)
     assert conn.execute("select state, attempt from rota.jobs").fetchall() == [("SCHEDULED", 0)]
     assert [job["id"] for job in claim(server)] == [job_id]
 
@@ -382,20 +408,32 @@ def is_blocked(conn: Connection) -> bool:
     ).fetchone() == (True,)
 
 
+def looks_for_ends(conn: Connection) -> bool:
+    """Tell whether somebody waits for the end of a job."""
+    return conn.execute(
+        """
+        select exists (
+            select from pg_stat_activity
+            where application_name = 'rota api' and query like '%ended_jobs%'
+                and datname = current_database()
+        )
+        """
+    ).fetchone() == (True,)
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_stop_answers_those_who_wait(
     db: str, conn: Connection, start_server: StartServer, processes: str
 ) -> None:
     server = start_server(db, arguments=["--processes", processes])
     job_id = enqueue(conn, "elsewhere")
-    waiting = [ask_to_claim(server) for _ in range(10)]
+    waiting = [ask_to_claim(server, worker=f"w{number}") for number in range(10)]
     ended = threading.Thread(
         target=lambda: waits.append(server.request("GET", f"/jobs/{job_id}?wait=30"))
     )
     waits: list[Any] = []
     ended.start()
-    wait_until(lambda: sleepers(conn) >= 1)
-    time.sleep(0.3)
+    wait_until(lambda: announced(conn) == 10 and sleepers(conn) >= 1 and looks_for_ends(conn))
     began = time.monotonic()
 
     status = server.stop()
@@ -411,7 +449,7 @@ def test_claims_wait_also_where_the_database_went_away_meanwhile(
 ) -> None:
     waiting = ask_to_claim(server)
     wait_until(lambda: sleepers(conn) == 1)
-    time.sleep(0.4)  # the quick looks are over, so no claim is in flight
+    wait_until(lambda: is_quiet(conn))  # no claim is in flight
     conn.execute(
         """
         select pg_terminate_backend(pid, 10000) from pg_stat_activity
@@ -451,7 +489,7 @@ def test_an_idle_api_asks_the_database_nothing(server: Server, conn: Connection)
         ).fetchall()
 
     before = statements()
-    time.sleep(2.2)
+    time.sleep(2.2)  # the time that is looked at, in which there would be two polls
     assert statements() == before != []
 
 

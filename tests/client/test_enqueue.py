@@ -172,7 +172,7 @@ def test_a_job_is_part_of_the_caller_s_transaction(db, connection):
         rota.schedule(conn, "never", every=timedelta(hours=1))
         rollback()
         job = rota.enqueue(conn, "send", PAYLOAD, **EVERYTHING)
-        again = rota.enqueue(conn, "send", unique_key="k")
+        again = rota.enqueue(conn, "send", unique_key="k", queue=EVERYTHING["queue"])
         assert jobs(db) == []
         commit()
 
@@ -192,7 +192,8 @@ def test_a_job_is_part_of_the_caller_s_asynchronous_transaction(db, connection):
         async with connection(db) as (conn, commit, _):
             job = await rota.enqueue_async(conn, "send", PAYLOAD, **EVERYTHING)
             assert job.created
-            assert await rota.enqueue_async(conn, "x", unique_key="k") == (job.id, False)
+            again = await rota.enqueue_async(conn, "x", unique_key="k", queue=EVERYTHING["queue"])
+            assert again == (job.id, False)
             await commit()
 
     asyncio.run(enqueue())

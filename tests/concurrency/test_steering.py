@@ -143,7 +143,7 @@ def test_a_bulk_retry_waits_for_who_takes_a_key_and_leaves_that_job(conn, sessio
     other = failed(conn, unique_key="a")
     first, second = session(), session()
     first.begin()
-    first.call("enqueue_job", task="t", unique_key="b")
+    first.call("enqueue_job", task="t", queue="failing", unique_key="b")
 
     started = second.start("retry_jobs", **cancel({"state": "FAILED"}))
     assert started.waits()
@@ -159,12 +159,13 @@ def test_bulks_that_bring_keys_back_in_any_order_never_deadlock(conn, session):
         failed(conn, unique_key=key)
     one: Session = session()
     one.begin()
-    one.call("enqueue_job", task="t", unique_key="a")
+    one.call("enqueue_job", task="t", queue="failing", unique_key="a")
     two: Session = session()
 
     started = two.start("retry_jobs", **cancel({"state": "FAILED"}))
     assert started.waits()
-    assert one.call("enqueue_job", task="t", unique_key="b")[0]["created"]  # not held by the bulk
+    made = one.call("enqueue_job", task="t", queue="failing", unique_key="b")
+    assert made[0]["created"]  # not held by the bulk
     one.commit()
 
     assert started.answer()[0]["changed"] == 0

@@ -42,6 +42,8 @@ STEERING = "tests/concurrency/test_steering.py"
 ACCESS = "tests/api/test_access.py"
 METHODS = "tests/api/test_methods.py"
 WALLS = "tests/functions/test_walls.py"
+WORK_RACES = "tests/api/test_work_races.py"
+CANARIES = "tests/test_canaries.py"
 NEIGHBOUR = f"{WALLS}::test_what_a_neighbour_has_answers_as_what_there_is_not"
 UNSEEN = f"{WALLS}::test_no_view_shows_a_neighbour_in_rows_or_numbers"
 
@@ -1704,5 +1706,61 @@ MUTANTS = [
 """,
         "",
         f"{WALLS}::test_a_worker_of_several_tenants_is_shown_to_none_and_counts_own_jobs",
+    ),
+    mutant(
+        "those who wait for a queue stand in one line, whoever may see it",
+        "app/waiting.py",
+        'principal = g.get("principal")',
+        "principal = None",
+        f"{WORK_RACES}::test_who_waits_for_a_queue_that_it_cannot_see_keeps_no_job_from_its_owner",
+    ),
+    mutant(
+        "requests that wait ask again and again while the database is away",
+        "app/waiting.py",
+        "max(self._ended_at + ENDED_SECONDS, self._try_again_at)",
+        "self._ended_at + ENDED_SECONDS",
+        f"{WORK_RACES}::test_requests_that_wait_for_an_end_cost_nothing_while_the_database_is_away",
+    ),
+    mutant(
+        "requests that wait hang with a database that says nothing",
+        "app/database.py",
+        "self._lent[conn] = time.monotonic() + seconds",
+        "self._lent[conn] = time.monotonic() + 1000 * seconds",
+        f"{WORK_RACES}::test_requests_that_wait_are_let_go_in_time_by_a_database_that_says_nothing",
+    ),
+    mutant(
+        "a lost lease keeps back all that a client that hung up was given",
+        "app/work.py",
+        'if error.sqlstate not in ("RTC02", "RTC03"):',
+        "if error:",
+        f"{WORK_RACES}::test_of_what_a_client_that_hung_up_was_given_each_is_handed_back_by_itself",
+    ),
+    mutant(
+        "a key of a body may stand twice",
+        "app/inputs.py",
+        "            object_pairs_hook=_object,\n",
+        "",
+        "tests/api/test_hostile_requests.py::test_a_body_that_is_no_usable_json_is_refused",
+    ),
+    mutant(
+        "a token in a path is logged",
+        "rota/logs.py",
+        'TOKEN.sub("***", text)',
+        "text",
+        f"{CANARIES}::test_no_secret_that_a_request_brings_comes_out_elsewhere",
+    ),
+    mutant(
+        "a URL that cannot be read is repeated",
+        "rota/tokens.py",
+        "        read_url(url)\n",
+        "",
+        f"{CANARIES}::test_no_command_repeats_a_password",
+    ),
+    mutant(
+        "a server that answers no HTTP shows its secret in the error of a job",
+        "rota/http.py",
+        'words = words.replace(secret.decode(), "***")',
+        "pass",
+        f"{CANARIES}::test_no_secret_of_a_worker_comes_out",
     ),
 ]
