@@ -27,8 +27,8 @@ while [[ $answer =~ $job || ! $stopping ]]; do
     id=${BASH_REMATCH[1]} held="\"token\": \"${BASH_REMATCH[2]}\"" limit=${BASH_REMATCH[5]/null/0}
     exec {work}< <(trap 'kill $!' TERM; ROTA_JOB_ID=$id timeout "$limit" "$@" \
         <<<"${BASH_REMATCH[4]}" & wait $!; echo " $?")
-    command=$! output=''
-    while IFS='' read -r -d '' -t $(((lease + 2) / 3)) part <&"$work" || (($? > 128)); do
+    command=$! output='' beat=$((lease / 3)).$((lease % 3 * 3))
+    while IFS='' read -r -d '' -t "$beat" part <&"$work" || (($? > 128)); do
         output+=$part && post "$id/heartbeat" "{$held, \"lease_seconds\": $lease}"
         [[ $answer == *'requested":false'* ]] || kill "$command" # cancelled, or no longer ours
     done

@@ -212,10 +212,13 @@ def test_one_that_was_frozen_past_its_lease_changes_nothing_and_goes_on(
 def test_a_lease_is_extended_while_the_work_goes_on(
     server: Server, conn: Connection, workers: Workers
 ) -> None:
-    enqueue(conn, seconds=3.5)
-    workers.start(server.url, ROTA_LEASE="1")
+    enqueue(conn, seconds=5)
+    workers.start(server.url, ROTA_LEASE="2")
 
-    wait_until(lambda: job(conn)[0] == "COMPLETED")
+    def recovered() -> int:
+        return conn.execute("select recover_jobs()").fetchone()[0]
+
+    wait_until(lambda: recovered() or job(conn)[0] == "COMPLETED")
 
     assert conn.execute("select outcome from rota.executions").fetchall() == [("SUCCEEDED",)]
 
@@ -252,7 +255,7 @@ def test_a_job_that_is_cancelled_or_takes_too_long_is_stopped(
 def test_told_to_stop_it_leaves_a_wait_at_once_and_finishes_what_it_has(
     server: Server, conn: Connection, workers: Workers
 ) -> None:
-    idle, busy = workers.start(server.url), workers.start(server.url)
+    idle, busy = (workers.start(server.url, ROTA_GRACE="60") for _ in range(2))
     wait_until(lambda: conn.execute("select from rota.workers").rowcount == 2)
     idle.terminate()
     assert idle.wait(15) == 0
