@@ -53,7 +53,8 @@ drain: $(VENV)/dev
 faults: $(VENV)/dev
 	@mkdir -p .rota; rm -f .rota/faults.jsonl
 	@ROTA_FAULTS=all ROTA_RECORD=$(CURDIR)/.rota/faults.jsonl \
-		$(BIN)/python -m pytest -q tests/history tests/faults
+		$(BIN)/python -m pytest -q tests/history tests/faults \
+		tests/api/test_example_workers.py
 	@$(BIN)/python -m tests.faults.report .rota/faults.jsonl
 
 soak: $(VENV)/dev

@@ -21,6 +21,7 @@ from rota.app import (
     workers,
 )
 from rota.app.database import Database
+from rota.app.upkeep import Upkeep
 from rota.app.waiting import Waiting
 
 
@@ -47,6 +48,7 @@ def create_app(database_url: str | None = None) -> Flask:
     app.extensions["database"] = database
     app.extensions["waiting"] = Waiting(database)
     app.extensions["announcements"] = work.Announcements()
+    app.extensions["upkeep"] = Upkeep(database)
 
     for part in (logs, protection, errors, tokens, answers):
         part.init_app(app)

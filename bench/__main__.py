@@ -19,6 +19,7 @@ from bench import report
 from bench.contestants import PEERS, ROTA, Contestant
 from bench.measure.drain import backlog, bulk, drain
 from bench.measure.enqueue import enqueue
+from bench.measure.http import http_rates, http_start
 from bench.measure.idle import empty_claim, idle_worker
 from bench.measure.latency import latency, middle
 from bench.measure.limit import limit
@@ -92,6 +93,8 @@ class Run:
         self._each("bulk", lambda c: bulk(server, c, sizes))
         self._each("enqueue", lambda c: enqueue(server, c, sizes))
         self._each("latency", lambda c: latency(server, c, sizes), rounds=sizes.start_rounds)
+        self._rota("http start", lambda: http_start(server, sizes))
+        self._rota("http rates", lambda: http_rates(server, sizes))
         self._rota("empty claim", lambda: empty_claim(server, sizes))
         for jobs in sizes.backlogs:
             who = [c for c in (ROTA, *self._peers) if jobs <= sizes.most_waiting(c)]

@@ -17,6 +17,13 @@ START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 QUIET = 0.5  # load average, of a machine that does nothing else
 COLOURS = {"Rota": "#c2410c"}
 
+HTTP_CLIENTS = (8, 64)
+HTTP_KINDS = ("POST /jobs", "GET /jobs/{id}", "claim, then finish", "finish with claim_next")
+NO_PROXY = (
+    "pg-boss names a proxy for HTTP, `@pg-boss/proxy`; npm answered that there is no such package"
+    " (November 2026), so it is not beside this."
+)
+
 Results = dict[str, Any]
 
 
@@ -101,8 +108,8 @@ def marks(results: Results) -> list[Mark]:
     """Return the marks that this run has the figures for."""
     found = []
     makers = (
-        *(_drain_marks, _enqueue_marks, _latency_marks, _limit_marks, _backlog_marks),
-        _other_marks,
+        *(_drain_marks, _enqueue_marks, _latency_marks, _http_start_marks, _http_marks),
+        *(_limit_marks, _backlog_marks, _other_marks),
     )
     for make in makers:
         try:
@@ -174,6 +181,34 @@ def _latency_marks(results: Results) -> list[Mark]:
                 ratio <= 1.0,
             )
         )
+    return found
+
+
+def _http_start_marks(results: Results) -> list[Mark]:
+    start = results["http start"]
+    http, sql = start["HTTP"]["p50"], start["SQL"]["p50"]
+    return [
+        Mark(
+            "start latency, idle system, p50, a worker over HTTP to one in SQL",
+            "≤ 3 x",
+            f"{http / sql:.2f} x ({http:.2f} ms to {sql:.2f} ms)",
+            http <= 3 * sql,
+        )
+    ]
+
+
+def _http_marks(results: Results) -> list[Mark]:
+    rates = {key: entry["rate"] for key, entry in results["http rates"].items() if key != "load"}
+    few, many = HTTP_CLIENTS
+    found = []
+    for clients in HTTP_CLIENTS:
+        ours, sql = rates[f"{clients}: POST /jobs, 1"], rates[f"{clients}: enqueue_job in SQL"]
+        found.append(
+            _ratio(f"POST /jobs, {clients} clients, to enqueue_job in SQL", ours, sql, 0.1)
+        )
+    for kind in HTTP_KINDS:
+        crowded, calm = rates[f"{many}: {kind}, 1"], rates[f"{few}: {kind}, 1"]
+        found.append(_ratio(f"{kind}, {many} clients to {few}", crowded, calm, 0.8))
     return found
 
 
@@ -381,6 +416,40 @@ def _latency_section(results: Results) -> str:
     return _by_contestant("Start latency", rows, ", ms; the rate of the half load in jobs/s")
 
 
+def _http_section(results: Results) -> str:
+    parts = []
+    if start := results.get("http start"):
+        rows = {name: start[name] for name in ("SQL", "HTTP")}
+        parts.append(
+            _by_contestant("Start latency of one worker over HTTP, and of one in SQL", rows, ", ms")
+            + "\n\nThey waited by turns for the jobs of one producer; the load average before was"
+            f" {start['load']:.1f}."
+        )
+    if rates := results.get("http rates"):
+        columns = [(clients, processes) for clients in HTTP_CLIENTS for processes in (1, 2)]
+        lines = [
+            [kind, *(_rate_and_times(rates[f"{c}: {kind}, {p}"]) for c, p in columns)]
+            for kind in HTTP_KINDS
+        ]
+        sql = [_rate_and_times(rates[f"{c}: enqueue_job in SQL"]) for c in HTTP_CLIENTS]
+        lines.append(["enqueue_job in SQL", sql[0], "-", sql[1], "-"])
+        head = [f"{c} clients, {p} process{'es' * (p > 1)}" for c, p in columns]
+        parts.append(
+            "**Over HTTP**, done a second (p50 and p99 of an answer, ms), by processes of the"
+            " API\n\n" + _table(["", *head], lines) + "\n\nA job that is claimed, then finished is"
+            " two requests; with claim_next it is one. The API's processes, the clients and"
+            f" PostgreSQL share the cores; the load average before was {rates['load']:.1f}. "
+            + NO_PROXY
+        )
+    return "\n\n".join(parts)
+
+
+def _rate_and_times(entry: dict[str, float]) -> str:
+    if "p50" not in entry:
+        return _number(entry["rate"])
+    return f"{_number(entry['rate'])} ({_number(entry['p50'])}, {_number(entry['p99'])})"
+
+
 def _idle_section(results: Results) -> str:
     if "idle" not in results:
         return ""
@@ -452,6 +521,7 @@ SECTIONS: tuple[Callable[[Results], str], ...] = (
     _drain_section,
     _enqueue_section,
     _latency_section,
+    _http_section,
     _snapshot_section,
     _backlog_section,
     _cost_section,

@@ -96,7 +96,7 @@ class Server:
     def __init__(self, folder: Path, version: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        self._folder = folder
+        self.folder = folder
         self.cluster = Cluster(folder / "data", version)
 
     @contextmanager
@@ -105,9 +105,9 @@ class Server:
         with psycopg.connect(self.cluster.url(), autocommit=True) as conn:
             conn.execute(f"drop database if exists {DATABASE} with (force)".encode())
             conn.execute(f"create database {DATABASE}".encode())
-        arena = Arena(self.cluster, contestant, self._folder / f"{contestant.name}.log")
+        arena = Arena(self.cluster, contestant, self.folder / f"{contestant.name}.log")
         try:
-            contestant.install(arena.url, options or {}, self._folder / f"{contestant.name}.log")
+            contestant.install(arena.url, options or {}, self.folder / f"{contestant.name}.log")
             arena.vacuum()
             yield arena
         finally:

@@ -33,6 +33,8 @@ class Sizes:
     limit_seconds: int  # of each round
     limit_clients: tuple[int, ...]
     limit_jobs: int
+    http_rounds: int
+    http_seconds: float  # of each kind of request
 
     def most_waiting(self, contestant: Contestant) -> int:
         """Return the largest backlog that a contestant gets; the slowest would take hours."""
@@ -66,6 +68,8 @@ FULL = Sizes(
     limit_seconds=4,
     limit_clients=(1, 8, 32),
     limit_jobs=100_000,
+    http_rounds=3,
+    http_seconds=2.0,
 )
 
 SHORT = Sizes(
@@ -93,6 +97,8 @@ SHORT = Sizes(
     limit_seconds=2,
     limit_clients=(1, 8, 32),
     limit_jobs=50_000,
+    http_rounds=2,
+    http_seconds=1.5,
 )
 
 QUICK = Sizes(
@@ -120,6 +126,8 @@ QUICK = Sizes(
     limit_seconds=1,
     limit_clients=(1, 8),
     limit_jobs=20_000,
+    http_rounds=1,
+    http_seconds=1.0,
 )
 
 BY_NAME = {"full": FULL, "short": SHORT, "quick": QUICK}

@@ -47,7 +47,10 @@ from tests.waiting import wait_until
 CALM = (0.5, 2.0)  # seconds between two faults
 PAUSE = 0.1  # seconds between two jobs
 
+# With servers of their own; the last are workers over HTTP that are killed.
 ELSEWHERE = ["f14", "f23", "f29", "f11", "f12", "f5", "f25", "f27", "f34", "f35", "f28", "f18"]
+ELSEWHERE.append("http")
+FOLDERS = ["tests/faults", "tests/api/test_example_workers.py"]
 
 
 class Round:
@@ -285,7 +288,7 @@ class Round:
 def elsewhere(name: str, record: Path, seed: int) -> bool:
     """Run the faults of that name, which have a server of their own; return whether all passed."""
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/faults", "-k", f"test_{name}_"],
+        [sys.executable, "-m", "pytest", "-q", *FOLDERS, "-k", f"test_{name}_"],
         cwd=REPOSITORY,
         env={
             **os.environ,

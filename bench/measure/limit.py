@@ -79,7 +79,7 @@ def limit(server: Server, sizes: Sizes) -> dict[str, Any]:
             rates = _in_turns(
                 sizes.limit_rounds,
                 {
-                    who: lambda text=text: _pgbench(server, arena, text, clients, sizes)  # noqa: B023
+                    who: lambda text=text: pgbench(server, arena, text, clients, sizes)  # noqa: B023
                     for who, text in ONE.items()
                 },
                 lambda: _empty(arena, conn),
@@ -121,7 +121,8 @@ def _empty(arena: Arena, conn: Connection) -> None:
     arena.vacuum()
 
 
-def _pgbench(server: Server, arena: Arena, text: str, clients: int, sizes: Sizes) -> float:
+def pgbench(server: Server, arena: Arena, text: str, clients: int, sizes: Sizes) -> float:
+    """Return how often a second so many clients run a script."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(text)
         script.flush()

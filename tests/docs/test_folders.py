@@ -49,7 +49,7 @@ def named(folder: str) -> set[str]:
     return {
         name
         for code in re.findall(r"`([^`\s]+)`", text)
-        if re.fullmatch(r"[\w.*{},/-]*(/|\.(py|sql|md|txt|yaml|json|sh))", code)
+        if re.fullmatch(r"[\w.*{},/-]*(/|\.(py|sql|md|txt|yaml|json|sh|mjs))", code)
         and not code.startswith(("../", "/"))
         for name in spelled_out(code)
     }

@@ -102,13 +102,16 @@ class Reader:
             time.sleep(0.05)
 
 
+def need(program: str) -> None:
+    """Leave a page out where a program is missing that its reader needs."""
+    if shutil.which(program) is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
+
+
 @pytest.fixture
 def clone(server_folder: Path) -> Path:
     """A copy of the project as `make` leaves it, with a virtual environment that is up to date."""
-    if shutil.which("curl") is None:
-        if os.environ.get("CI"):
-            pytest.fail("curl is not installed")
-        pytest.skip("curl is not installed")
+    need("curl")
     clone = server_folder / "rota"
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
@@ -154,7 +157,10 @@ def to_run(page: Path) -> list[Block]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_does_what_it_says(page, reader):
-    for block in to_run(page):
+    to_follow = to_run(page)
+    if any(re.search(r"^node ", block.code, re.M) for block in to_follow):
+        need("node")
+    for block in to_follow:
         reader.follow(block)
 
     reader.leave()

@@ -44,6 +44,8 @@ METHODS = "tests/api/test_methods.py"
 WALLS = "tests/functions/test_walls.py"
 WORK_RACES = "tests/api/test_work_races.py"
 CANARIES = "tests/test_canaries.py"
+API_UPKEEP = "tests/api/test_upkeep.py"
+EXAMPLES = "tests/api/test_example_workers.py"
 NEIGHBOUR = f"{WALLS}::test_what_a_neighbour_has_answers_as_what_there_is_not"
 UNSEEN = f"{WALLS}::test_no_view_shows_a_neighbour_in_rows_or_numbers"
 
@@ -1762,5 +1764,50 @@ MUTANTS = [
         'words = words.replace(secret.decode(), "***")',
         "pass",
         f"{CANARIES}::test_no_secret_of_a_worker_comes_out",
+
+
+    # -- workers over HTTP
+    mutant(
+        "over HTTP a claim takes nothing back",
+        "app/work.py",
+        '    current_app.extensions["upkeep"].claimed_by(g.get("principal"))\n',
+        "",
+        f"{API_UPKEEP}::test_a_job_whose_worker_over_http_has_died_comes_back_though_no_other_worker_runs",
+    ),
+    mutant(
+        "over HTTP a claim that was refused has upkeep done in its name",
+        "app/work.py",
+        '    current_app.extensions["announcements"].announce(',
+        '    current_app.extensions["upkeep"].claimed_by(g.get("principal"))\n'
+        '    current_app.extensions["announcements"].announce(',
+        f"{API_UPKEEP}::test_nothing_is_done_in_the_name_of_one_who_may_not_claim",
+    ),
+    mutant(
+        "over HTTP the worker in bash takes a command that failed for one that did not",
+        "examples/worker.sh",
+        "    [[ $code == 0* ]] ||",
+        "    true ||",
+        f"{EXAMPLES}::test_a_failure_is_an_error_and_so_is_a_result_that_cannot_be_stored",
+    ),
+    mutant(
+        "over HTTP the worker in bash lets its lease run out",
+        "examples/worker.sh",
+        '-t "$beat" part',
+        "part",
+        f"{EXAMPLES}::test_a_lease_is_extended_while_the_work_goes_on",
+    ),
+    mutant(
+        "over HTTP the worker in Node waits on for a job when it is to stop",
+        "examples/worker.mjs",
+        "  for (const request of waits) request.abort()\n",
+        "",
+        f"{EXAMPLES}::test_told_to_stop_it_leaves_a_wait_at_once_and_finishes_what_it_has",
+    ),
+    mutant(
+        "over HTTP the worker in Node works on when its job was cancelled",
+        "examples/worker.mjs",
+        "else if (found.cancel_requested)",
+        "else if (false)",
+        f"{EXAMPLES}::test_a_job_that_is_cancelled_or_takes_too_long_is_stopped",
     ),
 ]

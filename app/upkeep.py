@@ -1,0 +1,90 @@
+"""What workers do for all, done for those over HTTP: take back lost jobs, keep history in order.
+
+A worker in Python looks now and then for jobs whose leases ran out (docs/inside.md, "Who is dead").
+One over HTTP claims and finishes, and nothing else: were there no others, a job that one of them
+died with would never run again. So for as long as somebody claims here, a thread does it in the
+name of whoever claimed last. That needs no right that a claim does not, and holds no claim up.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import psycopg
+
+from rota.app.database import Database, ForeignRoleError
+from rota.db.gateway import call
+
+# As worker/upkeep.py has it: each look reads the whole table of live jobs.
+RECOVER_PERIOD = 5.0  # seconds, at least
+RECOVER_SHARE = 100  # times what the last look took, at least
+LONGEST_RECOVER_PERIOD = 60.0  # seconds
+MAINTAIN_PERIOD = 3600.0  # seconds
+AGAIN = 10.0  # seconds after one that failed
+FIRST_BATCH = 1000  # jobs; half as many after each time that failed
+
+log = logging.getLogger("rota.api")
+
+
+class Upkeep:
+    """The thread that does it; it begins with the first claim."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._principal: str | None = None
+        self._claimed = threading.Event()
+        self._begin = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._batch = FIRST_BATCH
+
+    def claimed_by(self, principal: str | None) -> None:
+        """Note that somebody claims; called with each claim, and waits for nothing."""
+        self._principal = principal
+        if self._claimed.is_set():
+            return
+        self._claimed.set()
+        with self._begin:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        due = dict.fromkeys((self._recover, self._maintain), 0.0)
+        while True:
+            self._claimed.wait()
+            self._claimed.clear()
+            for chore, moment in due.items():
+                if time.monotonic() >= moment:
+                    due[chore] = time.monotonic() + self._tried(chore)
+            time.sleep(max(0.0, min(due.values()) - time.monotonic()))
+
+    def _tried(self, chore: Callable[[], float]) -> float:
+        """Do a chore; return after how many seconds to do it again."""
+        try:
+            return chore()
+        except (psycopg.Error, ForeignRoleError) as error:
+            fields = {
+                "chore": chore.__name__.strip("_"),
+                "sqlstate": getattr(error, "sqlstate", None),
+                "error": type(error).__name__,
+            }
+            log.warning("a chore failed, it is tried again later", extra={"fields": fields})
+            return AGAIN
+
+    def _recover(self) -> float:
+        began = time.monotonic()
+        batch, self._batch = self._batch, max(1, self._batch // 2)
+        with self._database.transaction(self._principal) as conn:
+            count = call(conn, "recover_jobs", max_jobs=batch)[0]["recover_jobs"]
+        took = time.monotonic() - began
+        self._batch = batch if count else FIRST_BATCH
+        if count:
+            log.warning("took back jobs whose leases ran out", extra={"fields": {"jobs": count}})
+            return took  # there may be more
+        return max(RECOVER_PERIOD, min(RECOVER_SHARE * took, LONGEST_RECOVER_PERIOD))
+
+    def _maintain(self) -> float:
+        with self._database.transaction(self._principal) as conn:
+            call(conn, "maintain")
+        return MAINTAIN_PERIOD

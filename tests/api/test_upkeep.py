@@ -1,0 +1,54 @@
+"""Where all workers are workers over HTTP, somebody still takes back what the dead ones held."""
+
+import threading
+from datetime import timedelta
+
+from flask.testing import FlaskClient
+from psycopg import Connection
+
+from rota.db.gateway import call
+from rota.testing import Clock
+from tests.api.conftest import Server
+from tests.waiting import wait_until
+
+
+def test_a_job_whose_worker_over_http_has_died_comes_back_though_no_other_worker_runs(
+    server: Server, conn: Connection, clock: Clock
+) -> None:
+    call(conn, "enqueue_job", task="t", queue="q")
+    conn.execute("select configure_queue('q', backoff_base => '1 millisecond')")
+    server.request("POST", "/queues/q/claim", {"worker": "dies", "lease_seconds": 30})
+    clock.advance(timedelta(seconds=31))
+
+    answer = server.request("POST", "/queues/q/claim", {"wait_seconds": 30, "worker": "heir"})
+
+    assert [job["attempt"] for job in answer.json["jobs"]] == [2]
+    ended = conn.execute("select outcome, worker from rota.executions where attempt = 1").fetchall()
+    assert ended == [("LOST", "dies")]
+
+
+def test_nothing_is_done_in_the_name_of_one_who_may_not_claim(
+    client: FlaskClient, conn: Connection
+) -> None:
+    token = call(conn, "create_token", principal="rota_reader")[0]["token"]
+
+    def upkeep() -> list[int | None]:
+        return [thread.ident for thread in threading.enumerate() if thread.name == "upkeep"]
+
+    before = upkeep()
+    headers = {"Authorization": f"Bearer {token}"}
+    refused = client.post("/queues/q/claim", json={}, headers=headers)
+
+    assert refused.status_code == 403
+    assert upkeep() == before
+
+
+def test_history_is_kept_in_order_where_all_workers_are_workers_over_http(
+    server: Server, conn: Connection
+) -> None:
+    before = "select ran_at from rota.chores where chore = 'maintain'"
+    first = conn.execute(before).fetchone()
+
+    server.request("POST", "/queues/q/claim", {})
+
+    wait_until(lambda: conn.execute(before).fetchone() not in (None, first, (None,)))
