@@ -11,7 +11,8 @@ at the moments when those may commit who asked before whether anybody sleeps. It
 job is due. And once a second the first who waits for a queue looks whatever happens, which is all
 that is left behind a pooler. Of those who wait for a queue one looks at a time, the one that has
 waited longest, and calls the next when it found a job: so they are served in order, many jobs wake
-many, and one job wakes one.
+many, and one job wakes one. One of each principal, that is: of who may not claim from a queue, or
+lies behind a wall, others learn nothing and are not kept waiting.
 
 Nobody is told about a job that ends. So all that are waited for are looked at every 50 ms, in one
 statement.
@@ -32,6 +33,7 @@ from itertools import count
 from typing import Any
 
 import psycopg
+from flask import g
 
 from rota.app.database import BECOME_API, Database
 from rota.db.gateway import call
@@ -64,6 +66,7 @@ class Wait:
         place: among all that wait: the lowest is served first.
         until: when its time is up, by the clock ``time.monotonic``.
         asked_at: when it was asked the last time, by the same clock.
+        principal: for whom it asks.
     """
 
     queues: frozenset[str]
@@ -71,6 +74,7 @@ class Wait:
     place: int
     until: float
     asked_at: float
+    principal: str | None
     again: Callable[[], None] = lambda: None  # asks it once more
     give_up: Callable[[], None] = lambda: None  # lets it have the answer that it had
 
@@ -85,14 +89,16 @@ def wait_or_answer(
     """Have a request wait that has nothing to say yet, if its server can and its time is not up."""
     place, until = environ.setdefault(BEGAN, (next(_places), asked_at + seconds))
     if environ.get(CAN_WAIT) and until > time.monotonic():
-        environ[WAITS_FOR] = Wait(frozenset(queues), job_id, place, until, asked_at)
+        environ[WAITS_FOR] = Wait(
+            frozenset(queues), job_id, place, until, asked_at, g.get("principal")
+        )
 
 
 @dataclass
 class Queue:
     """What is known of a queue from which somebody wants to claim."""
 
-    looks: list[float] = field(default_factory=list)  # when the first who waits looks
+    looks: list[float] = field(default_factory=list)  # when the first who wait look
     notified_at: float = 0.0
     polled_at: float = 0.0
     wanted_at: float = 0.0
@@ -111,7 +117,7 @@ class Waiting:
         self._claims: dict[int, Wait] = {}  # by their places
         self._ends: dict[int, Wait] = {}
         self._queues: dict[str, Queue] = {}
-        self._looking: dict[str, int] = {}  # who was called, by place, for each queue
+        self._looking: dict[tuple[str | None, str], int] = {}  # who was called, by place
         self._ask_due = False
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -159,7 +165,8 @@ class Waiting:
         with self._lock:
             self._is_back(wait)
             for name in wait.queues:
-                self._call_first(name)
+                if first := self._firsts(name).get(wait.principal):
+                    self._call(first)
 
     def stop(self) -> None:
         """Let all that wait have the answers that they had, and nobody wait any more."""
@@ -214,7 +221,7 @@ class Waiting:
                     self._queues[name].wanted_at = now
             for name in [name for name, queue in self._queues.items() if queue.is_over(now)]:
                 del self._queues[name]
-            called: set[frozenset[str]] = set()
+            called: set[tuple[str | None, frozenset[str]]] = set()
             for name, queue in self._queues.items():
                 due = any(moment <= now for moment in queue.looks)
                 queue.looks = [moment for moment in queue.looks if moment > now]
@@ -222,10 +229,10 @@ class Waiting:
                     continue
                 queue.polled_at = now
                 self._ask_due = True
-                first = self._first(name)
-                if first is not None and first.queues not in called:
-                    called.add(first.queues)
-                    self._call(first)
+                for principal, first in self._firsts(name).items():
+                    if (principal, first.queues) not in called:
+                        called.add((principal, first.queues))
+                        self._call(first)
 
     def _seconds_until_next(self) -> float:
         """Return for how long nothing is to be done unless something happens."""
@@ -239,25 +246,20 @@ class Waiting:
                 moments.append(self._ended_at + ENDED_SECONDS)
         return max(0.0, min(moments, default=now + LONGEST_REST) - now)
 
-    def _first(self, name: str) -> Wait | None:
-        """Return the one that has waited longest for a queue."""
-        places = [place for place, wait in self._claims.items() if name in wait.queues]
-        return self._claims[min(places)] if places else None
-
-    def _call_first(self, name: str) -> None:
-        first = self._first(name)
-        if first is not None:
-            self._call(first)
+    def _firsts(self, name: str) -> dict[str | None, Wait]:
+        """Return the one that has waited longest for a queue, of each principal."""
+        latest_first = sorted(self._claims.items(), reverse=True)
+        return {wait.principal: wait for _, wait in latest_first if name in wait.queues}
 
     def _call(self, wait: Wait) -> None:
         del self._claims[wait.place]
-        self._looking |= dict.fromkeys(wait.queues, wait.place)
+        self._looking |= {(wait.principal, name): wait.place for name in wait.queues}
         wait.again()
 
     def _is_back(self, wait: Wait) -> None:
-        for name in wait.queues:
-            if self._looking.get(name) == wait.place:
-                del self._looking[name]
+        for line in [(wait.principal, name) for name in wait.queues]:
+            if self._looking.get(line) == wait.place:
+                del self._looking[line]
 
     def _wait(self, seconds: float) -> None:
         """Wait for this time, a notification, or a change of who waits."""
@@ -283,8 +285,9 @@ class Waiting:
             queue = self._queues.get(name)
             if queue is not None:
                 queue.notified_at = time.monotonic()
-                if name not in self._looking:  # who looks already will look again, or call the next
-                    self._call_first(name)
+                for principal, first in self._firsts(name).items():
+                    if (principal, name) not in self._looking:
+                        self._call(first)  # who looks already looks again, or calls the next
 
     def _can_talk(self) -> bool:
         """Connect, if there is somebody to connect for."""

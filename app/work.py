@@ -6,13 +6,14 @@ a connection (app/waiting.py). One whose client has hung up before the answer co
 its jobs back; where nobody can notice that, the leases run out.
 """
 
+import contextlib
 import threading
 import time
 from typing import Any
 from uuid import UUID
 
 import psycopg
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, current_app, g, request
 
 from rota.app.answers import answer, call_rows, moments
 from rota.app.database import transaction
@@ -416,22 +417,25 @@ class Announcements:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last: dict[str, float] = {}
+        self._last: dict[tuple[str | None, str], float] = {}
 
     def announce(self, conn: psycopg.Connection, worker: str, queues: list[str]) -> None:
-        """Announce a worker, unless that was done lately.
+        """Announce a worker, unless its principal did that lately.
 
         Its row is its own; two requests of one worker that meet there wait for no more than a
-        claim.
+        claim. Where a wall is in the way, of its name or of a queue, it is not shown: a claim goes
+        on without.
         """
         now = time.monotonic()
+        who = g.get("principal"), worker
         with self._lock:
-            if now - self._last.get(worker, -ANNOUNCED_EVERY) < ANNOUNCED_EVERY:
+            if now - self._last.get(who, -ANNOUNCED_EVERY) < ANNOUNCED_EVERY:
                 return
             if len(self._last) >= MOST_ANNOUNCED:
                 self._last.clear()
-            self._last[worker] = now
-        call(
-            conn, "announce_worker", worker=worker, host=request.remote_addr, pid=None,
-            queues=queues, concurrency=None, version=None,
-        )  # fmt: skip
+            self._last[who] = now
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege), conn.transaction():
+            call(
+                conn, "announce_worker", worker=worker, host=request.remote_addr, pid=None,
+                queues=queues, concurrency=None, version=None,
+            )  # fmt: skip

@@ -341,7 +341,7 @@ left join (
     group by j.worker
 ) as r on r.worker = w.worker
 where (select rota.visible_queues()) is null
-    or w.queues <@ (select rota.visible_queues());
+    or w.queues <> '{}' and w.queues <@ (select rota.visible_queues());
 
 comment on view rota.worker_status is
     'Worker processes that announced themselves, with the number of jobs each runs now.';
@@ -361,12 +361,18 @@ from rota.api_tokens as t
 where coalesce( -- as _may_manage; the reader of a view must be allowed the functions in it
     (
         select pg_has_role(
-            coalesce(nullif(current_setting('role'), 'none'), session_user), r.oid, 'MEMBER'
-        )
+                coalesce(nullif(current_setting('role'), 'none'), session_user), r.oid, 'MEMBER'
+            )
+            and not exists (
+                select
+                from pg_catalog.pg_roles as b
+                where b.rolname = any((select rota.binding_principals())::text[])
+                    and not pg_has_role(r.oid, b.oid, 'USAGE')
+            )
         from pg_catalog.pg_roles as r
         where r.rolname = t.principal
     ),
-    true
+    (select rota.binding_principals()) is null
 );
 
 comment on view rota.tokens is
@@ -391,24 +397,14 @@ where (select rota.visible_queues()) is null
 
 comment on view rota.actions is
     'What operators did: who, when, by which function, to what.';
--- A caller behind walls is shown his own. The caller as in _caller, which readers may not call.
 create or replace view rota.walls with (security_barrier) as
 select
     w.principal,
     w.queue_pattern,
     w.created_at
 from rota.queue_walls as w
-where (select rota.visible_queues()) is null
-    or exists (
-        select
-        from pg_catalog.pg_roles as r
-        where r.rolname = w.principal
-            and pg_has_role(
-                coalesce(nullif(current_setting('role'), 'none'), session_user)::name,
-                r.oid,
-                'usage'
-            )
-    );
+where (select rota.binding_principals()) is null
+    or w.principal = any((select rota.binding_principals())::text[]);
 
 comment on view rota.walls is
     'Which roles see and touch the queues of which patterns only.';
