@@ -4,11 +4,14 @@
 -- block below sets the old view aside, and the last one of this file removes it.
 --
 -- Each ends in the same condition: a caller behind walls is shown what is of his queues, all others
--- are shown everything (visible_queues, asked once a statement). A view is a security barrier: what
--- a reader's own conditions call sees no row that the view leaves out. Conditions that cannot tell
--- of a row (=, <, any on numbers, texts, times) still reach the indexes; an order by does not, nor
--- does a join, so jobs come by id, the newest first, and other rows are asked for by
--- "id = any(array(select ...))".
+-- are shown everything (visible_queues, asked once a statement). Its first part is always true, and
+-- is there to be asked before any row is read: asked for the first row that is found, it would tell
+-- by the time it takes that there is one. Attempts go without, for their order and their constants
+-- would no longer reach the indexes; the API asks for those of a job that it has found. A view is a
+-- security barrier: what a reader's own conditions call sees no row that the view leaves out.
+-- Conditions that cannot tell of a row (=, <, any on numbers, texts, times) still reach the
+-- indexes; an order by does not, nor does a join, so jobs come by id, the newest first, and other
+-- rows are asked for by "id = any(array(select ...))".
 --
 -- Types are plain ones, the same in both halves of a view: a cast from one domain to another would
 -- keep a condition from the indexes.
@@ -115,8 +118,11 @@ from (
         f.cancel_reason
     from rota.finished_jobs as f
 ) as j
-where (select rota.visible_queues()) is null
-    or j.queue = any((select rota.visible_queues())::text[])
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or j.queue = any((select rota.visible_queues())::text[])
+    )
 order by j.id desc;
 
 comment on view rota.jobs is
@@ -267,8 +273,11 @@ select
     j.created_at
 from rota.live_jobs as j
 join rota.schedules as s on s.job_id = j.id
-where (select rota.visible_queues()) is null
-    or j.queue = any((select rota.visible_queues())::text[]);
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or j.queue = any((select rota.visible_queues())::text[])
+    );
 
 comment on view rota.schedule_status is
     'Every live schedule: its definition, its present run, and the next.';
@@ -308,8 +317,11 @@ full join (
     group by j.queue::text
 ) as c on c.queue = n.queue
 left join rota.queues as q on q.name = n.queue
-where (select rota.visible_queues()) is null
-    or coalesce(n.queue, c.queue) = any((select rota.visible_queues())::text[]);
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or coalesce(n.queue, c.queue) = any((select rota.visible_queues())::text[])
+    );
 
 comment on view rota.queue_status is
     'Every queue that has had a job or a setting, with what waits and runs in it now.';
@@ -340,8 +352,11 @@ left join (
         )
     group by j.worker
 ) as r on r.worker = w.worker
-where (select rota.visible_queues()) is null
-    or w.queues <> '{}' and w.queues <@ (select rota.visible_queues());
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or w.queues <> '{}' and w.queues <@ (select rota.visible_queues())
+    );
 
 comment on view rota.worker_status is
     'Worker processes that announced themselves, with the number of jobs each runs now.';
@@ -392,8 +407,11 @@ select
     a.affected,
     a.details
 from rota.action_log as a
-where (select rota.visible_queues()) is null
-    or a.queue = any((select rota.visible_queues())::text[]);
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or a.queue = any((select rota.visible_queues())::text[])
+    );
 
 comment on view rota.actions is
     'What operators did: who, when, by which function, to what.';

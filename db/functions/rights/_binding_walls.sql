@@ -13,7 +13,10 @@ as $$
     select w.*
     from rota.queue_walls as w
     join pg_catalog.pg_roles as r on r.rolname = w.principal
-    where (pg_has_role(rota._caller()::name, r.oid, 'usage') or rota._came_by(r.oid))
+    where (
+            pg_has_role(rota._caller()::name, r.oid, 'usage')
+            or (select rota._acts_for_itself()) and rota._came_by(r.oid)
+        )
         and not exists (
             select from pg_catalog.pg_roles as s
             where s.rolname = rota._caller() and s.rolsuper

@@ -2,9 +2,7 @@
 -- no walls. So the walls of a role hold as long as the session has that role's rights, and where
 -- the role that is set was reached through it: there is no way from the login to the role, by
 -- memberships, but through walled ones. A login that is a member of both has that other way.
--- A front is let off, as the login of the API is, which serves everybody and sets nothing but the
--- role that a token stands for; and whoever can be the owner, who can read the tables.
--- Before PostgreSQL 16 every membership lets its role be set.
+-- Before PostgreSQL 16 every membership lets its role be set. Asked only where _acts_for_itself.
 create or replace function rota._came_by(principal oid)
     returns boolean
     language sql
@@ -15,21 +13,8 @@ as $$
     with recursive ends as (
         select s.oid as login, c.oid as caller
         from pg_catalog.pg_roles as s
-        join pg_catalog.pg_roles as c on c.rolname = rota._caller() and c.oid <> s.oid
+        join pg_catalog.pg_roles as c on c.rolname = rota._caller()
         where s.rolname = session_user
-            and not exists (
-                select
-                from pg_catalog.pg_roles as r
-                where (
-                        r.rolname = 'rota_api'
-                        or r.oid = (
-                            select n.nspowner
-                            from pg_catalog.pg_namespace as n
-                            where n.nspname = 'rota'
-                        )
-                    )
-                    and pg_has_role(s.oid, r.oid, 'member')
-            )
     ), way as (
         select e.login as role
         from ends as e

@@ -13,8 +13,8 @@
 -- (recover_workers), but for what it started after it was seen to be gone: then it lives, and is
 -- about to say so. Of a dead worker only jobs of the queues that it announced are, so that who has
 -- learned another's name, announces it and dies takes nothing from anybody else. A first attempt
--- that a dead worker lost starts again at once, for that is rarely the job's fault; a job that kills
--- its workers waits after the next as after any failure.
+-- that a dead worker lost starts again at once, for that is rarely the job's fault; a job that
+-- kills its workers waits after the next as after any failure.
 --
 -- Jobs are taken back a hundred at a time, for a second: what one of them takes is not in our hands
 -- (a payload of megabytes that is moved, a slot that is computed), and a call that goes on until it
