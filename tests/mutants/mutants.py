@@ -41,6 +41,7 @@ BULK = "tests/functions/test_bulk.py"
 STEERING = "tests/concurrency/test_steering.py"
 ACCESS = "tests/api/test_access.py"
 WALLS = "tests/functions/test_walls.py"
+HOSTILE = "tests/functions/test_hostile_tenant.py"
 NEIGHBOUR = f"{WALLS}::test_what_a_neighbour_has_answers_as_what_there_is_not"
 UNSEEN = f"{WALLS}::test_no_view_shows_a_neighbour_in_rows_or_numbers"
 
@@ -1568,8 +1569,8 @@ MUTANTS = [
     mutant(
         "a neighbour's worker is dismissed",
         "db/functions/workers/dismiss_worker.sql",
-        "where not rota._sees_queue(u.queue)",
-        "where false",
+        " and rota._sees_worker(w.queues)",
+        "",
         f"{WALLS}::test_a_worker_has_a_name_of_the_wall_s_or_a_uuid",
     ),
     mutant(
@@ -1594,10 +1595,77 @@ MUTANTS = [
         f"{WALLS}::test_a_key_is_unique_per_queue_and_tells_nothing_of_another_s",
     ),
     mutant(
+        "a tenant that sets rota_operator is let out",
+        "db/functions/rights/_binding_walls.sql",
+        "or (select rota._acts_for_itself()) and rota._came_by(r.oid)",
+        "or false",
+        f"{HOSTILE}::test_a_role_of_a_tenant_s_role_does_not_get_it_out",
+    ),
+    mutant(
+        "who does not inherit goes round a wall by the roles of the walled one",
+        "db/functions/rights/_came_by.sql",
+        "and e.caller not in (select y.role from way as y)",
+        "and false",
+        f"{HOSTILE}::test_who_does_not_inherit_is_bound_in_each_role_that_is_reached_through_a_walled"
+        "_one",
+    ),
+    mutant(
+        "the login of the API is bound by all of its principals",
+        "db/functions/rights/_acts_for_itself.sql",
+        "r.rolname = 'rota_api'",
+        "false",
+        f"{HOSTILE}::test_the_login_of_the_api_is_bound_by_the_role_that_it_sets_alone",
+    ),
+    mutant(
+        "a tenant makes a token of rota_operator",
+        "db/functions/rights/_may_manage.sql",
+        "where not pg_has_role(r.oid, b.oid, 'USAGE')",
+        "where false",
+        f"{HOSTILE}::test_a_tenant_makes_no_token_that_sees_more_than_it_does",
+    ),
+    mutant(
+        "a tenant is shown the tokens of the house",
+        "db/views.sql",
+        "and not pg_has_role(r.oid, b.oid, 'USAGE')",
+        "and false",
+        f"{HOSTILE}::test_tokens_of_the_house_and_of_roles_that_are_gone_are_not_there_for_a_tenant",
+    ),
+    mutant(
+        "a worker that announces a neighbour's name and dies takes its jobs",
+        "db/functions/upkeep/recover_jobs.sql",
+        "                        and j.queue = any(w.queues)\n",
+        "",
+        f"{HOSTILE}::test_who_announces_a_neighbour_s_worker_and_dies_takes_no_job_from_it",
+    ),
+    mutant(
+        "a job behind a wall is refused after one look",
+        "db/functions/rights/_check_job.sql",
+        "        if found then\n            return;\n        end if;\n\n        if v_look",
+        "        if found then\n            return;\n        end if;\n\n"
+        "        exit when exists (select from rota.live_jobs as j where j.id = job_id);\n\n"
+        "        if v_look",
+        f"{HOSTILE}::test_a_job_behind_a_wall_is_looked_for_as_often_as_one_that_is_missing",
+    ),
+    mutant(
+        "one who waits for a neighbour's queue is woken in its place",
+        "app/waiting.py",
+        "return {wait.principal: wait for",
+        "return {None: wait for",
+        "tests/api/test_neighbours.py::test_who_waits_for_a_neighbour_s_queue_keeps_no_job_from_it",
+    ),
+    mutant(
+        "a worker's name that a neighbour tried is taken for announced",
+        "app/work.py",
+        'who = g.get("principal"), worker',
+        "who = None, worker",
+        "tests/api/test_neighbours.py"
+        "::test_a_name_of_a_worker_that_a_neighbour_tries_keeps_it_from_nothing",
+    ),
+    mutant(
         "a prefix is a pattern of LIKE",
-        "db/functions/rights/_sees_queue.sql",
-        "starts_with(queue, left(w.queue_pattern, -1))",
-        "queue like left(w.queue_pattern, -1) || '%'",
+        "db/functions/rights/_fits_pattern.sql",
+        "starts_with(queue, left(pattern, -1))",
+        "queue like left(pattern, -1) || '%'",
         f"{WALLS}::test_a_prefix_is_taken_letter_by_letter",
     ),
     mutant(
@@ -1610,8 +1678,8 @@ MUTANTS = [
     mutant(
         "a wall binds its role alone, and not those who have its rights",
         "db/functions/rights/_binding_walls.sql",
-        "where pg_has_role(rota._caller()::name, r.oid, 'usage')",
-        "where r.rolname = rota._caller()",
+        "pg_has_role(rota._caller()::name, r.oid, 'usage')\n",
+        "r.rolname = rota._caller()\n",
         f"{WALLS}::test_a_wall_binds_whoever_has_the_role_s_rights",
     ),
     mutant(
@@ -1640,8 +1708,8 @@ MUTANTS = [
         for view, old, new in (
             (
                 "jobs",
-                "    or j.queue = any((select rota.visible_queues())::text[])\norder by",
-                "    or true\norder by",
+                "or j.queue = any((select rota.visible_queues())::text[])\n    )\norder by",
+                "or true\n    )\norder by",
             ),
             (
                 "job_executions",
@@ -1655,16 +1723,28 @@ MUTANTS = [
             ),
             (
                 "schedule_status",
-                "s.job_id = j.id\nwhere (select rota.visible_queues()) is null",
-                "s.job_id = j.id\nwhere true",
+                "s.job_id = j.id\n"
+                "where coalesce(cardinality((select rota.visible_queues())), 0) >= 0\n"
+                "    and (\n        (select rota.visible_queues()) is null",
+                "s.job_id = j.id\nwhere (true",
             ),
             (
                 "queue_status",
-                "q.name = n.queue\nwhere (select rota.visible_queues()) is null",
-                "q.name = n.queue\nwhere true",
+                "q.name = n.queue\n"
+                "where coalesce(cardinality((select rota.visible_queues())), 0) >= 0\n"
+                "    and (\n        (select rota.visible_queues()) is null",
+                "q.name = n.queue\nwhere (true",
             ),
-            ("worker_status", "or w.queues <@ (select rota.visible_queues())", "or true"),
-            ("walls", "where r.rolname = w.principal\n            and", "where true or"),
+            (
+                "worker_status",
+                "or w.queues <> '{}' and w.queues <@ (select rota.visible_queues())",
+                "or true",
+            ),
+            (
+                "walls",
+                "or w.principal = any((select rota.binding_principals())::text[])",
+                "or true",
+            ),
         )
     ),
     mutant(
