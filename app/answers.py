@@ -12,6 +12,14 @@ import psycopg
 from flask import Flask, Response, request, url_for
 from psycopg import sql
 
+# Asked before any job is looked at, or the time it takes would tell how many a neighbour has.
+OWN_QUEUE = sql.SQL(
+    """
+    ((select rota.visible_queues()) is null
+        or %(queue)s::text = any((select rota.visible_queues())::text[]))
+    """
+)
+
 
 def init_app(app: Flask) -> None:
     """Let clients ask whether an answer is another than the one that they have."""

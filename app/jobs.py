@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request, url_for
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from rota.app.answers import answer, answer_page, moments, next_url, read_page, read_rows
+from rota.app.answers import OWN_QUEUE, answer, answer_page, moments, next_url, read_page, read_rows
 from rota.app.database import transaction
 from rota.app.errors import RequestError, invalid
 from rota.app.inputs import (
@@ -661,7 +661,7 @@ def of_states(states: list[str] | None) -> sql.Composable:
 
 def _conditions(filters: Mapping[str, Any]) -> sql.Composable:
     """Return what the jobs ``j`` of a list have in common."""
-    conditions = [sql.SQL("true")]
+    conditions = [OWN_QUEUE if "queue" in filters else sql.SQL("true")]
     for name in filters:
         if name in FILTERS:
             condition = CONDITIONS.get(name, "j.{column} = {value}")

@@ -4,7 +4,7 @@ import psycopg
 from flask import Blueprint, Response
 from psycopg import sql
 
-from rota.app.answers import answer_page, moments, next_url, read_page, read_rows
+from rota.app.answers import OWN_QUEUE, answer_page, moments, next_url, read_page, read_rows
 from rota.app.database import transaction
 from rota.app.errors import RequestError
 from rota.app.inputs import (
@@ -38,7 +38,7 @@ QUEUES = sql.SQL(
     from rota.queue_status
     """
 ).format(**moments("paused_at", "oldest_due_at"))
-ONE_QUEUE = QUEUES + sql.SQL("where queue = %(queue)s")
+ONE_QUEUE = QUEUES + sql.SQL("where queue = %(queue)s and") + OWN_QUEUE
 
 
 @blueprint.get("/queues")

@@ -100,7 +100,7 @@ def wait_or_answer(
 class Queue:
     """What is known of a queue from which somebody wants to claim."""
 
-    looks: list[float] = field(default_factory=list)  # when the first who waits looks
+    looks: list[float] = field(default_factory=list)  # when the first who wait look
     notified_at: float = 0.0
     polled_at: float = 0.0
     wanted_at: float = 0.0

@@ -443,7 +443,7 @@ class Announcements:
         self._last: dict[tuple[str | None, str], float] = {}
 
     def announce(self, conn: psycopg.Connection, worker: str, queues: list[str]) -> None:
-        """Announce a worker, unless that was done lately.
+        """Announce a worker, unless its principal did that lately.
 
         Its row is its own; two requests of one worker that meet there wait for no more than a
         claim. Behind a wall a name or a queue may be refused (42501): such a worker is not shown,

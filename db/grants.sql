@@ -94,6 +94,7 @@ begin
 
                 ('function', 'visible_queues',
                     '{rota_producer, rota_worker, rota_operator, rota_reader}'),
+                ('function', 'binding_principals',  '{rota_operator, rota_reader}'),
 
                 ('table',    'jobs',                '{rota_operator, rota_reader}'),
                 ('table',    'executions',          '{rota_operator, rota_reader}'),

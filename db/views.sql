@@ -4,12 +4,17 @@
 -- block below sets the old view aside, and the last one of this file removes it.
 --
 -- A caller behind walls is shown what is of his queues, all others are shown everything
--- (visible_queues, asked once a statement). Such a view is a security barrier: what a reader's own
--- conditions call sees no row that the view leaves out. Conditions that cannot tell of a row (=, <,
--- any on numbers, texts, times) still reach the indexes; an order by does not, nor does a join, so
--- walled jobs come by id, the newest first, and other rows are asked for by
--- "id = any(array(select ...))". Where no walls are, nobody is to pay for that: the views of all
--- jobs and executions are of one kind or the other, _all_ or _walled_, as _guard_views has them.
+-- (visible_queues, asked once a statement). The first part of that condition is always true, and is
+-- there to be asked before any row is read: asked for the first row that is found, it would tell by
+-- the time it takes that there is one. Attempts go without, for their order and their constants
+-- would no longer reach the indexes; the API asks for those of a job that it has found.
+--
+-- Such a view is a security barrier: what a reader's own conditions call sees no row that the view
+-- leaves out. Conditions that cannot tell of a row (=, <, any on numbers, texts, times) still reach
+-- the indexes; an order by does not, nor does a join, so walled jobs come by id, the newest first,
+-- and other rows are asked for by "id = any(array(select ...))". Where no walls are, nobody is to
+-- pay for that: the views of all jobs and executions are of one kind or the other, _all_ or
+-- _walled_, as _guard_views has them.
 --
 -- Types are plain ones, the same in both halves of a view: a cast from one domain to another would
 -- keep a condition from the indexes.
@@ -120,8 +125,11 @@ comment on view rota._all_jobs is
 create or replace view rota._walled_jobs with (security_barrier) as
 select j.*
 from rota._all_jobs as j
-where (select rota.visible_queues()) is null
-    or j.queue = any((select rota.visible_queues())::text[])
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or j.queue = any((select rota.visible_queues())::text[])
+    )
 order by j.id desc;
 
 comment on view rota._walled_jobs is
@@ -300,8 +308,11 @@ select
     j.created_at
 from rota.live_jobs as j
 join rota.schedules as s on s.job_id = j.id
-where (select rota.visible_queues()) is null
-    or j.queue = any((select rota.visible_queues())::text[]);
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or j.queue = any((select rota.visible_queues())::text[])
+    );
 
 comment on view rota.schedule_status is
     'Every live schedule: its definition, its present run, and the next.';
@@ -341,8 +352,11 @@ full join (
     group by j.queue::text
 ) as c on c.queue = n.queue
 left join rota.queues as q on q.name = n.queue
-where (select rota.visible_queues()) is null
-    or coalesce(n.queue, c.queue) = any((select rota.visible_queues())::text[]);
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or coalesce(n.queue, c.queue) = any((select rota.visible_queues())::text[])
+    );
 
 comment on view rota.queue_status is
     'Every queue that has had a job or a setting, with what waits and runs in it now.';
@@ -373,8 +387,11 @@ left join (
         )
     group by j.worker
 ) as r on r.worker = w.worker
-where (select rota.visible_queues()) is null
-    or w.queues <@ (select rota.visible_queues());
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or w.queues <> '{}' and w.queues <@ (select rota.visible_queues())
+    );
 
 comment on view rota.worker_status is
     'Worker processes that announced themselves, with the number of jobs each runs now.';
@@ -394,12 +411,18 @@ from rota.api_tokens as t
 where coalesce( -- as _may_manage; the reader of a view must be allowed the functions in it
     (
         select pg_has_role(
-            coalesce(nullif(current_setting('role'), 'none'), session_user), r.oid, 'MEMBER'
-        )
+                coalesce(nullif(current_setting('role'), 'none'), session_user), r.oid, 'MEMBER'
+            )
+            and not exists (
+                select
+                from pg_catalog.pg_roles as b
+                where b.rolname = any((select rota.binding_principals())::text[])
+                    and not pg_has_role(r.oid, b.oid, 'USAGE')
+            )
         from pg_catalog.pg_roles as r
         where r.rolname = t.principal
     ),
-    true
+    (select rota.binding_principals()) is null
 );
 
 comment on view rota.tokens is
@@ -419,30 +442,23 @@ select
     a.affected,
     a.details
 from rota.action_log as a
-where (select rota.visible_queues()) is null
-    or a.queue = any((select rota.visible_queues())::text[]);
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or a.queue = any((select rota.visible_queues())::text[])
+    );
 
 comment on view rota.actions is
     'What operators did: who, when, by which function, to what.';
 
--- A caller behind walls is shown his own. The caller as in _caller, which readers may not call.
 create or replace view rota.walls with (security_barrier) as
 select
     w.principal,
     w.queue_pattern,
     w.created_at
 from rota.queue_walls as w
-where (select rota.visible_queues()) is null
-    or exists (
-        select
-        from pg_catalog.pg_roles as r
-        where r.rolname = w.principal
-            and pg_has_role(
-                coalesce(nullif(current_setting('role'), 'none'), session_user)::name,
-                r.oid,
-                'usage'
-            )
-    );
+where (select rota.binding_principals()) is null
+    or w.principal = any((select rota.binding_principals())::text[]);
 
 comment on view rota.walls is
     'Which roles see and touch the queues of which patterns only.';

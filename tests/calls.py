@@ -281,4 +281,5 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("wall", given(principal="rota_producer", queue_pattern="nobody.*"), {}),
     ("unwall", a_wall, {}),
     ("visible_queues", lambda conn, clock: a_wall(conn, clock) and {}, {}),
+    ("binding_principals", lambda conn, clock: a_wall(conn, clock) and {}, {}),
 ]

@@ -17,6 +17,7 @@ BEHIND_A_WALL = {
     "backfill_schedule": REFUSED,
     "begin_sleep": EMPTY,
     "begin_request": NOTHING,
+    "binding_principals": OWN,
     "bring_forward_jobs": EMPTY,
     "authenticate_token": NOTHING,
     "cancel_job": MISSING,

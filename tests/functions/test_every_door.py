@@ -28,6 +28,7 @@ NO_WORDS = (
     "version",
     "needs_token",
     "visible_queues",
+    "binding_principals",
 )
 SCENERY = SCENES | dict.fromkeys(NO_WORDS, lambda conn: {})
 

@@ -391,6 +391,7 @@ NO_DEFAULT = {  # that a call here could do with: one of two is needed, or the d
     *(("preview_schedule", "cron"), ("schedule_job", "every"), ("finish_job", "retry_in")),
 }
 NO_WORDS_NEEDED = {
+    "binding_principals",
     "check_invariants",
     "maintain",
     "recover_workers",

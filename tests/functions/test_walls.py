@@ -23,6 +23,9 @@ START = datetime(2030, 1, 7, tzinfo=UTC)
 NO_JOB = 999_999_999
 PREFIX = f"rota_test_{os.getpid()}"
 ACME, GLOBEX = f"{PREFIX}_acme", f"{PREFIX}_globex"
+SCOPES = [role for role in ROLES if role != "rota_api"]  # which stands for everybody
+# Who calls as the neighbour: the tenant with all rights, and one with those of each role alone.
+NEIGHBOURS = {ACME: SCOPES} | {f"{ACME}_{role.removeprefix('rota_')}": [role] for role in ROLES}
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +47,15 @@ def new_role(administrate) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def tenants(new_role) -> None:
-    for name in (ACME, GLOBEX):
-        new_role(f"{name}_app")  # for a token
-        new_role(name, *ROLES, f"{name}_app")
+    for name, roles in {GLOBEX: SCOPES, **NEIGHBOURS}.items():
+        new_role(name, *roles)
 
 
 @pytest.fixture
 def house(conn, tenants) -> Connection:
     """Somebody without walls, in a house with two tenants."""
-    call(conn, "wall", principal=ACME, queue_pattern="acme.*")
+    for name in NEIGHBOURS:
+        call(conn, "wall", principal=name, queue_pattern="acme.*")
     call(conn, "wall", principal=GLOBEX, queue_pattern="globex.*")
     conn.execute("alter sequence rota.job_ids restart 700001")  # like no other number
     return conn
@@ -75,9 +78,11 @@ def enqueue(conn, queue, **arguments):
 class Belongings:
     """One of everything that a tenant may have; what is missing has the same names and no rows."""
 
-    def __init__(self, name):
-        self.queue, self.schedule = f"{name}.mail", f"{name}.nightly"
-        self.worker, self.key = f"{name}.worker", f"{name}.key"
+    def __init__(self, name, suffix=""):
+        self.name = name
+        self.queue, self.schedule = f"{name}.mail{suffix}", f"{name}.nightly{suffix}"
+        self.worker, self.key = f"{name}.worker{suffix}", f"{name}.key{suffix}"
+        self.request = f"{name}.request{suffix}"
         self.waiting = self.running = self.failed = self.done = NO_JOB
         self.token: UUID = uuid4()
         self.token_id = NO_JOB
@@ -110,10 +115,10 @@ def furnish(conn, name):
     enqueue(conn, has.queue, payload=Jsonb(name), run_at=datetime.now(UTC) + HOUR / 2)
     call(conn, "schedule_job", task="t", every=HOUR, name=has.schedule, queue=has.queue)
     call(conn, "configure_queue", queue=f"{name}.settings", max_retries=7)
+    call(conn, "begin_request", key=has.request, fingerprint="f")
+    call(conn, "end_request", key=has.request, status=201, answer=name)
     principal = {"acme": ACME, "globex": GLOBEX}[name]
-    has.token_id = call(conn, "create_token", principal=f"{principal}_app", note=name)[0][
-        "token_id"
-    ]
+    has.token_id = call(conn, "create_token", principal=principal, note=name)[0]["token_id"]
     return has
 
 
@@ -133,6 +138,7 @@ BULKS: list[Any] = [
     lambda of: {"filter": Jsonb({"queue": of.queue}), "dry_run": False},
     lambda of: {"filter": Jsonb({"ids": of.ids}), "dry_run": False},
     lambda of: {"filter": Jsonb({"unique_key": of.key}), "dry_run": False},
+    lambda of: {"filter": Jsonb({"ids": of.ids, "queue": of.queue}), "max_jobs": 1},
 ]
 
 # Each function, called with what belongs to somebody else, in every way that might tell of it.
@@ -141,11 +147,13 @@ PROBES: dict[str, list[Any]] = {
         lambda of: {"task": "t", "queue": of.queue},
         lambda of: {"task": "t", "queue": of.queue, "unique_key": of.key},
         lambda of: {"task": "t", "queue": f"{of.queue}.new"},
+        lambda of: {"task": "t", "queue": "acme.own", "unique_key": of.key},
     ],
     "enqueue_jobs": [
         lambda of: {"jobs": Jsonb([{"task": "t", "queue": of.queue}])},
         lambda of: {"jobs": Jsonb([{"task": "t", "queue": of.queue, "unique_key": of.key}])},
         lambda of: {"jobs": Jsonb([{"task": "t", "queue": q} for q in ("acme.a", of.queue)])},
+        lambda of: {"jobs": Jsonb([{"task": "t", "queue": "acme.own", "unique_key": of.key}])},
     ],
     "enqueue_many": [
         lambda of: {"task": "t", "payloads": Jsonb([1]), "queue": of.queue},
@@ -161,6 +169,7 @@ PROBES: dict[str, list[Any]] = {
         lambda of: {"queues": [of.queue]},
         lambda of: {"queues": [of.queue, f"{of.queue}.new"], "max_jobs": 1000},
         lambda of: {"queues": [of.queue], "worker": of.worker, "max_bytes": 1},
+        lambda of: {"queues": ["acme.empty", of.queue], "worker": of.worker},
     ],
     "finish_job": [
         cut_short,
@@ -193,10 +202,17 @@ PROBES: dict[str, list[Any]] = {
     "retry_job": [lambda of, n=n: {"job_id": of.ids[n]} for n in range(4)],
     "cancel_jobs": BULKS,
     "retry_jobs": BULKS,
-    "begin_request": [lambda of: {"key": "k", "fingerprint": "f"}],
-    "end_request": [lambda of: {"key": "k", "status": 200, "answer": "{}"}],
+    "begin_request": [
+        lambda of: {"key": of.request, "fingerprint": "f"},
+        lambda of: {"key": of.request, "fingerprint": "another"},
+    ],
+    "end_request": [lambda of: {"key": of.request, "status": 200, "answer": "{}"}],
     "ended_jobs": [lambda of: {"job_ids": of.ids}],
-    "create_token": [lambda of: {"principal": "nobody"}],
+    "create_token": [
+        lambda of: {"principal": "nobody"},
+        lambda of: {"principal": "nobody", "note": of.name},
+    ],
+    "binding_principals": [lambda of: {}],
     "revoke_token": [lambda of: {"token_id": of.token_id}],
     "authenticate_token": [lambda of: {"hash": b"?" * 32}],
     "principal_of": [lambda of: {"hash": b"?" * 32}],
@@ -262,14 +278,19 @@ def answer(conn, function, arguments, of):
     try:
         rows = call(conn, function, **arguments)
     except psycopg.Error as error:
-        told = (error.sqlstate, error.diag.message_primary, error.diag.message_hint)
+        said = error.diag
+        told = (error.sqlstate, said.message_primary, said.message_hint, said.message_detail)
+        about = (*told, said.context, said.table_name, said.constraint_name)
     else:
-        told = tuple(tuple(row.values()) for row in rows)
-    text = repr(told)
+        about = told = tuple(tuple(row.values()) for row in rows)
+    text = repr(about)
     for job_id in sorted(set(of.ids), reverse=True):
         text = re.sub(rf"\b{job_id}\b", "ID", text)
+    text = re.sub(r"\b7\d{5}\b", "NEW", text)
     text = text.replace(f"no token {of.token_id}'", "no token ID'")
-    return told, text.replace(of.queue.split(".")[0], "TENANT")
+    for name in (of.queue, of.schedule, of.worker, of.key):
+        text = text.replace(name, "NAME")
+    return told, text.replace(of.name, "TENANT")
 
 
 def everything_of(conn, name):
@@ -292,7 +313,7 @@ def everything_of(conn, name):
         found[table] = sorted(
             row
             for row in rows
-            if f"{name}." in row or any(re.match(rf"\({job_id},", row) for job_id in ids)
+            if name in row or any(re.match(rf"\({job_id},", row) for job_id in ids)
         )
     return found
 
@@ -303,27 +324,42 @@ def test_every_door_is_probed_and_said_what_it_does_behind_a_wall(conn):
     assert set(PROBES) == there["function"]
     assert set(BEHIND_A_WALL) == there["function"] | there["view"]
     assert {name for name, kind in BEHIND_A_WALL.items() if kind == OWN} == (
-        there["view"] | {"visible_queues", "cancel_jobs", "retry_jobs", "ended_jobs"}
+        there["view"]
+        | {"visible_queues", "binding_principals", "cancel_jobs", "retry_jobs", "ended_jobs"}
     )
 
 
-def test_what_a_neighbour_has_answers_as_what_there_is_not(house, acme, globex, connect):
+def test_what_a_neighbour_has_answers_as_what_there_is_not(house, globex, connect):
     """While its owner holds every row of it locked, and the caller may wait for no lock at all."""
-    has, has_not = furnish(globex, "globex"), Belongings("absent")
+    has = furnish(globex, "globex")
+    has_not = [Belongings("absent"), Belongings("globex", "2"), Belongings("globex.mail")]
     holder = connect(autocommit=False)
-    for table in ("live_jobs", "finished_jobs", "schedules", "queues", "workers"):
+    for table in ("live_jobs", "finished_jobs", "schedules", "queues", "workers", "requests"):
         holder.execute(f"select from rota.{table} for update")
-    acme.execute("set lock_timeout = '1ms'")
-    acme.autocommit = False
+    for name in NEIGHBOURS:
+        neighbour = connect(role=name, prepare_threshold=None)
+        neighbour.execute("set lock_timeout = '1ms'")
+        neighbour.autocommit = False
 
-    for function, probes in PROBES.items():
-        for number, probe in enumerate(probes):
-            told, about_it = answer(acme, function, probe(has), has)
-            acme.rollback()
-            _, about_nothing = answer(acme, function, probe(has_not), has_not)
-            acme.rollback()
-            assert about_it == about_nothing, (function, number)
-            check_kind(function, told)
+        for function, probes in PROBES.items():
+            is_granted = may_call(house, name, function)
+            for number, probe in enumerate(probes):
+                told, about_it = answer(neighbour, function, probe(has), has)
+                neighbour.rollback()
+                for nothing in has_not:
+                    _, about_nothing = answer(neighbour, function, probe(nothing), nothing)
+                    neighbour.rollback()
+                    assert about_it == about_nothing, (name, function, number)
+                if not is_granted:
+                    denied = ("42501", f"permission denied for function {function}")
+                    assert told[:2] == denied, (name, function)
+                elif "acme.own" not in str(probe(has).values()):
+                    check_kind(function, told)
+
+
+def may_call(conn, role, function):
+    query = "select has_function_privilege(%s, %s::regproc, 'execute')"
+    return conn.execute(query, [role, f"rota.{function}"]).fetchone()[0]
 
 
 def check_kind(function, told):
@@ -341,17 +377,27 @@ def check_kind(function, told):
         assert told[0] != "42501", (function, told)
 
 
-def test_nothing_that_a_neighbour_calls_changes_anything(house, acme, globex):
+def test_nothing_that_a_neighbour_calls_changes_anything(house, globex, connect):
     has = furnish(globex, "globex")
     before = everything_of(house, "globex")
     assert sum(map(len, before.values())) > 15
     assert all(before[table] for table in ("live_jobs", "finished_jobs", "attempts", "schedules"))
+    assert all(before[table] for table in ("requests", "api_tokens", "workers", "action_log"))
+    counts = {view: seen(globex, view) for view in doors(house)["view"]}
 
-    for function, probes in PROBES.items():
-        for probe in probes:
-            answer(acme, function, probe(has), has)
+    for name in NEIGHBOURS:
+        neighbour = connect(role=name, prepare_threshold=None)
+        for function, probes in PROBES.items():
+            for probe in probes:
+                answer(neighbour, function, probe(has), has)
 
-    assert everything_of(house, "globex") == before
+    after = everything_of(house, "globex")
+    assert {table: set(rows) - set(after[table]) for table, rows in before.items()} == {
+        table: set() for table in before
+    }
+    new = {row for table, rows in after.items() for row in set(rows) - set(before[table])}
+    assert all("acme" in row for row in new), new  # it used the neighbour's names for its own
+    assert {view: seen(globex, view) for view in counts} == counts
 
 
 def test_no_view_shows_a_neighbour_in_rows_or_numbers(house, acme, globex, connect):
@@ -360,6 +406,8 @@ def test_no_view_shows_a_neighbour_in_rows_or_numbers(house, acme, globex, conne
     assert all(rows for rows in alone.values())
 
     has = furnish(globex, "globex")
+
+    call(globex, "enqueue_many", task="t", payloads=Jsonb([1] * 10), queue="globex.mail")
 
     for view, rows in alone.items():
         assert seen(acme, view) == rows, view

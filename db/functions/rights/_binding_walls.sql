@@ -1,8 +1,8 @@
 -- A wall binds its role and whoever has that role's rights: a member that inherits them would
 -- otherwise get round it by not setting the role. Who is a member without inheriting has nothing of
--- it until the role is set, and is bound then. A superuser has the rights of every role, and may
--- read the tables; nobody else is let through. A caller whose role was dropped gets an error of
--- PostgreSQL's, not all that there is.
+-- it until the role is set, and is bound then; who goes on to set a role of that role's stays bound
+-- (_came_by). A superuser has the rights of every role, and may read the tables; nobody else is let
+-- through. A caller whose role was dropped gets an error of PostgreSQL's, not all that there is.
 create or replace function rota._binding_walls()
     returns setof rota.queue_walls
     language sql
@@ -13,7 +13,10 @@ as $$
     select w.*
     from rota.queue_walls as w
     join pg_catalog.pg_roles as r on r.rolname = w.principal
-    where pg_has_role(rota._caller()::name, r.oid, 'usage')
+    where (
+            pg_has_role(rota._caller()::name, r.oid, 'usage')
+            or (select rota._acts_for_itself()) and rota._came_by(r.oid)
+        )
         and not exists (
             select from pg_catalog.pg_roles as s
             where s.rolname = rota._caller() and s.rolsuper

@@ -1,6 +1,8 @@
 -- Before its row is locked: to wait for a lock would tell that there is such a job. History is not
 -- opened for a job that is live, as nobody opens it who may wait for a row yet (docs/inside.md). A
 -- job that is in neither table may be on its way back by retry_job, hence the last look.
+-- A job behind a wall is refused after as many looks as one that is missing, so that how long it
+-- took tells nothing either.
 create or replace function rota._check_job(job_id bigint)
     returns void
     language plpgsql
@@ -8,7 +10,7 @@ create or replace function rota._check_job(job_id bigint)
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_queue text;
+    v_queues text[];
 begin
     perform from rota.queue_walls;
 
@@ -16,19 +18,29 @@ begin
         return;
     end if;
 
-    select j.queue into v_queue from rota.live_jobs as j where j.id = job_id;
+    v_queues := rota.visible_queues();
 
-    if not found then
-        select f.queue into v_queue from rota.finished_jobs as f where f.id = job_id limit 1;
-    end if;
+    for v_look in 1..2 loop
+        perform
+        from rota.live_jobs as j
+        where j.id = job_id and (v_queues is null or j.queue = any(v_queues));
 
-    if not found then
-        select j.queue into v_queue from rota.live_jobs as j where j.id = job_id;
-    end if;
+        if found then
+            return;
+        end if;
 
-    if not found or not rota._sees_queue(v_queue) then
-        perform rota._refuse_no_job(job_id);
-    end if;
+        if v_look = 1 then
+            perform
+            from rota.finished_jobs as f
+            where f.id = job_id and (v_queues is null or f.queue = any(v_queues));
+
+            if found then
+                return;
+            end if;
+        end if;
+    end loop;
+
+    perform rota._refuse_no_job(job_id);
 end;
 $$;
 

@@ -9,14 +9,7 @@ create or replace function rota._sees_queue(queue text)
 as $$
     select coalesce(bool_and(p.fits), true)
     from (
-        select bool_or(
-            coalesce(
-                queue = w.queue_pattern
-                    or right(w.queue_pattern, 2) = '.*'
-                    and starts_with(queue, left(w.queue_pattern, -1)),
-                false
-            )
-        ) as fits
+        select bool_or(rota._fits_pattern(queue, w.queue_pattern)) as fits
         from rota._binding_walls() as w
         group by w.principal
     ) as p

@@ -30,11 +30,18 @@ begin
                   hint = 'A principal is a role: create role <name> nologin in role rota_producer';
     end if;
 
-    if not rota._may_manage(principal) then
+    if not pg_has_role(rota._caller(), principal::name, 'MEMBER') then
         raise exception '% is not a member of role %, so it may not make tokens for it',
             rota._caller(), principal
             using errcode = 'RTP01',
                   hint = format('Who may: grant %I to %I', principal, rota._caller());
+    end if;
+
+    if not rota._may_manage(principal) then
+        raise exception 'role % is not behind the walls of %, which may not make tokens for it',
+            principal, rota._caller()
+            using errcode = 'RTP01',
+                  hint = 'Who has no walls may; or make a role that is a member of this one.';
     end if;
 
     v_complaint := rota._bad_principal(principal);

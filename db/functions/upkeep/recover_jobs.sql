@@ -11,8 +11,10 @@
 --
 -- Lost are the jobs whose leases ran out, and those of a worker that was taken for dead
 -- (recover_workers), but for what it started after it was seen to be gone: then it lives, and is
--- about to say so. A first attempt that a dead worker lost starts again at once, for that is rarely
--- the job's fault; a job that kills its workers waits after the next as after any failure.
+-- about to say so. Of a dead worker only jobs of the queues that it announced are, so that who has
+-- learned another's name, announces it and dies takes nothing from anybody else. A first attempt
+-- that a dead worker lost starts again at once, for that is rarely the job's fault; a job that
+-- kills its workers waits after the next as after any failure.
 --
 -- Jobs are taken back a hundred at a time, for a second: what one of them takes is not in our hands
 -- (a payload of megabytes that is moved, a slot that is computed), and a call that goes on until it
@@ -52,7 +54,9 @@ begin
         from rota.live_jobs as j
         where j.state = 'RUNNING'
             and (j.lease_until < v_now or j.worker = any(v_dead) and j.started_at < (
-                select w.gone_at from rota.workers as w where w.worker = j.worker
+                select w.gone_at
+                from rota.workers as w
+                where w.worker = j.worker and j.queue = any(w.queues)
             ))
         order by j.id
         limit max_jobs
@@ -88,7 +92,9 @@ begin
                 and (j.lease_until < v_now or j.started_at < (
                     select w.gone_at
                     from rota.workers as w
-                    where w.worker = j.worker and w.stopped_at is not null
+                    where w.worker = j.worker
+                        and w.stopped_at is not null
+                        and j.queue = any(w.queues)
                 ))
             order by j.id
             for no key update skip locked

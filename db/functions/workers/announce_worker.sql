@@ -78,9 +78,7 @@ begin
         backend = excluded.backend,
         server_since = excluded.server_since,
         gone_at = null
-    where not exists (
-        select from unnest(w.queues) as u(queue) where not rota._sees_queue(u.queue)
-    );
+    where rota._sees_worker(w.queues);
 end;
 $$;
 

@@ -16,10 +16,7 @@ begin
     set last_seen_at = rota._now(),
         stopped_at = rota._now(),
         gone_at = null
-    where w.worker = dismiss_worker.worker
-        and not exists (
-            select from unnest(w.queues) as u(queue) where not rota._sees_queue(u.queue)
-        );
+    where w.worker = dismiss_worker.worker and rota._sees_worker(w.queues);
 end;
 $$;
 
