@@ -458,16 +458,91 @@ def test_what_a_reader_s_own_conditions_call_sees_no_row_of_a_neighbour(house, a
     assert not [text for text in told if "globex" in text]
 
 
-def test_every_view_is_a_barrier(conn):
-    open_ones = conn.execute(
+def kinds_of_views(conn):
+    """Return what each view is that is of one kind or the other."""
+    rows = conn.execute(
         """
-        select c.relname from pg_class as c
+        select c.relname, case
+                when strpos(pg_get_viewdef(c.oid), '_walled_' || c.relname) > 0 then 'walled'
+                when strpos(pg_get_viewdef(c.oid), '_all_' || c.relname) > 0 then 'all'
+            end
+        from pg_class as c
         where c.relnamespace = 'rota'::regnamespace and c.relkind = 'v'
-            and 'security_barrier=true' <> all(coalesce(c.reloptions, '{}'))
+            and c.relname in ('jobs', 'executions', 'job_executions')
         """
     ).fetchall()
+    assert len(rows) == 3
+    return {kind for _, kind in rows}
 
-    assert open_ones == []
+
+def test_every_view_is_a_barrier_while_there_are_walls(house):
+    (open_ones,) = house.execute(
+        """
+        select array_agg(c.relname::text order by c.relname) from pg_class as c
+        where c.relnamespace = 'rota'::regnamespace and c.relkind = 'v'
+            and left(c.relname, 5) <> '_all_'
+            and 'security_barrier=true' <> all(coalesce(c.reloptions, '{}'))
+        """
+    ).fetchone()
+
+    assert open_ones == ["executions", "job_executions", "jobs"]
+    assert kinds_of_views(house) == {"walled"}
+
+
+def test_the_views_ask_for_walls_from_the_first_to_the_last(conn):
+    assert kinds_of_views(conn) == {"all"}
+    for pattern in ("a", "b.*"):
+        call(conn, "wall", principal="rota_reader", queue_pattern=pattern)
+        assert kinds_of_views(conn) == {"walled"}
+    call(conn, "unwall", principal="rota_reader", queue_pattern="a")
+    assert kinds_of_views(conn) == {"walled"}
+    call(conn, "unwall", principal="rota_reader", queue_pattern="b.*")
+    assert kinds_of_views(conn) == {"all"}
+
+
+def test_a_wall_that_is_undone_leaves_the_views_as_they_were(connect):
+    conn, other = connect(autocommit=False), connect()
+    call(conn, "wall", principal="rota_reader", queue_pattern="a")
+    conn.rollback()
+
+    assert kinds_of_views(other) == {"all"}
+
+
+def test_the_last_wall_is_taken_away_while_another_is_made(connect):
+    maker, taker, other = connect(autocommit=False), connect(), connect()
+    call(taker, "wall", principal="rota_reader", queue_pattern="a")
+    call(maker, "wall", principal="rota_reader", queue_pattern="b")
+    with ThreadPoolExecutor() as pool:
+        taken = pool.submit(call, taker, "unwall", principal="rota_reader", queue_pattern="a")
+        blocking = "select cardinality(pg_blocking_pids(%s)) > 0"
+        wait_until(lambda: other.execute(blocking, [taker.info.backend_pid]).fetchone()[0])
+        maker.commit()
+        taken.result(timeout=30)
+
+    assert kinds_of_views(other) == {"walled"}
+    assert call(other, "unwall", principal="rota_reader", queue_pattern="b")
+    assert kinds_of_views(other) == {"all"}
+
+
+def test_who_reads_a_view_keeps_the_first_wall_off_for_a_moment_and_no_longer(connect):
+    reader, conn = connect(autocommit=False), connect()
+    reader.execute("select from rota.jobs")
+
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        call(conn, "wall", principal="rota_reader", queue_pattern="a")
+    assert conn.execute("select from rota.queue_walls").rowcount == 0
+    reader.commit()
+    call(conn, "wall", principal="rota_reader", queue_pattern="a")
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_walls_are_changed_at_read_committed(conn, level):
+    conn.execute(f"set default_transaction_isolation = '{level}'")
+
+    for function in ("wall", "unwall"):
+        with pytest.raises(psycopg.Error, match="READ COMMITTED") as caught:
+            call(conn, function, principal="rota_reader", queue_pattern="a")
+        assert caught.value.sqlstate == "RTC04"
 
 
 def test_no_function_of_the_house_reads_a_view_that_shows_its_caller_s_queues_only(conn):
@@ -571,7 +646,7 @@ def test_a_wall_holds_from_its_commit_on_in_open_transactions_too(conn, tenants,
     enqueue(caller, "mail")
 
     call(builder, "wall", principal=ACME, queue_pattern="acme.*")
-    assert caller.execute("select count(*) from rota.jobs").fetchone() == (2,)
+    assert len(call(caller, "claim_next_job", queues=["mail"])) == 1
     builder.commit()
 
     assert caller.execute("select count(*) from rota.jobs").fetchone() == (0,)
