@@ -39,3 +39,21 @@ begin
         drop constraint if exists only_a_schedule_is_named;
 end;
 $$;
+
+-- The rows are what counts, however they came: by a call, a restore of data alone, a subscription.
+do $$
+begin
+    if not exists (
+        select from pg_catalog.pg_trigger as t
+        where t.tgrelid = 'rota.queue_walls'::regclass and t.tgname = 'walls_changed'
+    ) then
+        create trigger walls_changed
+            after insert or update or delete or truncate on rota.queue_walls
+            for each statement
+            execute function rota._walls_changed();
+        alter table rota.queue_walls enable always trigger walls_changed;
+    end if;
+
+    perform rota._guard_views();
+end;
+$$;

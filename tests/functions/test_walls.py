@@ -13,7 +13,7 @@ import pytest
 from psycopg import Connection, errors, sql
 from psycopg.types.json import Jsonb
 
-from rota.db.deploy import ROLES
+from rota.db.deploy import ROLES, deploy
 from rota.db.gateway import call
 from tests.waiting import wait_until
 from tests.walls import BEHIND_A_WALL, CHORE, EMPTY, MISSING, NOTHING, OWN, REFUSED, TOKEN
@@ -498,6 +498,25 @@ def test_the_views_ask_for_walls_from_the_first_to_the_last(conn):
     assert kinds_of_views(conn) == {"walled"}
     call(conn, "unwall", principal="rota_reader", queue_pattern="b.*")
     assert kinds_of_views(conn) == {"all"}
+
+
+@pytest.mark.parametrize("way", ["rows", "rows of a subscription"])
+def test_the_views_follow_the_rows_however_these_come(conn, way):
+    if way == "rows of a subscription":
+        conn.execute("set session_replication_role = replica")
+
+    conn.execute("insert into rota.queue_walls values ('rota_reader', 'a')")
+    assert kinds_of_views(conn) == {"walled"}
+    conn.execute("truncate rota.queue_walls")
+    assert kinds_of_views(conn) == {"all"}
+
+
+def test_a_deploy_finds_the_views_guarded_and_leaves_them_so(db, conn):
+    call(conn, "wall", principal="rota_reader", queue_pattern="a")
+
+    deploy(db, report=lambda line: None)
+
+    assert kinds_of_views(conn) == {"walled"}
 
 
 def test_a_wall_that_is_undone_leaves_the_views_as_they_were(connect):

@@ -22,8 +22,6 @@ begin
             using errcode = 'RTN06';
     end if;
 
-    perform rota._guard_views();
-
     perform rota._record_action(
         'unwall',
         details => jsonb_build_object('principal', principal, 'queue_pattern', queue_pattern)

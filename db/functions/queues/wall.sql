@@ -1,5 +1,5 @@
 -- The table is locked against others who make or take away walls, until this has ended: whether the
--- views are guarded is a matter of all walls. With the first one they are (_guard_views).
+-- views are guarded is a matter of all walls. A trigger has them follow (_guard_views).
 -- It holds for every statement that begins after the commit, of open sessions and transactions,
 -- too; one at REPEATABLE READ sees it from its next transaction on, and a call that had passed its
 -- check before may still commit. Who is behind a wall makes and takes away none.
@@ -43,8 +43,6 @@ begin
     insert into rota.queue_walls (principal, queue_pattern)
     values (principal, queue_pattern)
     on conflict do nothing;
-
-    perform rota._guard_views();
 
     perform rota._record_action(
         'wall',
