@@ -705,15 +705,19 @@ MUTANTS = [
     mutant(
         "executions shows what was recorded in two rows twice",
         "db/views.sql",
-        "\n    from rota.finished_jobs as f\n    where f.token is not null\n",
-        "\n    from rota.finished_jobs as f\n",
+        "'COMPLETED' as job_state,\n    null::timestamptz as next_run_at\n"
+        "from rota.finished_jobs as f\nwhere f.token is not null\n",
+        "'COMPLETED' as job_state,\n    null::timestamptz as next_run_at\n"
+        "from rota.finished_jobs as f\n",
         f"{FINISHES}::test_a_success_of_before_is_shown_once_and_its_repeat_gets_the_answer_of_then",
     ),
     mutant(
         "job_executions shows what was recorded in two rows twice",
         "db/views.sql",
-        "        from rota.finished_jobs as f\n        where f.token is not null\n",
-        "        from rota.finished_jobs as f\n",
+        "::rota.job_state as job_state,\n    null::timestamptz as next_run_at\n"
+        "from rota.finished_jobs as f\nwhere f.token is not null\n",
+        "::rota.job_state as job_state,\n    null::timestamptz as next_run_at\n"
+        "from rota.finished_jobs as f\n",
         f"{FINISHES}::test_a_success_of_before_is_shown_once_and_its_repeat_gets_the_answer_of_then",
     ),
     mutant(
@@ -1600,8 +1604,8 @@ MUTANTS = [
     mutant(
         "a neighbour's worker is dismissed",
         "db/functions/workers/dismiss_worker.sql",
-        "where not rota._sees_queue(u.queue)",
-        "where false",
+        " and rota._sees_worker(w.queues)",
+        "",
         f"{WALLS}::test_a_worker_has_a_name_of_the_wall_s_or_a_uuid",
     ),
     mutant(
@@ -1627,9 +1631,9 @@ MUTANTS = [
     ),
     mutant(
         "a prefix is a pattern of LIKE",
-        "db/functions/rights/_sees_queue.sql",
-        "starts_with(queue, left(w.queue_pattern, -1))",
-        "queue like left(w.queue_pattern, -1) || '%'",
+        "db/functions/rights/_fits_pattern.sql",
+        "starts_with(queue, left(pattern, -1))",
+        "queue like left(pattern, -1) || '%'",
         f"{WALLS}::test_a_prefix_is_taken_letter_by_letter",
     ),
     mutant(
@@ -1642,8 +1646,8 @@ MUTANTS = [
     mutant(
         "a wall binds its role alone, and not those who have its rights",
         "db/functions/rights/_binding_walls.sql",
-        "where pg_has_role(rota._caller()::name, r.oid, 'usage')",
-        "where r.rolname = rota._caller()",
+        "pg_has_role(rota._caller()::name, r.oid, 'usage')\n",
+        "r.rolname = rota._caller()\n",
         f"{WALLS}::test_a_wall_binds_whoever_has_the_role_s_rights",
     ),
     mutant(
@@ -1663,9 +1667,9 @@ MUTANTS = [
     mutant(
         "a reader's own function sees every job before the wall does",
         "db/views.sql",
-        "create or replace view rota.jobs with (security_barrier) as",
-        "create or replace view rota.jobs as",
-        f"{WALLS}::test_every_view_is_a_barrier",
+        "create or replace view rota._walled_jobs with (security_barrier) as",
+        "create or replace view rota._walled_jobs as",
+        f"{WALLS}::test_every_view_is_a_barrier_while_there_are_walls",
     ),
     mutant(
         "a worker's number of jobs counts those of neighbours",
@@ -1816,8 +1820,8 @@ MUTANTS = [
     mutant(
         "a worker that announces a neighbour's name and dies takes its jobs",
         "db/functions/upkeep/recover_jobs.sql",
-        "                        and j.queue = any(w.queues)\n",
-        "",
+        "where w.worker = j.worker and j.queue = any(w.queues)",
+        "where w.worker = j.worker",
         f"{HOSTILE}::test_who_announces_a_neighbour_s_worker_and_dies_takes_no_job_from_it",
     ),
     mutant(
@@ -1830,17 +1834,10 @@ MUTANTS = [
         f"{HOSTILE}::test_a_job_behind_a_wall_is_looked_for_as_often_as_one_that_is_missing",
     ),
     mutant(
-        "one who waits for a neighbour's queue is woken in its place",
-        "app/waiting.py",
-        "return {wait.principal: wait for",
-        "return {None: wait for",
-        "tests/api/test_neighbours.py::test_who_waits_for_a_neighbour_s_queue_keeps_no_job_from_it",
-    ),
-    mutant(
         "a worker's name that a neighbour tried is taken for announced",
         "app/work.py",
-        'who = g.get("principal"), worker',
-        "who = None, worker",
+        '(g.get("principal"), worker)',
+        "(None, worker)",
         "tests/api/test_neighbours.py"
         "::test_a_name_of_a_worker_that_a_neighbour_tries_keeps_it_from_nothing",
     ),
@@ -1887,5 +1884,42 @@ MUTANTS = [
                 "or true",
             ),
         )
+    ),
+    mutant(
+        "the first wall leaves the views open",
+        "db/functions/rights/_walls_changed.sql",
+        "perform rota._guard_views();",
+        "null;",
+        f"{WALLS}::test_the_views_ask_for_walls_from_the_first_to_the_last",
+    ),
+    mutant(
+        "the last wall is taken away without a look at one that is being made",
+        "db/functions/rights/_lock_walls.sql",
+        "lock table rota.queue_walls in share row exclusive mode;",
+        "null;",
+        f"{WALLS}::test_the_last_wall_is_taken_away_while_another_is_made",
+    ),
+    mutant(
+        "a deploy leaves the views open",
+        "db/functions/rights/_guard_views.sql",
+        "if exists (select from rota.queue_walls) then",
+        "if exists (select from rota.queue_walls) and pg_trigger_depth() > 0 then",
+        f"{WALLS}::test_a_deploy_finds_the_views_guarded_and_leaves_them_so",
+    ),
+    mutant(
+        "a token that was revoked is taken while it is remembered",
+        "db/functions/rights/principal_of.sql",
+        "        and t.revoked_at is null\n",
+        "",
+        "tests/api/test_tokens.py"
+        "::test_the_first_token_closes_a_running_api_and_a_revoked_one_is_refused_at_once",
+    ),
+    mutant(
+        "the API stays open for a while when the first token is made",
+        "db/functions/rights/principal_of.sql",
+        "hash is null and not rota.needs_token()",
+        "hash is null",
+        "tests/api/test_tokens.py"
+        "::test_the_first_token_closes_a_running_api_and_a_revoked_one_is_refused_at_once",
     ),
 ]

@@ -92,9 +92,7 @@ begin
                 and (j.lease_until < v_now or j.started_at < (
                     select w.gone_at
                     from rota.workers as w
-                    where w.worker = j.worker
-                        and w.stopped_at is not null
-                        and j.queue = any(w.queues)
+                    where w.worker = j.worker and w.stopped_at is not null
                 ))
             order by j.id
             for no key update skip locked
