@@ -29,6 +29,8 @@ FUNCTIONS = [
     "heartbeat_jobs",
     "release_job",
     "announce_worker",
+    "recover_jobs",
+    "maintain",
     "begin_sleep",
     "end_sleep",
     "ended_jobs",

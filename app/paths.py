@@ -29,12 +29,12 @@ class Api(Flask):
         return adapter
 
 
-def _as_written(environ: Mapping[str, Any]) -> str:
+def _as_written(said: Mapping[str, Any]) -> str:
     """Return the decoded path of a request, with the slashes that were escaped still marked."""
-    target = re.sub(r"^\w+://[^/?]*", "", environ.get("REQUEST_URI", ""))
+    target = re.sub(r"^\w+://[^/?]*", "", said.get("REQUEST_URI", ""))
     parts = re.split("%2f", target.partition("?")[0], flags=re.IGNORECASE)
     if len(parts) == 1:
-        return environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
+        return said.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
     return ESCAPED_SLASH.join(
         unquote_to_bytes(part.encode("latin-1", "replace")).decode(errors="replace")
         for part in parts

@@ -32,15 +32,15 @@ class Upkeep:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._principal: str | None = None
+        self._token_hash: bytes | None = None
         self._claimed = threading.Event()
         self._begin = threading.Lock()
         self._thread: threading.Thread | None = None
         self._batch = FIRST_BATCH
 
-    def claimed_by(self, principal: str | None) -> None:
-        """Note that somebody claims; called with each claim, and waits for nothing."""
-        self._principal = principal
+    def claimed_by(self, token_hash: bytes | None) -> None:
+        """Note whose token claims; called with each claim, and waits for nothing."""
+        self._token_hash = token_hash
         if self._claimed.is_set():
             return
         self._claimed.set()
@@ -75,7 +75,7 @@ class Upkeep:
     def _recover(self) -> float:
         began = time.monotonic()
         batch, self._batch = self._batch, max(1, self._batch // 2)
-        with self._database.transaction(self._principal) as conn:
+        with self._database.transaction(self._token_hash) as conn:
             count = call(conn, "recover_jobs", max_jobs=batch)[0]["recover_jobs"]
         took = time.monotonic() - began
         self._batch = batch if count else FIRST_BATCH
@@ -85,6 +85,6 @@ class Upkeep:
         return max(RECOVER_PERIOD, min(RECOVER_SHARE * took, LONGEST_RECOVER_PERIOD))
 
     def _maintain(self) -> float:
-        with self._database.transaction(self._principal) as conn:
+        with self._database.transaction(self._token_hash) as conn:
             call(conn, "maintain")
         return MAINTAIN_PERIOD

@@ -369,7 +369,7 @@ def _claim_rows(conn: psycopg.Connection, arguments: dict[str, Any] | None) -> l
     current_app.extensions["announcements"].announce(conn, arguments["worker"], arguments["queues"])
     times = moments("scheduled_for", "lease_until")
     claimed = call_rows(conn, CLAIMED, times, "claim_next_job", **arguments, max_bytes=MOST_BYTES)
-    current_app.extensions["upkeep"].claimed_by(g.get("principal"))
+    current_app.extensions["upkeep"].claimed_by(g.get("token_hash"))
     if claimed:
         request.environ[UNDELIVERED] = False
         request.environ["rota.claimed"] = claimed

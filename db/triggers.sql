@@ -40,19 +40,29 @@ begin
 end;
 $$;
 
--- The rows are what counts, however they came: by a call, a restore of data alone, a subscription.
+-- The rows are what counts, however they came: by a call, by a restore of data alone, by way of a
+-- subscription, whose worker fires triggers of rows only, and of these those that are always on. A
+-- restore that turned triggers off and on leaves them as any others, hence anew with each deploy.
 do $$
 begin
     if not exists (
         select from pg_catalog.pg_trigger as t
-        where t.tgrelid = 'rota.queue_walls'::regclass and t.tgname = 'walls_changed'
+        where t.tgrelid = 'rota.queue_walls'::regclass and t.tgname = 'wall_changed'
     ) then
-        create trigger walls_changed
-            after insert or update or delete or truncate on rota.queue_walls
+        create trigger wall_changed
+            after insert or update or delete on rota.queue_walls
+            for each row
+            execute function rota._walls_changed();
+
+        create trigger walls_emptied
+            after truncate on rota.queue_walls
             for each statement
             execute function rota._walls_changed();
-        alter table rota.queue_walls enable always trigger walls_changed;
     end if;
+
+    alter table rota.queue_walls
+        enable always trigger wall_changed,
+        enable always trigger walls_emptied;
 
     perform rota._guard_views();
 end;

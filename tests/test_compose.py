@@ -270,9 +270,11 @@ def test_every_service_does_its_work_by_its_own_command(form, to_strangers, tmp_
     ]
     try:
         wait_until(lambda: status(f"{api}/health/ready") == 200)
-        job = fetch(f"{api}/jobs", token, {"task": "echo", "payload": {"say": "hello"}})
-        wait_until(lambda: fetch(f"{api}/jobs/{job['job_id']}", token)["state"] == "COMPLETED")
-        wait_until(lambda: len(fetch(f"{api}/workers", token)["workers"]) == 2)
+        job = fetch(f"{api}/jobs", {"task": "echo", "payload": {"say": "hello"}}, token)
+        wait_until(
+            lambda: fetch(f"{api}/jobs/{job['job_id']}", token=token)["state"] == "COMPLETED"
+        )
+        wait_until(lambda: len(fetch(f"{api}/workers", token=token)["workers"]) == 2)
         page = status(f"{api}/apidocs/")
         stranger = status(f"{api}/jobs")
         healthcheck = subprocess.run(
@@ -313,7 +315,7 @@ def status(url: str) -> int | None:
         return None
 
 
-def fetch(url: str, token: str | None, body: dict[str, Any] | None = None) -> Any:
+def fetch(url: str, body: dict[str, Any] | None = None, token: str | None = None) -> Any:
     """Get a URL, or post a body to it; return the answer."""
     data = json.dumps(body).encode() if body else None
     headers = {"Content-Type": "application/json"}

@@ -86,7 +86,9 @@ TWO_ROWS = {
     ],
 }
 VIEWS_OF_TWO_ROWS = """
-    drop view rota.job_executions, rota.executions;
+    drop view
+        rota.job_executions, rota._walled_job_executions, rota._all_job_executions,
+        rota.executions, rota._walled_executions, rota._all_executions;
     alter table rota.finished_jobs drop column token;
     create view rota.job_executions as
     select

@@ -3,6 +3,7 @@
 import threading
 from datetime import timedelta
 
+import pytest
 from flask.testing import FlaskClient
 from psycopg import Connection
 
@@ -12,15 +13,21 @@ from tests.api.conftest import Server
 from tests.waiting import wait_until
 
 
+@pytest.mark.parametrize("who", ["nobody in particular", "a token"])
 def test_a_job_whose_worker_over_http_has_died_comes_back_though_no_other_worker_runs(
-    server: Server, conn: Connection, clock: Clock
+    server: Server, conn: Connection, clock: Clock, who: str
 ) -> None:
+    sent = {}
+    if who == "a token":
+        (made,) = call(conn, "create_token", principal="rota_worker")
+        sent = {"Authorization": f"Bearer {made['token']}"}
     call(conn, "enqueue_job", task="t", queue="q")
     conn.execute("select configure_queue('q', backoff_base => '1 millisecond')")
-    server.request("POST", "/queues/q/claim", {"worker": "dies", "lease_seconds": 30})
+    server.request("POST", "/queues/q/claim", {"worker": "dies", "lease_seconds": 30}, **sent)
     clock.advance(timedelta(seconds=31))
 
-    answer = server.request("POST", "/queues/q/claim", {"wait_seconds": 30, "worker": "heir"})
+    heir = {"wait_seconds": 30, "worker": "heir"}
+    answer = server.request("POST", "/queues/q/claim", heir, **sent)
 
     assert [job["attempt"] for job in answer.json["jobs"]] == [2]
     ended = conn.execute("select outcome, worker from rota.executions where attempt = 1").fetchall()

@@ -181,8 +181,10 @@ def test_f35_a_post_that_is_repeated_after_the_api_was_killed_makes_one_job(
     log = house.folder / "api.log"
     first = house.run(["-m", "rota.app"], environment, log)
     wait_until(lambda: "serving" in log.read_text())
+    # Whether a token is needed is known now, so that the next commit is that of the job.
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/jobs", timeout=5).close()
     # the whole statement: BEGIN says READ COMMITTED
-    proxy.swallow_reply("COMMIT\0", keep_open=True)
+    proxy.swallow_reply("commit\0", keep_open=True)
 
     def post() -> dict[str, Any]:
         body = {"task": "work", "unique_key": "once", "payload": {"key": "once"}}

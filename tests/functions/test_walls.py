@@ -507,8 +507,29 @@ def test_the_views_follow_the_rows_however_these_come(conn, way):
 
     conn.execute("insert into rota.queue_walls values ('rota_reader', 'a')")
     assert kinds_of_views(conn) == {"walled"}
+    conn.execute("delete from rota.queue_walls")
+    assert kinds_of_views(conn) == {"all"}
+    with conn.cursor().copy("copy rota.queue_walls (principal, queue_pattern) from stdin") as rows:
+        rows.write_row(("rota_reader", "b"))
+    assert kinds_of_views(conn) == {"walled"}
     conn.execute("truncate rota.queue_walls")
     assert kinds_of_views(conn) == {"all"}
+
+
+def test_the_triggers_that_have_the_views_follow_are_of_rows_and_always_on(db, conn):
+    """A subscription's worker fires no others; a restore may have turned them off and on."""
+    looks = """
+        select tgname, tgtype & 1, tgenabled::text from pg_trigger
+        where tgrelid = 'rota.queue_walls'::regclass order by tgname
+    """
+    always = [("wall_changed", 1, "A"), ("walls_emptied", 0, "A")]
+    assert conn.execute(looks).fetchall() == always
+
+    conn.execute("alter table rota.queue_walls disable trigger all")
+    conn.execute("alter table rota.queue_walls enable trigger all")
+    deploy(db, report=lambda line: None)
+
+    assert conn.execute(looks).fetchall() == always
 
 
 def test_a_deploy_finds_the_views_guarded_and_leaves_them_so(db, conn):
