@@ -56,7 +56,10 @@ class BinaryCursor(Cursor):
 
     def execute(self, query, params=None, **options):
         """Execute a query, as psycopg's own cursor does."""
-        text = query if isinstance(query, str) else query.as_string(self)
+        if isinstance(query, bytes):
+            text = query.decode()
+        else:
+            text = query if isinstance(query, str) else query.as_string(self)
         if ";" not in text.strip().rstrip(";"):
             self.format = Format.BINARY
         return super().execute(query, params, **options)

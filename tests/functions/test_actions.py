@@ -17,17 +17,12 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOT_RECORDED = {
     *("enqueue_job", "enqueue_jobs", "enqueue_many", "schedule_job"),
     *("next_run", "preview_schedule", "check_invariants", "version", "visible_queues"),
+    "binding_principals",
     *("claim_next_job", "finish_job", "finish_jobs", "heartbeat_job", "heartbeat_jobs"),
     *("release_job", "release_unhandled_jobs", "bring_forward_jobs", "hold_lease"),
     *("begin_sleep", "end_sleep", "next_due_in", "announce_worker", "dismiss_worker"),
-    *(
-        "recover_jobs",
-        "recover_workers",
-        "maintain",
-        "authenticate_token",
-        "principal_of",
-        "needs_token",
-    ),
+    *("recover_jobs", "recover_workers", "maintain"),
+    *("authenticate_token", "principal_of", "needs_token"),
     *("begin_request", "end_request", "ended_jobs"),
 }
 
