@@ -1765,7 +1765,7 @@ MUTANTS = [
     mutant(
         "over HTTP a claim takes nothing back",
         "app/work.py",
-        '    current_app.extensions["upkeep"].claimed_by(g.get("principal"))\n',
+        '    current_app.extensions["upkeep"].claimed_by(g.get("token_hash"))\n',
         "",
         f"{API_UPKEEP}::test_a_job_whose_worker_over_http_has_died_comes_back_though_no_other_worker_runs",
     ),
