@@ -6,7 +6,8 @@ The steps, one deploy of a database at a time, so that any number may be started
 2. the pending migrations of ``db/migrations`` (yoyo);
 3. in one transaction the views, every file of ``db/functions``, ``db/settings.sql``, the grants,
    ``rota.version()``, and a check that the schema holds no function without a file;
-4. the triggers of ``db/triggers.sql``;
+4. away with an index that only the functions of before needed, and the triggers of
+   ``db/triggers.sql``;
 5. ``rota`` on the database's search path, the sequence of ids ahead of every job, and the first
    round of upkeep.
 
@@ -81,8 +82,8 @@ def deploy(url: str, folder: Path = FOLDER, report: Callable[[str], None] = prin
         applied = _patiently(lambda: _migrate(url, folder / "migrations"))
         _take_turn(turn, report)
         functions = _patiently(lambda: _replace_functions(conn, folder))
-        _patiently(lambda: _run_file(conn, folder / "triggers.sql"))
         _drop_outlived_index(conn)
+        _patiently(lambda: _run_file(conn, folder / "triggers.sql"))
         _extend_search_path(conn, report)
         _heal_job_ids(conn, report)
         _patiently(lambda: conn.execute("select rota.maintain()"))
@@ -389,7 +390,8 @@ def _has_old_view(conn: Connection) -> bool:
 def _drop_outlived_index(conn: Connection) -> None:
     """Drop the index by which the functions before this deploy knew the holder of a unique key.
 
-    It has keys unique in the whole database, and so refuses what the functions of now allow.
+    It has keys unique in the whole database, and so refuses what the functions of now allow. Nor
+    do they look at it: one of two calls of a key at the same instant may get 23505 by it.
     """
     if conn.execute("select to_regclass('rota.live_jobs_unique_key')").fetchone() != (None,):
         _outlast_calls(conn)

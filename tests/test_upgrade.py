@@ -557,3 +557,43 @@ def test_a_build_of_an_index_that_was_cut_off_is_begun_anew(empty_db):
             "select indisvalid from pg_index"
             " where indexrelid = 'rota.live_jobs_unique_key_of_queue'::regclass"
         ).fetchone() == (True,)
+
+
+def test_what_is_left_of_a_build_holds_nobody_up_for_long_behind_an_open_writer(empty_db):
+    """Its index is dropped, which waits for the writer that the build waited for in vain."""
+    deploy(empty_db, report=lambda line: None)
+    with (
+        psycopg.connect(empty_db, autocommit=True) as conn,
+        psycopg.connect(empty_db) as writer,
+        psycopg.connect(empty_db, autocommit=True) as reader,
+    ):
+        conn.execute(
+            """
+            update pg_index set indisvalid = false
+            where indexrelid = 'rota.live_jobs_unique_key_of_queue'::regclass;
+            delete from rota._yoyo_migration where migration_id like '0086%'
+            """
+        )
+        writer.execute("lock table rota.live_jobs in row exclusive mode")
+        upgrade = threading.Thread(
+            target=deploy, kwargs={"url": empty_db, "report": lambda line: None}
+        )
+        upgrade.start()
+        drops = """
+            select from pg_locks
+            where relation = 'rota.live_jobs'::regclass
+                and mode = 'AccessExclusiveLock' and not granted
+        """
+        wait_until(lambda: conn.execute(drops).rowcount)
+        reader.execute("set statement_timeout = '20s'")
+
+        try:
+            reader.execute("select from rota.live_jobs")
+        finally:
+            writer.rollback()
+            upgrade.join()
+
+        assert conn.execute(
+            "select indisvalid from pg_index"
+            " where indexrelid = 'rota.live_jobs_unique_key_of_queue'::regclass"
+        ).fetchone() == (True,)

@@ -176,6 +176,22 @@ def test_maintain_forgets_what_is_older_than_a_day_and_passes_by_what_is_held(
     assert left == [("7",), ("new",)]
 
 
+def test_requests_forget_old_ones_so_that_their_table_does_not_grow_without_upkeep(
+    conn: Connection, connect: Callable[..., Connection], clock: Clock
+) -> None:
+    begin = "select rota.begin_request(%s || g::text, 'f') from generate_series(1, 2000) as g"
+    conn.execute(begin, ["old"])
+    clock.advance(timedelta(hours=25))
+    with connect().transaction() as holder:
+        holder.connection.execute("select from rota.requests where key = 'old7' for update")
+
+        conn.execute(begin, ["new"])
+        conn.execute(begin, ["newer"])
+
+    left = conn.execute("select count(*), min(key), max(key) from rota.requests").fetchone()
+    assert left == (4001, "new1", "old7")
+
+
 def test_a_key_is_its_caller_s_own(connect: Callable[..., Connection], conn: Connection) -> None:
     producer, operator = connect(role="rota_producer"), connect(role="rota_operator")
     with producer.transaction():

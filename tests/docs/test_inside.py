@@ -57,6 +57,7 @@ def test_every_function_that_it_names_is_there_and_the_life_of_a_row_has_every_d
         name
         for (name,) in conn.execute(
             "select proname from pg_proc where pronamespace = 'rota'::regnamespace"
+            " union select viewname from pg_views where schemaname = 'rota'"
         )
     }
     helpers = set(re.findall(r"`(_[a-z_]+)`", PAGE))

@@ -145,7 +145,7 @@ def name(number):
 def announce(conn, number, **arguments):
     about = {"host": "h", "pid": 1, "queues": ["default"], "concurrency": 1, "version": "v"}
     arguments = {"worker": name(number), "attends": True, **arguments}
-    call(conn, "announce_worker", **about, **arguments)
+    call(conn, "announce_worker", **(about | arguments))
 
 
 def end_session(conn, ended):
@@ -239,6 +239,21 @@ def test_a_worker_whose_session_stays_away_is_taken_for_dead_and_its_job_starts_
     with pytest.raises(psycopg.Error) as refused:
         call(conn, "finish_job", **job)
     assert refused.value.sqlstate == "RTC02"
+
+
+def test_a_dead_worker_s_job_of_a_queue_that_it_announced_later_starts_again_at_once(
+    conn, clock, attend
+):
+    dead = attend(1, queues=["mail"])
+    call(conn, "enqueue_job", task="work", queue="web")
+    announce(dead, 1, queues=["web"])
+    call(conn, "claim_next_job", worker=name(1), queues=["web"])
+
+    seen_gone(conn, clock, dead)
+    look(conn)
+
+    assert recover(conn) == 1
+    assert executions(conn) == [("LOST", 1, f"worker {name(1)} died")]
 
 
 def test_those_who_sleep_are_told_of_a_job_that_a_dead_worker_lost(

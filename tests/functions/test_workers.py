@@ -87,7 +87,21 @@ def test_a_worker_without_a_name_is_refused(conn):
     assert caught.value.sqlstate == "RTV01"
 
 
-def test_a_worker_keeps_what_it_said_first_and_comes_back_after_a_stop(conn, clock):
+def test_what_a_worker_announced_last_holds(conn):
+    first = {"host": "a", "pid": 1, "queues": ["mail"], "concurrency": 1, "version": "1"}
+    last = {"host": "b", "pid": 2, "queues": ["web", "x"], "concurrency": 2, "version": "2"}
+    query = "select host, pid, queues, concurrency, version, started_at from rota.worker_status"
+    call(conn, "announce_worker", worker="w", **first)
+    (before,) = conn.execute(query).fetchall()
+
+    call(conn, "announce_worker", worker="w", **last)
+
+    (after,) = conn.execute(query).fetchall()
+    assert before == (*first.values(), before[-1])
+    assert after == (*last.values(), before[-1])
+
+
+def test_a_worker_was_started_once_and_comes_back_after_a_stop(conn, clock):
     cursor = conn.cursor(row_factory=dict_row)
     arguments = {
         "host": "here",

@@ -582,6 +582,30 @@ MUTANTS = [
         f"{RECOVERY}::test_only_the_first_loss_of_a_dead_worker_starts_again_at_once",
     ),
     mutant(
+        "the queues that a worker announced first are all that it is given back early",
+        "db/functions/workers/announce_worker.sql",
+        "        queues = excluded.queues,\n",
+        "",
+        f"{RECOVERY}"
+        "::test_a_dead_worker_s_job_of_a_queue_that_it_announced_later_starts_again_at_once",
+    ),
+    mutant(
+        "requests are forgotten by upkeep only",
+        "db/functions/requests/begin_request.sql",
+        "random() < 0.01",
+        "false",
+        "tests/api/test_repeats.py"
+        "::test_requests_forget_old_ones_so_that_their_table_does_not_grow_without_upkeep",
+    ),
+    mutant(
+        "who forgets old requests waits for one that is held",
+        "db/functions/requests/_forget_requests.sql",
+        " skip locked",
+        "",
+        "tests/api/test_repeats.py"
+        "::test_maintain_forgets_what_is_older_than_a_day_and_passes_by_what_is_held",
+    ),
+    mutant(
         "a name that others can have attends",
         "db/functions/workers/announce_worker.sql",
         "if attends and worker",
@@ -1741,7 +1765,7 @@ MUTANTS = [
     mutant(
         "over HTTP a claim takes nothing back",
         "app/work.py",
-        '    current_app.extensions["upkeep"].claimed_by(g.get("principal"))\n',
+        '    current_app.extensions["upkeep"].claimed_by(g.get("token_hash"))\n',
         "",
         f"{API_UPKEEP}::test_a_job_whose_worker_over_http_has_died_comes_back_though_no_other_worker_runs",
     ),

@@ -4,6 +4,11 @@
 --
 -- A key is its caller's own: that another has used it can be neither seen nor told. What a caller
 -- may not do any more it could still be told about here, which is nothing but what it was told.
+--
+-- One new request in a hundred forgets up to two hundred old ones, so that the table stops growing
+-- whatever maintain, which has a second an hour, is left with. Not each request two: all would walk
+-- over what was forgotten while an open transaction keeps it in the index. What it forgets it holds
+-- until its transaction ends, after its own row; whoever begins a request holds nothing yet.
 create or replace function rota.begin_request(key text, fingerprint text)
     returns rota.past_request
     language plpgsql
@@ -56,6 +61,10 @@ begin
 
         exit when found;
     end loop;
+
+    if random() < 0.01 then
+        perform rota._forget_requests(v_now, 200);
+    end if;
 
     return null;
 end;

@@ -3,6 +3,7 @@
 -- Partitions come last (docs/inside.md has the order), so that nothing is waited for while their
 -- parents are locked, but the second parent, for no longer than lock_timeout: half of
 -- deadlock_timeout at most, so that who waits for us meanwhile is not told of a deadlock.
+-- Of what may be much a second's worth is removed, in portions.
 -- Whatever cannot be done is left for the next call, reported by a warning, and stops nothing else.
 -- Only finished jobs, attempts and the record of actions are ever dropped. Of a schedule that has
 -- ended, the definition goes with the call after the one that dropped its job.
@@ -19,6 +20,8 @@ declare
     v_now timestamptz := rota._now();
     v_older_than timestamptz;
     v_parent text;
+    v_since timestamptz;
+    v_count bigint;
 begin
     perform set_config('lock_timeout', greatest(1, least(200, s.setting::integer / 2))::text, true)
     from pg_catalog.pg_settings as s
@@ -104,22 +107,33 @@ begin
     end;
 
     begin
-        delete from rota.action_log as a
-        where a.action_id = any(array(
-            select o.action_id
-            from rota.action_log as o
-            where o.at < v_older_than
-            order by o.at
-            limit 10000
-            for update skip locked
-        ));
+        v_since := clock_timestamp();
+
+        loop
+            delete from rota.action_log as a
+            where a.action_id = any(array(
+                select o.action_id
+                from rota.action_log as o
+                where o.at < v_older_than
+                order by o.at
+                limit 5000
+                for update skip locked
+            ));
+            get diagnostics v_count = row_count;
+            exit when v_count < 5000 or clock_timestamp() > v_since + interval '1 second';
+        end loop;
     exception
         when others then
             raise warning 'old actions could not be removed: %', sqlerrm;
     end;
 
     begin
-        perform rota._forget_requests(v_now);
+        v_since := clock_timestamp();
+
+        loop
+            exit when rota._forget_requests(v_now, 5000) < 5000
+                or clock_timestamp() > v_since + interval '1 second';
+        end loop;
     exception
         when others then
             raise warning 'answers of old requests could not be forgotten: %', sqlerrm;

@@ -3,11 +3,13 @@ drop function if exists rota.announce_worker(
     text, text, integer, text[], integer, text, text[], integer, timestamptz
 );
 
--- One row, locked by the upsert; nobody else writes it but dismiss_worker of the same process, and
--- recover_workers when the process is gone. By the session of its last announcement a worker
--- attends, as that function says, so that session must last for as long as the worker lives. Behind
--- a pooler that lends sessions there is none: such a worker does not attend, nor does one whose
--- last announcement does not say so, one of an older version for instance.
+-- What was announced last holds, all of it but since when: a worker may turn to other queues, and
+-- be another process of that name. One row, locked by the upsert; nobody else writes it but
+-- dismiss_worker of the same process, and recover_workers when the process is gone. By the session
+-- of its last announcement a worker attends, as that function says, so that session must last for
+-- as long as the worker lives. Behind a pooler that lends sessions there is none: such a worker
+-- does not attend, nor does one whose last announcement does not say so, one of an older version
+-- for instance.
 -- Behind a wall a worker's name is one that nobody else can have: with the wall's beginning, or a
 -- random UUID, as ours have. Who has learned a neighbour's UUID all the same changes nothing by it.
 create or replace function rota.announce_worker(
@@ -70,7 +72,12 @@ begin
         case when attends then rota._server_since() end
     )
     on conflict ((w.worker)) do update
-    set last_seen_at = v_now,
+    set host = excluded.host,
+        pid = excluded.pid,
+        queues = excluded.queues,
+        concurrency = excluded.concurrency,
+        version = excluded.version,
+        last_seen_at = v_now,
         stopped_at = null,
         tasks = announce_worker.tasks,
         overrun = announce_worker.overrun,
