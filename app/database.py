@@ -62,6 +62,7 @@ BECOME_API = """
 BEGIN = b"begin isolation level read committed;"
 PREPARED_AFTER = 2  # times that a connection has run a statement
 LONGEST_TRANSACTION = 20.0  # seconds, after which a server that says nothing is given up
+LONGEST_SET_UP = 5.0  # the same for a new connection
 
 # After these a connection is not used again. A deploy may have changed what a statement that this
 # session has prepared would return (0A000).
@@ -158,7 +159,7 @@ class Database:
 
     @contextmanager
     def bounded(self, conn: Session, seconds: float) -> Iterator[None]:
-        """Have a connection of somebody else's cut, too, if this block takes longer."""
+        """Have a connection that is lent to nobody cut, too, if this block takes longer."""
         self._lent[conn] = time.monotonic() + seconds
         try:
             yield
@@ -196,13 +197,14 @@ class Database:
         conn = Session.connect(**self._parameters, autocommit=True, prepare_threshold=None)
         try:
             conn.adapters.register_loader("timestamptz", IsoTimestampLoader)
-            row = conn.execute("select pg_catalog.pg_backend_pid()").fetchone()
-            conn.pooled = row != (conn.info.backend_pid,)
-            if not conn.pooled:
-                settle(conn, **SETTINGS)
-                conn.prepare_threshold = PREPARED_AFTER
-            with conn.transaction():
-                conn.becomes_api = conn.execute(BECOME_API, [True]).fetchone() is not None
+            with self.bounded(conn, LONGEST_SET_UP):
+                row = conn.execute("select pg_catalog.pg_backend_pid()").fetchone()
+                conn.pooled = row != (conn.info.backend_pid,)
+                if not conn.pooled:
+                    settle(conn, **SETTINGS)
+                    conn.prepare_threshold = PREPARED_AFTER
+                with conn.transaction():
+                    conn.becomes_api = conn.execute(BECOME_API, [True]).fetchone() is not None
         except BaseException:
             conn.close()
             raise

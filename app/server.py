@@ -169,9 +169,10 @@ class Server:
             answer = ask(self._app, request)
         finally:
             wait = request.environ.pop(WAITS_FOR, None)
-            if wait is None:
+            stays = wait is not None and not request.connection.gone and not self.stopping
+            if not stays:
                 self._has_waited(request)
-        if wait is None or request.connection.gone or self.stopping:
+        if not stays:
             self._send_soon(request, answer)
             return
         wait.again = functools.partial(self.take, request)

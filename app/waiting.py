@@ -27,7 +27,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -52,7 +52,8 @@ ENDED_SECONDS = 0.05  # between two looks at the jobs whose end is waited for
 LONGEST_REST = 3600.0  # seconds
 LONGEST_PAUSE = 2.0  # seconds, before the database is tried again
 LONGEST_TALK = 5.0  # seconds, after which a server that says nothing is given up
-MOST_QUEUES = 1000  # for which requests may wait at a time
+MOST_QUEUES = 1000  # for which requests may wait at a time: each is a lock in the database
+MOST_OF_ONE = 250  # of them for one principal that has others beside it
 
 log = logging.getLogger("rota.api")
 _places = count(1)
@@ -103,11 +104,12 @@ class Queue:
     looks: list[float] = field(default_factory=list)  # when the first who wait look
     notified_at: float = 0.0
     polled_at: float = 0.0
-    wanted_at: float = 0.0
+    wanted: dict[str | None, float] = field(default_factory=dict)  # when last, by principal
 
     def is_over(self, now: float) -> bool:
         """Tell whether nobody has waited for it for a while, and not only been asked again."""
-        return now >= self.wanted_at + KEPT_SECONDS
+        self.wanted = {who: at for who, at in self.wanted.items() if now < at + KEPT_SECONDS}
+        return not self.wanted
 
 
 class Waiting:
@@ -146,20 +148,43 @@ class Waiting:
                 self._claims[wait.place] = wait
                 self._ask_due = True
                 self._is_back(wait)
+                now = time.monotonic()
                 for name in wait.queues:
-                    now = time.monotonic()
-                    queue = self._queues.setdefault(name, Queue(polled_at=now, wanted_at=now))
+                    queue = self._want(name, wait.principal, now)
                     if queue.notified_at >= wait.asked_at:
                         queue.looks.append(0.0)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="waiting", daemon=True)
-                self._thread.start()
+            self._begin()
         self._ring()
 
-    def has_room(self, queues: Iterable[str]) -> bool:
-        """Tell whether a request may wait for these queues, too."""
+    def make_room(self, queues: Iterable[str], principal: str | None) -> bool:
+        """Tell whether a request may wait for these queues, too, which it is then about to.
+
+        Anybody can make up names. So no principal has room for as many as all of them together.
+        """
+        names, now = set(queues), time.monotonic()
         with self._lock:
-            return len(self._queues.keys() | set(queues)) <= MOST_QUEUES
+            its = {name for name, queue in self._queues.items() if principal in queue.wanted}
+            if principal is not None and len(its | names) > MOST_OF_ONE:
+                return False
+            if len(self._queues.keys() | names) > MOST_QUEUES:
+                return False
+            has_new = not names <= self._queues.keys()
+            for name in names:
+                self._want(name, principal, now)
+            self._begin()
+        if has_new:
+            self._ring()  # the thread forgets them, too, should the request not wait after all
+        return True
+
+    def _begin(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="waiting", daemon=True)
+            self._thread.start()
+
+    def _want(self, name: str, principal: str | None, now: float) -> Queue:
+        queue = self._queues.setdefault(name, Queue(polled_at=now))
+        queue.wanted[principal] = now
+        return queue
 
     def forget(self, wait: Wait) -> None:
         """Never ask a request again: its client has hung up."""
@@ -227,8 +252,8 @@ class Waiting:
                     del waits[wait.place]
                     wait.again()
             firsts = self._firsts()
-            for name in firsts:
-                self._queues[name].wanted_at = now
+            for name, its_firsts in firsts.items():
+                self._queues[name].wanted |= dict.fromkeys(its_firsts, now)
             for name in [name for name, queue in self._queues.items() if queue.is_over(now)]:
                 del self._queues[name]
             for name, queue in self._queues.items():
@@ -249,7 +274,7 @@ class Waiting:
             moments = [wait.until for wait in (*self._claims.values(), *self._ends.values())]
             for queue in self._queues.values():
                 moments += [*queue.looks, queue.polled_at + POLL_SECONDS]
-                moments.append(queue.wanted_at + KEPT_SECONDS)
+                moments += [at + KEPT_SECONDS for at in queue.wanted.values()]
             if self._ends:
                 moments.append(max(self._ended_at + ENDED_SECONDS, self._try_again_at))
         return max(0.0, min(moments, default=now + LONGEST_REST) - now)
@@ -327,12 +352,26 @@ class Waiting:
         """Be ready to be notified, on a new connection."""
         if self._listens:
             return
-        self._conn.execute(BECOME_API, [False])
         self._conn.add_notify_handler(lambda notification: self._hear(notification.payload))
         if not self._conn.pooled:
+            self._conn.execute(BECOME_API, [False])
             self._conn.execute("listen rota_jobs")
         self._listens = True
         self._pause = 0.1
+
+    @contextlib.contextmanager
+    def _role(self) -> Iterator[None]:
+        """Have the role in which to ask.
+
+        Behind a pooler for one transaction: the next may come to another session, and ours is then
+        somebody else's.
+        """
+        if not self._conn.pooled:
+            yield
+            return
+        with self._conn.transaction():
+            self._conn.execute(BECOME_API, [True])
+            yield
 
     def _hang_up(self) -> None:
         if self._conn is not None:
@@ -356,6 +395,7 @@ class Waiting:
         with self._lock:
             for name in began & self._queues.keys():
                 self._queues[name].looks += [now, *(now + seconds for seconds in QUICK_LOOKS)]
+                self._queues[name].notified_at = now  # for who asked before, and comes only now
 
     def _look_ahead(self) -> None:
         """Note when the next jobs are due for which somebody waits."""
@@ -363,15 +403,16 @@ class Waiting:
             names, self._ask_due = list(self._queues) if self._ask_due else [], False
         if not names:
             return
-        due = self._conn.execute(
-            """
-            select q.name, extract(epoch from d.due)::float8
-            from unnest(%s::text[]) as q(name)
-            cross join lateral rota.next_due_in(queues => array[q.name], within => %s) as d(due)
-            where d.due is not null
-            """,
-            [names, "2 seconds"],
-        ).fetchall()
+        with self._role():
+            due = self._conn.execute(
+                """
+                select q.name, extract(epoch from d.due)::float8
+                from unnest(%s::text[]) as q(name)
+                cross join lateral rota.next_due_in(queues => array[q.name], within => %s) as d(due)
+                where d.due is not null
+                """,
+                [names, "2 seconds"],
+            ).fetchall()
         now = time.monotonic()  # after the answer: who looks too early would find nothing
         with self._lock:
             for name, seconds in due:
@@ -386,7 +427,8 @@ class Waiting:
         if not ids or now < self._ended_at + ENDED_SECONDS:
             return
         self._ended_at = now
-        rows = call(self._conn, "ended_jobs", job_ids=list(ids))
+        with self._role():
+            rows = call(self._conn, "ended_jobs", job_ids=list(ids))
         ended = {row["ended_jobs"] for row in rows}
         with self._lock:
             for wait in [wait for wait in self._ends.values() if wait.job_id in ended]:

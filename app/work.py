@@ -6,6 +6,7 @@ a connection (app/waiting.py). One whose client has hung up before the answer co
 its jobs back; where nobody can notice that, the leases run out.
 """
 
+import logging
 import re
 import threading
 import time
@@ -33,7 +34,7 @@ from rota.app.inputs import (
     seconds_from_zero,
     text,
 )
-from rota.app.waiting import UNDELIVERED, wait_or_answer
+from rota.app.waiting import CAN_WAIT, UNDELIVERED, wait_or_answer
 from rota.db.gateway import call
 
 blueprint = Blueprint("work", __name__)
@@ -44,6 +45,9 @@ ANNOUNCED_EVERY = 30.0  # seconds
 MOST_ANNOUNCED = 10_000  # workers whose last announcement is remembered
 LONGEST_WORKER = 200  # characters of its name
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+IS_OVER = ("RTC02", "RTC03", "RTN01")  # what a release may find: the lease, or the job, has ended
+
+log = logging.getLogger("rota.api")
 
 
 def token(value: Any) -> UUID:
@@ -355,7 +359,9 @@ def _claim(queues: list[str], arguments: dict[str, Any]) -> Response:
         claimed = _claim_rows(conn, following) or []
     if claimed:
         return answer(jobs=claimed)
-    if wait and not current_app.extensions["waiting"].has_room(queues):
+    waiting = current_app.extensions["waiting"]
+    can_wait = wait and request.environ.get(CAN_WAIT)
+    if can_wait and not waiting.make_room(queues, g.get("principal")):
         raise RequestError(503, "requests wait for too many queues already; try again")
     wait_or_answer(request.environ, wait, asked_at, queues=queues)
     return Response(status=204)
@@ -389,14 +395,17 @@ def hand_back() -> Response | None:
     with transaction() as conn:
         for job in sorted(jobs, key=lambda job: job["id"]):
             try:
-                with conn.transaction():  # one whose lease is over keeps back none of the others
+                with conn.transaction():  # one that cannot be keeps back none of the others
                     call(
                         conn, "release_job", job_id=job["id"], token=job["token"],
                         reason="the client that claimed it had gone",
                     )  # fmt: skip
             except psycopg.DatabaseError as error:
-                if error.sqlstate not in ("RTC02", "RTC03"):
+                if conn.closed:
                     raise
+                if error.sqlstate not in IS_OVER:
+                    fields = {"job_id": job["id"], "sqlstate": error.sqlstate}
+                    log.warning("a job is not handed back", extra={"fields": fields})
     return Response(status=204)
 
 

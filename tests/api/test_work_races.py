@@ -1,24 +1,30 @@
 """Work over HTTP while clients, tokens, processes and the database go away at the worst moment."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 from flask.testing import FlaskClient
 from psycopg import Connection
+from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
-from rota.app.waiting import MOST_QUEUES, UNDELIVERED
+from rota.app import create_app, database, waiting, work
+from rota.app.waiting import MOST_OF_ONE, MOST_QUEUES, UNDELIVERED
 from rota.db.gateway import call
 from tests.api.conftest import Server
-from tests.api.test_slow_clients import many_files  # noqa: F401
+from tests.api.test_slow_clients import Patient, many_files, patient  # noqa: F401
 from tests.api.test_work import (
     answer_of,
     ask_to_claim,
@@ -31,6 +37,7 @@ from tests.api.test_work import (
     looks_for_ends,
     sleepers,
 )
+from tests.pooler import pooler
 from tests.waiting import wait_until
 
 StartServer = Callable[..., Server]
@@ -118,6 +125,27 @@ def test_of_what_a_client_that_hung_up_was_given_each_is_handed_back_by_itself(
     rows = conn.execute("select error from rota.executions order by job_id").fetchall()
     gone = "the client that claimed it had gone"
     assert rows == [(gone,), (None,), (gone,)]
+
+
+@pytest.mark.parametrize("wrong", [10**9, 2**70], ids=["no such job", "no id at all"])
+def test_a_job_that_cannot_be_handed_back_keeps_back_none_of_the_others(
+    client: FlaskClient, conn: Connection, wrong: int
+) -> None:
+    for _ in range(2):
+        enqueue(conn)
+    jobs = [(job["id"], str(job["token"])) for job in call(conn, "claim_next_job", max_jobs=2)]
+    claimed = [
+        json.dumps({"id": job_id, "token": token})
+        for job_id, token in [(-wrong, jobs[0][1]), *jobs, (wrong, jobs[0][1])]
+    ]
+
+    answer = client.post(
+        "/queues/default/claim", environ_overrides={UNDELIVERED: True, "rota.claimed": claimed}
+    )
+
+    assert answer.status_code == 204
+    states = conn.execute("select state from rota.jobs").fetchall()
+    assert states == [("SCHEDULED",)] * 2
 
 
 def test_who_claims_under_a_name_that_it_cannot_have_is_not_shown_and_served_all_the_same(
@@ -332,6 +360,158 @@ def test_requests_wait_for_so_many_queues_at_a_time(server: Server, conn: Connec
     assert answer_of(known)[0] == 200
     for connection in waiting:
         connection.close()
+
+
+def test_the_made_up_names_of_one_principal_leave_room_for_its_neighbours(
+    server: Server, conn: Connection, two_principals: tuple[str, str]
+) -> None:
+    stranger, owner = two_principals
+    proof = {"Authorization": f"Bearer {stranger}"}
+    names = [[f"a.{number}-{place}" for place in range(100)] for number in range(10)]
+    greedy = [ask_to_claim(server, queues=some, token=stranger) for some in names]
+    wait_until(lambda: sleepers(conn) == 1)
+    more = {"queues": [f"a.{place}" for place in range(MOST_OF_ONE % 100 + 1)], "wait_seconds": 9}
+    refused = wait_until(
+        lambda: (
+            answer
+            if (answer := server.request("POST", "/jobs/claim", more, **proof)).status == 503
+            else None
+        )
+    )
+    lets_wait = [ask_to_claim(server, f"b.{number}", token=owner, wait=1) for number in range(5)]
+
+    assert "too many queues" in refused.json["message"]
+    assert [answer_of(connection)[0] for connection in lets_wait] == [204] * 5
+    for connection in greedy:
+        connection.close()
+
+
+def test_who_was_called_and_hung_up_does_not_pass_for_one_who_looks(
+    patient: Callable[..., Patient],  # noqa: F811
+    conn: Connection,
+    connect: Callable[..., Connection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 60.0)
+    monkeypatch.setattr(work, "ANNOUNCED_EVERY", 0.0)  # each look does, and there it is held up
+    one = patient()
+    clients = one._server.connections
+    with connect().transaction() as holder:
+        gone = ask_to_claim(one)  # type: ignore[arg-type]
+        wait_until(lambda: sleepers(conn) == 1 and is_quiet(conn))
+        stays = ask_to_claim(one, wait=10)  # type: ignore[arg-type]
+        wait_until(lambda: len(clients) == 2 and is_quiet(conn))
+        holder.connection.execute("lock table rota.workers")
+        conn.execute("select pg_notify('rota_jobs', 'default')")
+        wait_until(lambda: is_blocked(conn))
+        gone.close()
+        wait_until(lambda: len(clients) == 1)
+    wait_until(lambda: not one._server.waiting._looking, 5)
+
+    job_id = enqueue(conn)
+
+    status, body = answer_of(stays)
+    assert status == 200 and body["jobs"][0]["id"] == job_id
+
+
+class Relay:
+    """A way to the database on which connections fall silent once they are there."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open = [self._listener]
+        self.port = self._listener.getsockname()[1]
+        self.falls_silent = False
+        self._run(self._accept)
+
+    def _run(self, work: Callable[..., None], *arguments: Any) -> None:
+        threading.Thread(target=work, args=arguments, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._path)
+                self._open += [client, server]
+                self._run(self._pass_on, client, server, False)
+                self._run(self._pass_on, server, client, self.falls_silent)
+
+    def _pass_on(self, one: socket.socket, other: socket.socket, falls_silent: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+                if falls_silent and data.endswith(b"Z\0\0\0\5I"):  # ready for its first query
+                    return
+            other.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for one in self._open:
+            one.close()
+
+
+def test_requests_that_wait_are_let_go_by_a_database_that_falls_silent_as_it_is_reached(
+    db: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LONGEST_SET_UP", 1.0)
+    folder = conn.info.host
+    if not folder.startswith("/"):
+        pytest.skip("the server is not reached by a socket of this machine")
+    relay = Relay(f"{folder}/.s.PGSQL.{conn.info.port}")
+    url = make_conninfo(
+        db, host="127.0.0.1", port=relay.port, sslmode="disable", gssencmode="disable"
+    )
+    app = create_app(url)
+    # Else that takes the connection which answers the request.
+    monkeypatch.setattr(app.extensions["upkeep"], "claimed_by", lambda principal: None)
+    one = Patient(app.test_client())
+    try:
+        assert one.request("GET", "/jobs").status == 200
+        relay.falls_silent = True
+        waits = ask_to_claim(one, wait=2)  # type: ignore[arg-type]
+        waits.settimeout(12)
+        assert answer_of(waits) == (204, None)
+        relay.falls_silent = False
+        again = ask_to_claim(one)  # type: ignore[arg-type]
+        wait_until(lambda: sleepers(conn) == 1)
+        enqueue(conn)
+        assert answer_of(again)[0] == 200
+    finally:
+        one.close()
+        relay.close()
+        app.extensions["database"].close()
+
+
+def test_behind_a_pooler_no_role_stays_on_a_session_that_is_shared(
+    db: str,
+    conn: Connection,
+    connect: Callable[..., Connection],
+    two_principals: tuple[str, str],
+    start_server: StartServer,
+    tmp_path: Path,
+) -> None:
+    owner, _ = two_principals
+    option = "with inherit false" if conn.info.server_version >= 160000 else ""
+    conn.execute("create role race_api login noinherit in role rota_api")
+    conn.execute(f"grant race_a to race_api {option}; grant rota_reader to race_a")
+    try:
+        with pooler(make_conninfo(db, user="race_api"), tmp_path) as url:
+            server = start_server(url)
+            enqueue(conn, "a.elsewhere")
+            waits = ask_to_claim(server, "a.q", wait=1.5, token=owner, worker="a.w")
+            in_vain = answer_of(waits)[0]
+            proof = {"Authorization": f"Bearer {owner}"}
+            seen = server.request("GET", "/jobs/1?wait=1", **proof)  # looks for its end, too
+            with psycopg.connect(url) as one, psycopg.connect(url) as other:
+                users = [it.execute("select current_user").fetchone() for it in (one, other)]
+            server.close()
+    finally:
+        conn.execute("drop role race_api")
+
+    assert (in_vain, seen.json["state"]) == (204, "SCHEDULED")
+    assert users == [("race_api",)] * 2
+    assert "cannot hear of jobs" not in server.log_text()
 
 
 def test_threads_that_take_the_last_idle_connection_at_once_get_one_each(

@@ -1728,10 +1728,39 @@ MUTANTS = [
         f"{WORK_RACES}::test_requests_that_wait_are_let_go_in_time_by_a_database_that_says_nothing",
     ),
     mutant(
+        "requests that wait hang with a database that falls silent as it is reached",
+        "app/database.py",
+        "with self.bounded(conn, LONGEST_SET_UP):",
+        "with contextlib.nullcontext():",
+        f"{WORK_RACES}"
+        "::test_requests_that_wait_are_let_go_by_a_database_that_falls_silent_as_it_is_reached",
+    ),
+    mutant(
+        "behind a pooler our role stays on a session that is shared",
+        "app/waiting.py",
+        "self._conn.execute(BECOME_API, [True])",
+        "self._conn.execute(BECOME_API, [False])",
+        f"{WORK_RACES}::test_behind_a_pooler_no_role_stays_on_a_session_that_is_shared",
+    ),
+    mutant(
+        "one principal may wait for as many queues as all together",
+        "app/waiting.py",
+        "len(its | names) > MOST_OF_ONE",
+        "len(its | names) > MOST_QUEUES",
+        f"{WORK_RACES}::test_the_made_up_names_of_one_principal_leave_room_for_its_neighbours",
+    ),
+    mutant(
+        "who was called and hung up passes for one who looks",
+        "app/server.py",
+        "            if not stays:\n                self._has_waited",
+        "            if wait is None:\n                self._has_waited",
+        f"{WORK_RACES}::test_who_was_called_and_hung_up_does_not_pass_for_one_who_looks",
+    ),
+    mutant(
         "a lost lease keeps back all that a client that hung up was given",
         "app/work.py",
-        'if error.sqlstate not in ("RTC02", "RTC03"):',
-        "if error:",
+        "                if conn.closed:\n",
+        "                if error:\n",
         f"{WORK_RACES}::test_of_what_a_client_that_hung_up_was_given_each_is_handed_back_by_itself",
     ),
     mutant(

@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,16 +12,16 @@ from typing import Any
 
 import pytest
 from psycopg import Connection
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
+from tests.pooler import pooler
 from tests.waiting import wait_until
 
 TASKS = ("--tasks", "rota.demo.tasks", "--tasks", "tests.worker.handlers")
 THREAD_AND_COROUTINE = ["hold", "async_hold"]  # the same handler, once in each
-SERVER_KEYS = ("host", "port", "dbname", "user", "password")
 
 
 class WorkerProcess:
@@ -211,30 +209,5 @@ def trace(tmp_path: Path) -> Trace:
 @pytest.fixture
 def pgbouncer(db: str, tmp_path: Path) -> Iterator[str]:
     """The URL of the test's database behind PgBouncer in transaction mode, with two sessions."""
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip("pgbouncer is not installed")
-    server = conninfo_to_dict(db)
-    parts = [f"{key}={server[key]}" for key in SERVER_KEYS if server.get(key)]
-    folder = Path(tempfile.mkdtemp(prefix="rota-bouncer-"))
-    folder.chmod(0o755)
-    (folder / "ini").write_text(
-        f"[databases]\nbehind = {' '.join(parts)}\n"
-        f"[pgbouncer]\nunix_socket_dir = {folder}\nlisten_addr =\nlisten_port = 6432\n"
-        "pool_mode = transaction\ndefault_pool_size = 2\nauth_type = any\n"
-    )
-    user = []
-    if os.geteuid() == 0:  # which pgbouncer refuses; who owns the server's socket may enter there
-        host = str(server.get("host", ""))
-        owner = Path(host).owner() if host.startswith("/") else "nobody"
-        shutil.chown(folder, owner)
-        user = ["-u", owner]
-    process = subprocess.Popen(
-        [program, *user, str(folder / "ini")], stderr=(tmp_path / "bouncer.log").open("w")
-    )
-    wait_until(lambda: (folder / ".s.PGSQL.6432").exists() or process.poll() is not None)
-    assert process.poll() is None, (tmp_path / "bouncer.log").read_text()
-    yield f"postgresql://anyone@/behind?host={folder}&port=6432"
-    process.terminate()
-    process.wait()
-    shutil.rmtree(folder)
+    with pooler(db, tmp_path) as url:
+        yield url
