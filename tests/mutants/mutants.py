@@ -1658,11 +1658,11 @@ MUTANTS = [
         f"{WALLS}::test_a_wall_binds_whoever_has_the_role_s_rights",
     ),
     mutant(
-        "a wall binds a superuser, who has the rights of every role",
+        "a wall binds the schema's owner, who inherits the role",
         "db/functions/rights/_binding_walls.sql",
         "pg_has_role(rota._caller()::name, s.nspowner, 'usage')",
         "false",
-        f"{WALLS}::test_a_superuser_is_never_bound",
+        f"{HOSTILE}::test_the_owner_of_the_schema_is_never_bound_but_by_a_role_that_it_sets",
     ),
     mutant(
         "the login of the API hears of the queues of one of its principals only",
