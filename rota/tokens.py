@@ -161,7 +161,8 @@ def make_principal(conn: Connection, principal: str, scopes: list[str]) -> None:
         scopes: some of ``SCOPES``.
 
     Raises:
-        TokenError: this login may not do that; the message has the statements for one who may.
+        TokenError: this login may not do that, and the message has the statements for one who may;
+            or it would be behind the walls of the role.
     """
     name = sql.Identifier(principal)
     statements: list[sql.Composable] = []
@@ -178,12 +179,10 @@ def make_principal(conn: Connection, principal: str, scopes: list[str]) -> None:
         for scope in _ordered(scopes)
         if is_new or not _is_member(conn, principal, f"rota_{scope}")
     ]
-    settable = " with inherit false, set true" if conn.info.server_version >= 160000 else ""
-    statements += [
-        sql.SQL("grant {} to {}" + settable).format(name, sql.Identifier(login))
-        for login in _logins(conn)
-        if is_new or not _is_member(conn, login, principal)
-    ]
+    lacking = [login for login in _logins(conn) if is_new or not _is_member(conn, login, principal)]
+    if not is_new:
+        _check_walls(conn, principal, lacking)
+    statements += [_grant_to_act_as(conn, principal, login) for login in lacking]
     try:
         with conn.transaction():
             for statement in statements:
@@ -194,6 +193,46 @@ def make_principal(conn: Connection, principal: str, scopes: list[str]) -> None:
             f"{conn.info.user} may not make the role: {error.diag.message_primary}. Have an"
             f" administrator run this, then try again:\n{lines}"
         ) from None
+
+
+def _grant_to_act_as(conn: Connection, principal: str, login: str) -> sql.Composed:
+    settable = " with inherit false, set true" if conn.info.server_version >= 160000 else ""
+    return sql.SQL("grant {} to {}" + settable).format(
+        sql.Identifier(principal), sql.Identifier(login)
+    )
+
+
+def _check_walls(conn: Connection, principal: str, lacking: list[str]) -> None:
+    """Refuse to bind who asks; before PostgreSQL 16 a login inherits whatever it is granted.
+
+    No wall binds the owner or the logins of the API, who are granted the role, too.
+    """
+    user = conn.info.user
+    if conn.info.server_version >= 160000 or user not in lacking:
+        return
+    if conn.execute(
+        """
+        select
+        from pg_roles as u
+        join pg_namespace as n on n.nspname = 'rota'
+        join pg_roles as a on a.rolname = 'rota_api'
+        where u.rolname = session_user
+            and u.rolinherit
+            and not pg_has_role(u.oid, n.nspowner, 'usage')
+            and not pg_has_role(u.oid, a.oid, 'member')
+            and exists (
+                select
+                from rota.walls as w
+                join pg_roles as r on r.rolname = w.principal
+                where pg_has_role(%s, r.oid, 'usage')
+            )
+        """,
+        [principal],
+    ).rowcount:
+        raise TokenError(
+            f"{user} would be behind the walls of {principal}, for before PostgreSQL 16 it inherits"
+            " what it is granted: make this token as the owner of the schema rota"
+        )
 
 
 def _is_member(conn: Connection, member: str, role: str) -> bool:
@@ -226,8 +265,40 @@ def _logins(conn: Connection) -> list[str]:
     ]
 
 
+def _advice(conn: Connection) -> str:
+    """Say what the API's login lacks where it was made before there were tokens.
+
+    Which login that is cannot be known, so none is given the right to act for everybody unasked.
+    """
+    logins = conn.execute(
+        """
+        select r.rolname
+        from pg_roles as r
+        where r.rolcanlogin
+            and not r.rolsuper
+            and r.oid <> (select n.nspowner from pg_namespace as n where n.nspname = 'rota')
+            and pg_has_role(r.oid, to_regrole('rota_producer'), 'member')
+            and pg_has_role(r.oid, to_regrole('rota_operator'), 'member')
+            and not exists (
+                select
+                from pg_roles as l
+                where l.rolcanlogin
+                    and not l.rolsuper
+                    and pg_has_role(l.oid, to_regrole('rota_api'), 'member')
+            )
+        order by r.rolname
+        """
+    ).fetchall()
+    return "".join(
+        f"\nNo login may look up tokens. If the API logs in as {login}, have an administrator run:"
+        f"\n    grant rota_api to {sql.Identifier(login).as_string(conn)};"
+        f"\n    {_grant_to_act_as(conn, FIRST_PRINCIPAL, login).as_string(conn)};"
+        for (login,) in logins
+    )
+
+
 def ensure_token(url: str, token: str) -> str:
-    """See to it that a given token is one of the API, with all scopes; return what was done.
+    """See to it that a given token is one of the API, with all scopes; return what to report.
 
     It replaces those that were given before: their role is ``rota_token``.
 
@@ -262,7 +333,7 @@ def ensure_token(url: str, token: str) -> str:
                 )
             make_principal(conn, FIRST_PRINCIPAL, [*SCOPES])
             if known:
-                return f"ROTA_TOKEN is token {known[0]}, of role {FIRST_PRINCIPAL}"
+                return f"ROTA_TOKEN is token {known[0]}, of role {FIRST_PRINCIPAL}{_advice(conn)}"
             before: list[Any] = conn.execute(
                 "select token_id from rota.tokens where principal = %s and revoked_at is null",
                 [FIRST_PRINCIPAL],
@@ -276,7 +347,8 @@ def ensure_token(url: str, token: str) -> str:
                 note="ROTA_TOKEN of the deploy",
                 hash=token_hash,
             )
-            return f"ROTA_TOKEN is token {made['token_id']} now, of role {FIRST_PRINCIPAL}"
+            token_id = made["token_id"]
+            return f"ROTA_TOKEN is token {token_id} now, of role {FIRST_PRINCIPAL}{_advice(conn)}"
 
 
 if __name__ == "__main__":

@@ -182,6 +182,47 @@ def test_the_token_that_a_deploy_is_given_may_do_everything(run, conn, name):
     assert conn.execute("select count(*) from rota.tokens").fetchone() == (1,)
 
 
+def test_the_deploy_says_what_a_login_of_the_api_lacks_that_is_older_than_tokens(
+    run, conn, db, name
+):
+    """As in a volume of the compose stack that was made then."""
+    api, worker = name(), name()
+    conn.execute(f"create role {api} login in role rota_producer, rota_operator, rota_reader")
+    conn.execute(f"create role {worker} login in role rota_worker")
+
+    told = run("deploy", ROTA_TOKEN=GIVEN)
+
+    assert told.returncode == 0, told.stderr
+    assert f"If the API logs in as {api}," in told.stdout and worker not in told.stdout
+    statements = [line.strip() for line in told.stdout.splitlines() if line.startswith("    ")]
+    assert len(statements) == 2
+    for statement in statements:
+        conn.execute(statement)
+    with psycopg.connect(make_conninfo(db, user=api)) as own:
+        assert principal_of(own, GIVEN) == FIRST_PRINCIPAL
+        own.execute(f"set role {FIRST_PRINCIPAL}")
+    assert "If the API" not in ensure_token(db, GIVEN)
+
+
+def test_who_makes_a_token_of_a_tenant_is_not_behind_its_walls_from_then_on(run, conn, db, name):
+    alice, acme = name(), name()
+    conn.execute(f"create role {alice} login createrole in role rota_operator")
+    conn.execute(f"create role {acme} nologin in role rota_reader")
+    is_16 = conn.info.server_version >= 160000
+    if is_16:
+        conn.execute(f"grant {acme} to {alice} with admin true, inherit false, set false")
+    call(conn, "wall", principal=acme, queue_pattern="acme.*")
+
+    made = run("token", "create", "--principal", acme, user=alice)
+
+    if is_16:
+        assert made.returncode == 0, made.stderr
+    else:
+        assert f"{alice} would be behind the walls of {acme}" in made.stderr
+    with psycopg.connect(make_conninfo(db, user=alice)) as own:
+        assert call(own, "visible_queues") == [{"visible_queues": None}]
+
+
 def test_another_token_of_the_deploy_replaces_the_one_before(db, conn, name):
     name()
     ensure_token(db, GIVEN)

@@ -35,10 +35,7 @@ as $$
             ),
             false
         ))
-        then format(
-            'grant %I to %I%s', principal, min(l.rolname::text collate "C"),
-            case when bool_and(v.is_16) then ' with inherit false, set true' end
-        )
+        then rota._grant_to_act_as(principal, min(l.rolname::text collate "C"))
     end
     from logins as l
     cross join version as v

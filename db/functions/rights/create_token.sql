@@ -34,7 +34,7 @@ begin
         raise exception '% is not a member of role %, so it may not make tokens for it',
             rota._caller(), principal
             using errcode = 'RTP01',
-                  hint = format('Who may: grant %I to %I', principal, rota._caller());
+                  hint = format('Who may: %s', rota._grant_to_act_as(principal, rota._caller()));
     end if;
 
     if not rota._may_manage(principal) then
