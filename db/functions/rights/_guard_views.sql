@@ -22,9 +22,9 @@ begin
         select c.relname
         from pg_catalog.pg_class as c
         where c.relnamespace = 'rota'::regnamespace
-            and c.relname in ('executions', 'job_executions', 'jobs')
+            and c.relname in ('jobs', 'job_executions', 'executions')
             and strpos(pg_get_viewdef(c.oid), 'rota.' || v_other || c.relname) > 0
-        order by c.relname
+        order by c.relname desc
     loop
         execute format(
             'create or replace view rota.%I as select * from rota.%I', v_name, v_kind || v_name
