@@ -25,12 +25,21 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
 }
+# What a page of an origin that ROTA_ALLOWED_ORIGINS names may send, and read: no cookies, for we
+# have none, but a token that the page was given.
+SHARED = {
+    "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-None-Match",
+    "Access-Control-Max-Age": "600",
+}
+EXPOSED = "Location, ETag, Retry-After, Idempotency-Replayed"
 # What another site may lead to. It sees nothing of it, and nothing happens there.
 PAGES = {"/", "/apidocs", "/apidocs/"}
 LOCAL_ADDRESS = (
     "rota.local_address"  # in the environment of a request: where its connection came in
 )
 
+ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[0-9a-z_.-]+)(:[0-9]{1,5})?", re.ASCII)
 AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z_.-]+)(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 
 
@@ -38,9 +47,10 @@ def init_app(app: Flask) -> None:
     """Refuse requests that other sites' pages send, and mark every answer.
 
     Raises:
-        ValueError: the environment names a host that cannot be one.
+        ValueError: the environment names a host or an origin that cannot be one.
     """
     named = _named_hosts()
+    origins = _named_origins()
 
     @app.before_request
     def refuse_other_names() -> None:
@@ -56,16 +66,29 @@ def init_app(app: Flask) -> None:
                     hint="Name the host in ROTA_ALLOWED_HOSTS.",
                 )
 
+    def is_named() -> bool:
+        return request.headers.get("Origin", "") in origins
+
     @app.before_request
-    def refuse_other_sites() -> None:
+    def refuse_other_sites() -> Response | None:
+        if is_named():
+            asks = request.method == "OPTIONS"  # whether it may send what it is about to
+            return Response(status=204, headers=SHARED) if asks else None
         # A page of another site may send to an address that only its visitor can reach.
         if _comes_from_another_site() and not _leads_to_a_page():
             raise RequestError(403, "this request comes from a page of another site")
+        return None
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        response.headers.update(HEADERS)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)  # a page may say what it needs
         response.headers.setdefault("Cache-Control", "no-store")
+        if origins:
+            response.vary.add("Origin")
+        if is_named():
+            response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED
         return response
 
 
@@ -82,6 +105,19 @@ def _named_hosts() -> set[str]:
             )
         hosts.add(host)
     return hosts - {None}
+
+
+def _named_origins() -> set[str]:
+    """Return the origins that ROTA_ALLOWED_ORIGINS names, as browsers write them."""
+    names = os.environ.get("ROTA_ALLOWED_ORIGINS", "").split(",")
+    origins = set(filter(None, map(str.strip, names)))
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise ValueError(
+                "ROTA_ALLOWED_ORIGINS: expected origins as browsers write them, such as"
+                f" https://ops.example, separated by commas, not {origin[:100]!r}"
+            )
+    return origins
 
 
 def _host_alone(name: str) -> str | None:

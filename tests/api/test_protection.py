@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from rota.app import create_app
+from rota.db.gateway import call
 from tests.api.conftest import Server
 
 OURS = [
@@ -145,6 +146,61 @@ def test_a_setting_that_names_no_host_is_refused_at_the_start(
     monkeypatch.setenv("ROTA_ALLOWED_HOSTS", hosts)
 
     with pytest.raises(ValueError, match="ROTA_ALLOWED_HOSTS"):
+        create_app(db)
+
+
+OPS = "https://ops.example:8443"
+ASKS = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+
+
+def test_pages_of_origins_that_are_named_may_use_the_api_with_a_token(
+    db: str, conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROTA_ALLOWED_ORIGINS", f"https://other.example, {OPS}")
+    client = create_app(db).test_client()
+    (made,) = call(conn, "create_token", principal="rota_producer")
+    sent = {"Origin": OPS, "Sec-Fetch-Site": "cross-site"}
+
+    asked = client.options("/jobs", headers=sent | ASKS)
+    assert (asked.status_code, asked.data) == (204, b"")
+    assert "POST" in asked.headers["Access-Control-Allow-Methods"]
+    assert "Authorization" in asked.headers["Access-Control-Allow-Headers"]
+    stranger = client.post("/jobs", json={"task": "t"}, headers=sent)
+    known = sent | {"Authorization": f"Bearer {made['token']}"}
+    added = client.post("/jobs", json={"task": "t"}, headers=known)
+    assert (stranger.status_code, added.status_code) == (401, 201)
+    for answer in (asked, stranger, added, client.get("/nowhere", headers=known)):
+        assert answer.headers["Access-Control-Allow-Origin"] == OPS
+        assert "Origin" in answer.headers["Vary"]
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+@pytest.mark.parametrize("named", ["", "https://other.example", "http://ops.example:8443"])
+@pytest.mark.parametrize("sender", [OPS, f"{OPS}/", "https://ops.example", "null", "*"])
+def test_pages_of_other_origins_may_not(
+    db: str, monkeypatch: pytest.MonkeyPatch, named: str, sender: str
+) -> None:
+    monkeypatch.setenv("ROTA_ALLOWED_ORIGINS", named)
+    client = create_app(db).test_client()
+
+    for answer in (
+        client.options("/jobs", headers=ASKS | {"Origin": sender}),
+        client.get("/jobs", headers={"Origin": sender}),
+        client.post("/jobs", json={"task": "t"}, headers={"Origin": sender}),
+    ):
+        assert answer.status_code == 403
+        assert not [name for name, _ in answer.headers if name.startswith("Access-Control")]
+
+
+@pytest.mark.parametrize(
+    "origins", ["*", "null", "ops.example", "https://", "https://ops.example/", "https://a b"]
+)
+def test_a_setting_that_names_no_origin_is_refused_at_the_start(
+    db: str, monkeypatch: pytest.MonkeyPatch, origins: str
+) -> None:
+    monkeypatch.setenv("ROTA_ALLOWED_ORIGINS", origins)
+
+    with pytest.raises(ValueError, match="ROTA_ALLOWED_ORIGINS"):
         create_app(db)
 
 
