@@ -26,7 +26,8 @@ begin
                     'claim_next_job', '_look_behind', '_newest_cursor', 'next_due_in',
                     '_complete_jobs',
                     '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
-                    'enqueue_jobs', '_id_ahead', 'check_invariants', 'cancel_jobs', 'retry_jobs'
+                    'enqueue_jobs', '_id_ahead', 'check_invariants', 'cancel_jobs', 'retry_jobs',
+                    '_binding_walls'
                 ]),
                 ('enable_seqscan', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', '_share_cursor',

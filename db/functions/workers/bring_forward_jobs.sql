@@ -41,7 +41,9 @@ begin
     where m.ctid = any(array(
         select p.ctid
         from rota.unhandled_jobs as p
-        where p.task = any(tasks) and p.queue = any(queues) and p.until <= v_now
+        where p.task = any(tasks)
+            and p.queue in (select * from unnest(queues))
+            and p.until <= v_now
         for update skip locked
     ));
 
