@@ -24,7 +24,8 @@ def forget_cursors(conn: Connection) -> None:
     On a busy machine any scan may be slow, and a claim whose scan was slow looks for jobs only
     behind the first one for a short while. That has tests of its own.
     """
-    conn.execute("reset all; set jit = off")
+    conn.execute("reset all; set jit = off; set array_nulls = on")
+    conn.execute("set default_transaction_isolation = 'read committed'")
     conn.execute("update rota.lanes set cursor_since = null where cursor_since is not null")
 
 

@@ -80,6 +80,7 @@ def test_a_thousand_tokens_have_nothing_in_common(conn, role):
 def test_what_is_stored_gives_nobody_a_token(conn, role):
     token = make(conn, role(), note="x")
 
+    conn.execute("set bytea_output = 'hex'")
     rows = conn.execute("select t::text from rota.api_tokens as t").fetchall()
     rows += conn.execute("select a::text from rota.action_log as a").fetchall()
 
@@ -208,7 +209,7 @@ def test_the_login_of_the_api_must_be_able_to_act_as_the_principal(conn, role):
         make(conn, principal)
     assert caught.value.sqlstate == "RTC06"
     hint = caught.value.diag.message_hint or ""
-    assert hint.startswith(f"Run: grant {principal} to {api}")
+    assert hint.replace('"', "").startswith(f"Run: grant {principal} to {api}")
 
     conn.execute(hint.removeprefix("Run: "))
     assert authenticate(conn, make(conn, principal)) == principal

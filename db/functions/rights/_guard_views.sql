@@ -23,7 +23,15 @@ begin
         from pg_catalog.pg_class as c
         where c.relnamespace = 'rota'::regnamespace
             and c.relname in ('jobs', 'job_executions', 'executions')
-            and strpos(pg_get_viewdef(c.oid), 'rota.' || v_other || c.relname) > 0
+            and exists (
+                select
+                from pg_catalog.pg_rewrite as r
+                join pg_catalog.pg_depend as d
+                    on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = r.oid
+                where r.ev_class = c.oid
+                    and d.refclassid = 'pg_catalog.pg_class'::regclass
+                    and d.refobjid = to_regclass('rota.' || v_other || c.relname)
+            )
         order by c.relname desc
     loop
         execute format(
