@@ -30,6 +30,7 @@ def pooler(url: str, tmp_path: Path) -> Iterator[str]:
         f"[databases]\nbehind = {' '.join(parts)}\n"
         f"[pgbouncer]\nunix_socket_dir = {folder}\nlisten_addr =\nlisten_port = 6432\n"
         "pool_mode = transaction\ndefault_pool_size = 2\nauth_type = any\n"
+        "ignore_startup_parameters = options\n"  # of PGOPTIONS; a client with any is refused else
     )
     user = []
     if os.geteuid() == 0:  # which pgbouncer refuses; who owns the server's socket may enter there
@@ -40,9 +41,11 @@ def pooler(url: str, tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen(
         [program, *user, str(folder / "ini")], stderr=(tmp_path / "bouncer.log").open("w")
     )
-    wait_until(lambda: (folder / ".s.PGSQL.6432").exists() or process.poll() is not None)
-    assert process.poll() is None, (tmp_path / "bouncer.log").read_text()
-    yield f"postgresql://anyone@/behind?host={folder}&port=6432"
-    process.terminate()
-    process.wait()
-    shutil.rmtree(folder)
+    try:
+        wait_until(lambda: (folder / ".s.PGSQL.6432").exists() or process.poll() is not None)
+        assert process.poll() is None, (tmp_path / "bouncer.log").read_text()
+        yield f"postgresql://anyone@/behind?host={folder}&port=6432"
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder)

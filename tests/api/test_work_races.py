@@ -490,9 +490,7 @@ def test_behind_a_pooler_no_role_stays_on_a_session_that_is_shared(
     two_principals: tuple[str, str],
     start_server: StartServer,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv("PGOPTIONS", raising=False)  # which PgBouncer refuses
     owner, _ = two_principals
     option = "with inherit false" if conn.info.server_version >= 160000 else ""
     conn.execute("create role race_api login noinherit in role rota_api")
