@@ -28,23 +28,6 @@ ABOUT = {"host": "h", "pid": 1, "concurrency": 1, "version": "v"}
 
 
 @pytest.fixture(scope="module")
-def new_role(administrate) -> Iterator[Any]:
-    """Make roles of the cluster; all are gone at the end."""
-    made = []
-
-    def create(name, *groups, options=""):
-        administrate("create role {} " + options, name)
-        made.append(name)
-        for group in groups:
-            administrate("grant {} to {}", group, name)
-        return name
-
-    yield create
-    for name in reversed(made):
-        administrate("drop role if exists {}", name)
-
-
-@pytest.fixture(scope="module")
 def tenants(new_role) -> None:
     for name in (ACME, GLOBEX):
         new_role(name, *SCOPES)

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,23 +25,6 @@ ACME, GLOBEX = f"{PREFIX}_acme", f"{PREFIX}_globex"
 SCOPES = [role for role in ROLES if role != "rota_api"]  # which stands for everybody
 # Who calls as the neighbour: the tenant with all rights, and one with those of each role alone.
 NEIGHBOURS = {ACME: SCOPES} | {f"{ACME}_{role.removeprefix('rota_')}": [role] for role in ROLES}
-
-
-@pytest.fixture(scope="module")
-def new_role(administrate) -> Iterator[Any]:
-    """Make roles of the cluster; all are gone at the end."""
-    made = []
-
-    def create(name, *groups, options=""):
-        administrate("create role {} " + options, name)
-        made.append(name)
-        for group in groups:
-            administrate("grant {} to {}", group, name)
-        return name
-
-    yield create
-    for name in reversed(made):
-        administrate("drop role if exists {}", name)
 
 
 @pytest.fixture(scope="module")
