@@ -1662,7 +1662,7 @@ MUTANTS = [
     ),
     mutant(
         "of two walled roles one lets a queue through",
-        "db/functions/rights/_sees_queue.sql",
+        "db/functions/rights/_let_through.sql",
         "select coalesce(bool_and(p.fits), true)",
         "select coalesce(bool_or(p.fits), true)",
         f"{WALLS}::test_of_two_walled_roles_both_must_let_a_queue_through",

@@ -1,5 +1,3 @@
--- Within each role that binds the caller one pattern is enough; of several such roles each must
--- have one, so that to be in one more group never loosens anything.
 create or replace function rota._sees_queue(queue text)
     returns boolean
     language sql
@@ -7,12 +5,7 @@ create or replace function rota._sees_queue(queue text)
     parallel safe
     set search_path = pg_catalog, pg_temp
 as $$
-    select coalesce(bool_and(p.fits), true)
-    from (
-        select bool_or(rota._fits_pattern(queue, w.queue_pattern)) as fits
-        from rota._binding_walls() as w
-        group by w.principal
-    ) as p
+    select cardinality(rota._within_walls(array[queue])) = 1
 $$;
 
 comment on function rota._sees_queue is

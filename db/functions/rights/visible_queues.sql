@@ -1,8 +1,7 @@
 -- What the views ask before they show a row; whoever reads a view calls it by his own right.
 -- Every queue that has or had a job has a lane, so these are all that any row can be of. Names
--- that workers announced count, too: a worker may come before the first job of its queue. The
--- rule is that of _sees_queue; which walls bind is asked once for all names, for who reads a view
--- waits for this. Reads only. One look at an empty table where there are no walls.
+-- that workers announced count, too: a worker may come before the first job of its queue.
+-- Reads only. One look at an empty table where there are no walls.
 create or replace function rota.visible_queues()
     returns text[]
     language plpgsql
@@ -12,8 +11,7 @@ create or replace function rota.visible_queues()
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_principals text[];
-    v_patterns text[];
+    v_walls rota.queue_walls[];
 begin
     perform from rota.queue_walls;
 
@@ -21,31 +19,25 @@ begin
         return null;
     end if;
 
-    select array_agg(w.principal), array_agg(w.queue_pattern) into v_principals, v_patterns
-    from rota._binding_walls() as w;
+    v_walls := array(select w from rota._binding_walls() as w);
 
-    if v_principals is null then
+    if v_walls = '{}' then
         return null;
     end if;
 
-    return array(
-        select n.name
-        from (
-            select l.queue from rota.lanes as l
-            union
-            select q.name from rota.queues as q
-            union
-            select u.queue from rota.workers as w cross join unnest(w.queues) as u(queue)
-        ) as n(name)
-        where (
-            select bool_and(p.fits)
+    return rota._let_through(
+        array(
+            select n.name
             from (
-                select bool_or(rota._fits_pattern(n.name, w.pattern)) as fits
-                from unnest(v_principals, v_patterns) as w(principal, pattern)
-                group by w.principal
-            ) as p
-        )
-        order by n.name collate "C"
+                select l.queue from rota.lanes as l
+                union
+                select q.name from rota.queues as q
+                union
+                select u.queue from rota.workers as w cross join unnest(w.queues) as u(queue)
+            ) as n(name)
+            order by n.name collate "C"
+        ),
+        v_walls
     );
 end;
 $$;

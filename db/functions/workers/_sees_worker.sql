@@ -7,10 +7,9 @@ create or replace function rota._sees_worker(queues text[])
 as $$
     select not exists (select from rota.queue_walls)
         or coalesce(
-            bool_and(rota._sees_queue(u.queue)),
+            cardinality(rota._within_walls(queues)) = nullif(cardinality(queues), 0),
             not exists (select from rota._binding_walls())
         )
-    from unnest(queues) as u(queue)
 $$;
 
 comment on function rota._sees_worker is
