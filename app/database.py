@@ -44,8 +44,8 @@ BECOME = "select pg_catalog.set_config('role', rota.principal_of({}), true);"
 
 # A login whose memberships are not inherited has no right of its own; it becomes what it needs, for
 # a transaction or for the session. No row where there is no need.
-BECOME_API = """
-    select pg_catalog.set_config('role', r.rolname, %s)
+BECOMES_API = """
+    select
     from pg_catalog.pg_roles as r
     join pg_catalog.pg_roles as l on l.rolname = session_user
     where r.rolname = 'rota_api'
@@ -94,7 +94,7 @@ class Session(psycopg.Connection[Any]):
     """A connection to the database."""
 
     pooled = False  # whether a pooler may give us another session with each transaction
-    becomes_api = False  # whether its login has to, to look up a token
+    becomes_api = False  # whether its login has to set that role, to look up a token
 
 
 class Database:
@@ -203,8 +203,7 @@ class Database:
                 if not conn.pooled:
                     settle(conn, **SETTINGS)
                     conn.prepare_threshold = PREPARED_AFTER
-                with conn.transaction():
-                    conn.becomes_api = conn.execute(BECOME_API, [True]).fetchone() is not None
+                conn.becomes_api = conn.execute(BECOMES_API).rowcount > 0
         except BaseException:
             conn.close()
             raise

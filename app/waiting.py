@@ -35,7 +35,7 @@ from typing import Any
 import psycopg
 from flask import g
 
-from rota.app.database import BECOME_API, Database
+from rota.app.database import Database, Session
 from rota.db.gateway import call
 
 # In the environment of a request: whether the server lets it wait (it sets that), for what it
@@ -129,7 +129,7 @@ class Waiting:
         self._bell, self._our_end = os.pipe()
         os.set_blocking(self._our_end, False)
         os.set_blocking(self._bell, False)
-        self._conn: psycopg.Connection | None = None
+        self._conn: Session | None = None
         self._listens = False
         self._asleep: list[str] = []  # the queues for which we are notified
         self._try_again_at = 0.0
@@ -332,11 +332,10 @@ class Waiting:
             queue = self._queues.get(name)
             if queue is not None:
                 queue.notified_at = time.monotonic()
-                waiting = {it.principal for it in self._claims.values() if name in it.queues}
-                for principal in waiting:
+                for principal, first in self._firsts().get(name, {}).items():
                     # Who looks already will look again, or call the next.
                     if (name, principal) not in self._looking:
-                        self._call_first(name, principal)
+                        self._call(first)
 
     def _can_connect(self) -> bool:
         """Connect, if there is somebody to connect for."""
@@ -354,7 +353,8 @@ class Waiting:
             return
         self._conn.add_notify_handler(lambda notification: self._hear(notification.payload))
         if not self._conn.pooled:
-            self._conn.execute(BECOME_API, [False])
+            if self._conn.becomes_api:
+                self._conn.execute("set role rota_api")
             self._conn.execute("listen rota_jobs")
         self._listens = True
         self._pause = 0.1
@@ -366,11 +366,11 @@ class Waiting:
         Behind a pooler for one transaction: the next may come to another session, and ours is then
         somebody else's.
         """
-        if not self._conn.pooled:
+        if not (self._conn.pooled and self._conn.becomes_api):
             yield
             return
         with self._conn.transaction():
-            self._conn.execute(BECOME_API, [True])
+            self._conn.execute("set local role rota_api")
             yield
 
     def _hang_up(self) -> None:

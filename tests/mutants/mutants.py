@@ -1759,8 +1759,8 @@ MUTANTS = [
     mutant(
         "behind a pooler our role stays on a session that is shared",
         "app/waiting.py",
-        "self._conn.execute(BECOME_API, [True])",
-        "self._conn.execute(BECOME_API, [False])",
+        'self._conn.execute("set local role rota_api")',
+        'self._conn.execute("set role rota_api")',
         f"{WORK_RACES}::test_behind_a_pooler_no_role_stays_on_a_session_that_is_shared",
     ),
     mutant(
