@@ -30,6 +30,8 @@ FUNCTIONS = [
     "release_job",
     "announce_worker",
     "recover_jobs",
+    "take_census",
+    "roll_up",
     "maintain",
     "begin_sleep",
     "end_sleep",

@@ -20,6 +20,8 @@ from rota.db.gateway import call
 RECOVER_PERIOD = 5.0  # seconds, at least
 RECOVER_SHARE = 100  # times what the last look took, at least
 LONGEST_RECOVER_PERIOD = 60.0  # seconds
+CENSUS_PERIOD = 10.0  # seconds
+ROLL_UP_PERIOD = 20.0  # seconds
 MAINTAIN_PERIOD = 3600.0  # seconds
 AGAIN = 10.0  # seconds after one that failed
 FIRST_BATCH = 1000  # jobs; half as many after each time that failed
@@ -50,7 +52,7 @@ class Upkeep:
                 self._thread.start()
 
     def _run(self) -> None:
-        due = dict.fromkeys((self._recover, self._maintain), 0.0)
+        due = dict.fromkeys((self._recover, self._take_census, self._roll_up, self._maintain), 0.0)
         while True:
             self._claimed.wait()
             self._claimed.clear()
@@ -83,6 +85,16 @@ class Upkeep:
             log.warning("took back jobs whose leases ran out", extra={"fields": {"jobs": count}})
             return took  # there may be more
         return max(RECOVER_PERIOD, min(RECOVER_SHARE * took, LONGEST_RECOVER_PERIOD))
+
+    def _take_census(self) -> float:
+        with self._database.transaction(self._token_hash) as conn:
+            call(conn, "take_census")
+        return CENSUS_PERIOD
+
+    def _roll_up(self) -> float:
+        with self._database.transaction(self._token_hash) as conn:
+            call(conn, "roll_up")
+        return ROLL_UP_PERIOD
 
     def _maintain(self) -> float:
         with self._database.transaction(self._token_hash) as conn:

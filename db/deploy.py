@@ -48,6 +48,7 @@ PATIENCE = "10min"  # how long to wait for another deploy
 NOTICEABLE = "1s"  # a wait of that length is reported
 LOCK_TIMEOUT = "3s"  # how long one statement may hold up the queue behind a table's lock
 ATTEMPTS = 10
+SMALL = 32 * 2**20  # bytes of a table that is read in a moment
 LONGEST_CALL = 10.0  # seconds
 
 Result = TypeVar("Result")
@@ -83,6 +84,7 @@ def deploy(url: str, folder: Path = FOLDER, report: Callable[[str], None] = prin
         _take_turn(turn, report)
         functions = _patiently(lambda: _replace_functions(conn, folder))
         _drop_outlived_index(conn)
+        _index_history(conn, report)
         _patiently(lambda: _run_file(conn, folder / "triggers.sql"))
         _extend_search_path(conn, report)
         _heal_job_ids(conn, report)
@@ -396,6 +398,60 @@ def _drop_outlived_index(conn: Connection) -> None:
     if conn.execute("select to_regclass('rota.live_jobs_unique_key')").fetchone() != (None,):
         _outlast_calls(conn)
         _patiently(lambda: conn.execute("drop index rota.live_jobs_unique_key"))
+
+
+def _index_history(conn: Connection, report: Callable[[str], None]) -> None:
+    """Give the weeks that were there before 0100 the index that their parents have now.
+
+    A small one is indexed at once. Whoever finishes a job would wait for a large one, so that is
+    done beside them, which may take as long as transactions are open; nobody waits for it. What a
+    build that was cut off left goes first.
+    """
+    for index, partition, size in conn.execute(
+        """
+        select i.indexrelid::regclass::text, p.relname, pg_relation_size(p.oid)
+        from pg_index as i
+        join pg_inherits as h on h.inhparent = i.indrelid
+        join pg_class as p on p.oid = h.inhrelid
+        where i.indexrelid in (
+                'rota.finished_jobs_times'::regclass, 'rota.times_of_attempts'::regclass
+            )
+            and not exists (
+                select
+                from pg_inherits as a
+                join pg_index as o on o.indexrelid = a.inhrelid
+                where a.inhparent = i.indexrelid and o.indrelid = p.oid
+            )
+        order by p.relname
+        """
+    ).fetchall():
+        name = f"{partition}_times"
+        try:
+            _patiently(lambda name=name: conn.execute(f"drop index if exists rota.{name}"))
+            _build_index(
+                conn,
+                f"{name} on rota.{partition} using brin (finished_at)"
+                " with (pages_per_range = 32, autosummarize = on)",
+                beside_writers=size > SMALL,
+            )
+            attach = f"alter index {index} attach partition rota.{name}"
+            _patiently(lambda attach=attach: conn.execute(attach))
+        except errors.LockNotAvailable:
+            report(
+                f"rota.{partition} is in use and could not be indexed by time: until the next"
+                " deploy has done it, statistics read all of it once a minute"
+            )
+
+
+def _build_index(conn: Connection, index: str, *, beside_writers: bool) -> None:
+    if not beside_writers:
+        _patiently(lambda: conn.execute(f"create index {index}"))
+        return
+    conn.execute("select set_config('lock_timeout', '1min', false)")
+    try:
+        conn.execute(f"create index concurrently {index}")
+    finally:
+        conn.execute("select set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
 
 
 def _outlast_calls(conn: Connection) -> None:

@@ -62,6 +62,9 @@ begin
                 ('function', 'recover_jobs',        '{rota_worker, rota_operator}'),
                 ('function', 'recover_workers',     '{rota_worker, rota_operator}'),
                 ('function', 'maintain',            '{rota_worker, rota_operator}'),
+                ('function', 'take_census',         '{rota_worker, rota_operator}'),
+                ('function', 'roll_up',             '{rota_worker, rota_operator}'),
+                ('function', 'statistics_age',      '{rota_operator, rota_reader}'),
 
                 ('function', 'cancel_job',          '{rota_operator}'),
                 ('function', 'cancel_jobs',         '{rota_operator}'),
@@ -102,6 +105,11 @@ begin
                 ('table',    'schedule_status',     '{rota_operator, rota_reader}'),
                 ('table',    'queue_status',        '{rota_operator, rota_reader}'),
                 ('table',    'worker_status',       '{rota_operator, rota_reader}'),
+                ('table',    'queue_census',        '{rota_operator, rota_reader}'),
+                ('table',    'worker_census',       '{rota_operator, rota_reader}'),
+                ('table',    'queue_depths',        '{rota_operator, rota_reader}'),
+                ('table',    'attempt_minutes',     '{rota_operator, rota_reader}'),
+                ('table',    'attempt_totals',      '{rota_operator, rota_reader}'),
                 ('table',    'walls',               '{rota_operator, rota_reader}'),
                 ('table',    'tokens',              '{rota_operator, rota_reader}'),
                 ('table',    'actions',             '{rota_operator, rota_reader}')

@@ -27,7 +27,7 @@ begin
                     '_complete_jobs',
                     '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
                     'enqueue_jobs', '_id_ahead', 'check_invariants', 'cancel_jobs', 'retry_jobs',
-                    '_binding_walls'
+                    '_binding_walls', 'take_census', '_count_minutes'
                 ]),
                 ('enable_seqscan', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', '_share_cursor',
@@ -37,7 +37,7 @@ begin
                     '_check_job', 'cancel_job', '_cancel_jobs', '_retire_job', 'retry_job',
                     '_retry_jobs', '_retry_time', 'schedule_job', '_lock_schedule',
                     '_missed_slots', 'backfill_schedule', 'bring_forward_jobs',
-                    'release_unhandled_jobs'
+                    'release_unhandled_jobs', '_count_minutes'
                 ]),
                 ('enable_nestloop', 'off', array[
                     '_complete_jobs', '_end_attempts', 'finish_jobs', 'heartbeat_jobs',

@@ -408,6 +408,112 @@ where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
 comment on view rota.worker_status is
     'Worker processes that announced themselves, with the number of jobs each runs now.';
 
+-- Statistics: counted now and then (take_census, roll_up), so that to look costs nothing.
+-- statistics_age() tells of when they are.
+create or replace view rota.queue_census with (security_barrier) as
+select
+    c.queue,
+    c.task,
+    c.priority,
+    c.scheduled,
+    c.due,
+    c.retrying,
+    c.running,
+    c.lost,
+    c.overdue,
+    c.oldest_due_at,
+    c.lost_since
+from rota.census as c
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or c.queue = any((select rota.visible_queues())::text[])
+    );
+
+comment on view rota.queue_census is
+    'The live jobs by queue, task and priority, as the last census found them.';
+
+create or replace view rota.worker_census with (security_barrier) as
+select
+    c.worker,
+    c.queue,
+    c.running,
+    c.longest_running
+from rota.census_workers as c
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or c.queue = any((select rota.visible_queues())::text[])
+    );
+
+comment on view rota.worker_census is
+    'The jobs that run by worker and queue, as the last census found them.';
+
+create or replace view rota.queue_depths with (security_barrier) as
+select
+    d.minute,
+    d.seconds,
+    d.queue,
+    d.scheduled,
+    d.due,
+    d.running,
+    d.oldest_due_seconds
+from rota.depths as d
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or d.queue = any((select rota.visible_queues())::text[])
+    );
+
+comment on view rota.queue_depths is
+    'How deep each queue was, minute by minute, and after 8 days the most of each hour.';
+
+create or replace view rota.attempt_minutes with (security_barrier) as
+select
+    m.minute,
+    m.seconds,
+    m.queue,
+    m.task,
+    m.outcome,
+    m.ended,
+    m.gave_up,
+    m.ran_seconds,
+    m.firsts,
+    m.waited_seconds,
+    m.ran_histogram,
+    m.waited_histogram
+from rota.minutes as m
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or m.queue = any((select rota.visible_queues())::text[])
+    );
+
+comment on view rota.attempt_minutes is
+    'The attempts that ended, by minute, after 8 days by hour, and by queue, task and outcome.';
+
+create or replace view rota.attempt_totals with (security_barrier) as
+select
+    t.queue,
+    t.task,
+    t.outcome,
+    t.ended,
+    t.gave_up,
+    t.ran_seconds,
+    t.firsts,
+    t.waited_seconds,
+    t.ran_histogram,
+    t.waited_histogram
+from rota.totals as t
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or t.queue = any((select rota.visible_queues())::text[])
+    );
+
+comment on view rota.attempt_totals is
+    'The attempts that ended since they are counted, by queue, task and outcome.';
+
 create or replace view rota.tokens with (security_barrier) as
 select
     t.token_id,

@@ -138,6 +138,16 @@ def old_weeks(conn: Connection, clock: Clock) -> Arguments:
     return {}
 
 
+def to_be_counted(conn: Connection, clock: Clock) -> Arguments:
+    """Leave minutes that are over, and that nothing more can end in."""
+    finished(conn, clock)
+    failed(conn, clock)
+    clock.advance(HOUR)
+    for _ in range(3):  # what is noted by one call is counted by the next
+        call(conn, "roll_up", max_minutes=1)
+    return {}
+
+
 def a_queue(conn: Connection, clock: Clock) -> Arguments:
     call(conn, "configure_queue", queue="q", max_retries=5)
     return {"queue": "q"}
@@ -249,6 +259,9 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("recover_jobs", of_a_dead_worker, {}),
     ("recover_workers", of_a_dead_worker, {}),
     ("maintain", old_weeks, {}),
+    ("take_census", lambda conn, clock: running(conn, clock) and {}, {"older_than": "0"}),
+    ("roll_up", to_be_counted, {}),
+    ("statistics_age", given(), {}),
     ("cancel_job", lambda conn, clock: {"job_id": enqueue(conn)}, {}),
     ("cancel_job", lambda conn, clock: {"job_id": running(conn, clock)["job_id"]}, {}),
     ("cancel_jobs", several, {"filter": Jsonb({"task": "t"}), "dry_run": False}),

@@ -79,6 +79,7 @@ TWO_ROWS = {
         ),
         ("f.token,", "null,"),
     ],
+    "_count_minutes": [("f.token is not null", "false")],
     "check_invariants": [
         (", f.token\n", ", null::uuid as token\n"),
         ("f.token is not null", "false"),
@@ -597,3 +598,64 @@ def test_what_is_left_of_a_build_holds_nobody_up_for_long_behind_an_open_writer(
             "select indisvalid from pg_index"
             " where indexrelid = 'rota.live_jobs_unique_key_of_queue'::regclass"
         ).fetchone() == (True,)
+
+
+@pytest.mark.parametrize("small", [2**30, -1], ids=["small weeks", "large weeks"])
+def test_the_weeks_that_are_there_are_indexed_by_time_and_nothing_is_done_twice(
+    empty_db, monkeypatch, small
+):
+    monkeypatch.setattr("rota.db.deploy.SMALL", small)
+    deploy(empty_db, report=lambda line: None)
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        conn.execute(
+            """
+            drop index rota.finished_jobs_times;
+            drop index rota.times_of_attempts;
+            delete from rota._yoyo_migration where migration_id like '0100%';
+            create index finished_jobs_default_times on rota.finished_jobs_default (id);
+            """
+        )
+
+        deploy(empty_db, report=lambda line: None)
+        query = """
+            select c.oid, c.relname, i.indisvalid and m.amname = 'brin'
+            from pg_index as i
+            join pg_class as c on c.oid = i.indexrelid
+            join pg_am as m on m.oid = c.relam
+            where c.relname ~ 'time'
+                and c.relname ~ 'finished_jobs|attempts'
+                and c.relnamespace = 'rota'::regnamespace
+            order by 1
+        """
+        indexes = conn.execute(query).fetchall()
+        deploy(empty_db, report=lambda line: None)
+
+        assert len(indexes) == 2 + 2 * 6
+        assert {is_right for _, _, is_right in indexes} == {True}
+        assert conn.execute(query).fetchall() == indexes
+
+
+def test_a_week_in_use_is_left_without_its_index_and_the_deploy_says_so(empty_db, monkeypatch):
+    monkeypatch.setattr("rota.db.deploy.ATTEMPTS", 1)
+    monkeypatch.setattr("rota.db.deploy.LOCK_TIMEOUT", "100ms")
+    deploy(empty_db, report=lambda line: None)
+    with (
+        psycopg.connect(empty_db, autocommit=True) as conn,
+        psycopg.connect(empty_db) as writer,
+    ):
+        conn.execute(
+            """
+            drop index rota.finished_jobs_times;
+            delete from rota._yoyo_migration where migration_id like '0100%';
+            """
+        )
+        writer.execute("lock table rota.finished_jobs_default in row exclusive mode")
+        said = []
+
+        deploy(empty_db, report=said.append)
+        writer.rollback()
+
+        assert [line for line in said if "finished_jobs_default is in use" in line]
+        said.clear()
+        deploy(empty_db, report=said.append)
+        assert not [line for line in said if "in use" in line]

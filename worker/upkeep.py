@@ -22,6 +22,8 @@ LONGEST_RECOVER_PERIOD = 60.0  # seconds
 RECOVER_BATCH = 1000  # jobs
 LONG_RECOVERY = 2.0  # seconds; after one that took longer, less is asked for
 EARLY = 3.0  # seconds after our start, in which the rest of a fleet may start: we look each second
+CENSUS_PERIOD = 10.0  # seconds; the database leaves it out where it would take too much of a core
+ROLL_UP_PERIOD = 20.0  # seconds; a minute is counted when it has been over for that and 15 s
 MAINTAIN_PERIOD = 3600.0  # seconds
 FORWARD_BATCH = 1000  # jobs
 LONGEST_CHORE_PAUSE = 60.0  # seconds before a chore that failed is tried again, at most
@@ -80,6 +82,8 @@ class Upkeep:
             Chore("bring_forward_jobs", self._bring_forward),  # after saying what we can handle
             Chore("recover_workers", self._look_for_dead),  # before taking back what they held
             self._recover_chore,
+            Chore("take_census", self._take_census),
+            Chore("roll_up", self._roll_up),
             Chore("maintain", self._maintain),
         ]
         self._under_way: Chore | None = None
@@ -226,6 +230,14 @@ class Upkeep:
             extra={"fields": {"jobs": count}},
         )
         return took
+
+    def _take_census(self) -> float:
+        self._link.once(lambda conn: call(conn, "take_census"))
+        return _about(CENSUS_PERIOD)
+
+    def _roll_up(self) -> float:
+        self._link.once(lambda conn: call(conn, "roll_up"))
+        return _about(ROLL_UP_PERIOD)
 
     def _maintain(self) -> float:
         self._link.once(lambda conn: call(conn, "maintain"))

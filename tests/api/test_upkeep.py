@@ -50,12 +50,14 @@ def test_nothing_is_done_in_the_name_of_one_who_may_not_claim(
     assert upkeep() == before
 
 
-def test_history_is_kept_in_order_where_all_workers_are_workers_over_http(
-    server: Server, conn: Connection
+@pytest.mark.parametrize("chore", ["maintain", "take_census", "roll_up"])
+def test_what_is_to_be_done_for_all_is_done_where_all_workers_are_workers_over_http(
+    server: Server, conn: Connection, clock: Clock, chore: str
 ) -> None:
-    before = "select ran_at from rota.chores where chore = 'maintain'"
-    first = conn.execute(before).fetchone()
+    done = "select ran_at, ready_until from rota.chores where chore = %s"
+    first = conn.execute(done, [chore]).fetchone()
+    clock.advance(timedelta(minutes=5))
 
     server.request("POST", "/queues/q/claim", {})
 
-    wait_until(lambda: conn.execute(before).fetchone() not in (None, first, (None,)))
+    wait_until(lambda: conn.execute(done, [chore]).fetchone() != first)

@@ -77,6 +77,8 @@ class Hunter(threading.Thread):
                 ("announce_worker", {"worker": pick.choice(WORKERS), **ABOUT, "attends": True}),
                 ("dismiss_worker", {"worker": pick.choice(WORKERS)}),
                 ("maintain", {}),
+                ("take_census", {"older_than": timedelta(0), "force": True}),
+                ("roll_up", {}),
                 ("enqueue_job", {"task": "t", "unique_key": keys[0]}),
                 ("enqueue_job", {"task": "t", "queue": "other"}),
                 ("enqueue_jobs", {"jobs": Jsonb([{"task": "t", "unique_key": k} for k in keys])}),

@@ -24,6 +24,7 @@ NEEDED = {  # arguments of those that need some
 NO_WORDS = (
     "maintain",
     "recover_workers",
+    "statistics_age",
     "check_invariants",
     "version",
     "needs_token",

@@ -107,6 +107,29 @@ def lost_leases(conn):
     call(conn, "claim_next_job", lease=TICK, max_jobs=2)
 
 
+def minutes_that_are_over(conn):
+    conn.execute(
+        """
+        update rota.chores
+        set until = date_trunc('hour', rota._now() - interval '1 hour', 'UTC'),
+            ready_until = date_trunc('hour', rota._now(), 'UTC') - interval '2 minutes',
+            xid = '3',
+            readers = '{}'
+        where chore = 'roll_up'
+        """
+    )
+
+
+def counted_a_moment_ago(conn):
+    one_waits(conn)
+    call(conn, "take_census")
+    conn.execute(
+        "update rota.chores set ran_at = ran_at - interval '9 s', took = '0.5 s'"
+        " where chore = 'take_census'"
+    )
+    return {"older_than": 5 * SECOND, "force": True}
+
+
 def two_walls(conn):
     for principal in ("rota_reader", "rota_worker"):
         for pattern in ("a.*", "b"):
@@ -171,6 +194,8 @@ SCENES = {
         call(conn, "announce_worker", **SCENES["announce_worker"](conn)) and None
     ),
     "recover_jobs": lost_leases,
+    "take_census": counted_a_moment_ago,
+    "roll_up": minutes_that_are_over,
     "cancel_job": lambda conn: one_waits(conn) or {"job_id": first_jobs(conn, 1)[0]},
     "cancel_jobs": lambda conn: (
         one_waits(conn) or {"filter": Jsonb({"queue": "default"}), "dry_run": False}
@@ -325,6 +350,8 @@ DIFFERENCES = {
     "delete_queue": {"queue": ("mail", "post")},
     "dismiss_worker": {"worker": ("w", "v")},
     "recover_jobs": {"max_jobs": (1000, 1)},
+    "take_census": {"older_than": (5 * SECOND, HOUR), "force": (False, True)},
+    "roll_up": {"max_minutes": (10_080, 1)},
     "cancel_job": {"job_id": (1, 2), "reason": (None, "enough")},
     "cancel_jobs": {
         "filter": (Jsonb({"queue": "default"}), Jsonb({"queue": "mail"})),
@@ -396,6 +423,7 @@ NO_WORDS_NEEDED = {
     "maintain",
     "recover_workers",
     "needs_token",
+    "statistics_age",
     "version",
     "visible_queues",
 }  # functions without parameters
@@ -581,6 +609,8 @@ LIMITS = {
         "queues": ([], [None]),
     },
     "recover_jobs": {"max_jobs": ([1, 100_000], [0, 100_001, None])},
+    "take_census": {"older_than": ([timedelta(0), DAY], [-TICK, DAY + TICK, None])},
+    "roll_up": {"max_minutes": ([1, 100_000], [0, 100_001, None])},
     "cancel_job": {"reason": (["r" * 1000, None], ["r" * 1001])},
     "cancel_jobs": {
         "reason": (["r" * 1000, None], ["r" * 1001]),

@@ -154,6 +154,23 @@ def scenario(conn: Connection) -> list[Any]:
     do("resume_queue", queue="other")
     do("cancel_job", job_id=call(conn, "enqueue_job", task="c")[0]["job_id"], reason="no need")
     do("retry_job", job_id=conn.execute("select max(id) from rota.jobs").fetchone()[0])
+    conn.execute(
+        "update rota.chores set until = '2027-03-27 23:00Z', ready_until = '2027-05-01Z', xid = '3'"
+        " where chore = 'roll_up'"
+    )
+    do("roll_up")
+    do("roll_up")
+    do("take_census")
+    look(
+        """
+        select
+            minute, queue, task, outcome, ended, gave_up, firsts, ran_histogram, waited_histogram
+        from rota.attempt_minutes
+        order by minute, queue collate "C", task collate "C", outcome collate "C"
+        """
+    )
+    look('select * from rota.queue_census order by queue collate "C", task collate "C", priority')
+    look('select * from rota.queue_depths order by queue collate "C"')
     do("maintain")
     do("announce_worker", worker="w", host="h", pid=1, queues=["q"], concurrency=1, version="v")
     refused("next_due_in", within="1 day 02:03:04.5")

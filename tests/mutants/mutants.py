@@ -42,6 +42,7 @@ STEERING = "tests/concurrency/test_steering.py"
 ACCESS = "tests/api/test_access.py"
 METHODS = "tests/api/test_methods.py"
 WALLS = "tests/functions/test_walls.py"
+STATISTICS = "tests/functions/test_statistics.py"
 HOSTILE = "tests/functions/test_hostile_tenant.py"
 EXAMPLES = "tests/api/test_example_workers.py"
 API_UPKEEP = "tests/api/test_upkeep.py"
@@ -1995,5 +1996,90 @@ MUTANTS = [
         "hash is null",
         "tests/api/test_tokens.py"
         "::test_the_first_token_closes_a_running_api_and_a_revoked_one_is_refused_at_once",
+    ),
+    mutant(
+        "statistics do not wait for who has read the clock and has no id yet",
+        "db/functions/statistics/roll_up.sql",
+        "v_chore.readers = '{}'",
+        "true",
+        f"{STATISTICS}::test_a_finish_that_read_the_clock_and_waits_for_its_row_is_waited_for",
+    ),
+    mutant(
+        "statistics do not wait for who finished a job and may commit yet",
+        "db/functions/statistics/roll_up.sql",
+        "pg_snapshot_xmin(pg_current_snapshot()) > v_chore.xid",
+        "v_chore.xid is not null",
+        f"{STATISTICS}::test_a_finish_that_commits_late_holds_its_minute_up_and_is_counted",
+    ),
+    mutant(
+        "statistics count a minute at its very end",
+        "db/functions/statistics/roll_up.sql",
+        "v_now - interval '15 s'",
+        "v_now",
+        f"{STATISTICS}::test_a_minute_is_not_counted_before_it_is_over",
+    ),
+    mutant(
+        "statistics take another server's id for one of this",
+        "db/functions/statistics/roll_up.sql",
+        "v_chore.xid >= pg_snapshot_xmax(pg_current_snapshot())",
+        "false",
+        f"{STATISTICS}::test_a_row_of_the_chore_from_another_server_or_none_holds_nothing_up",
+    ),
+    mutant(
+        "statistics do not notice that the clock was put back",
+        "db/functions/statistics/_recount_from.sql",
+        "when at >= until + interval '15 s' then until",
+        "when true then until",
+        f"{STATISTICS}::test_a_clock_that_is_put_back_has_its_minutes_counted_anew",
+    ),
+    mutant(
+        "statistics count what comes again twice",
+        "db/functions/statistics/_forget_minutes.sql",
+        "set ended = t.ended - l.ended",
+        "set ended = t.ended",
+        f"{STATISTICS}::test_a_clock_that_is_put_back_has_its_minutes_counted_anew",
+    ),
+    mutant(
+        "statistics keep one minute of an hour",
+        "db/functions/statistics/_thin_statistics.sql",
+        "sum(g.ended), sum(g.gave_up)",
+        "max(g.ended), max(g.gave_up)",
+        f"{STATISTICS}::test_old_minutes_become_hours_and_are_kept_as_long_as_history",
+    ),
+    mutant(
+        "statistics go on the names of a job that is gone",
+        "db/functions/statistics/_count_minutes.sql",
+        "where l.id = a.job_id",
+        "where false",
+        f"{STATISTICS}::test_a_minute_is_counted_by_queue_task_and_outcome",
+    ),
+    mutant(
+        "a census is taken whenever somebody asks",
+        "db/functions/statistics/_is_census_due.sql",
+        "least(times * c.took, interval '10 minutes')",
+        "interval '0'",
+        f"{STATISTICS}::test_a_census_is_taken_no_oftener_than_a_hundred_times_what_it_takes",
+    ),
+    mutant(
+        "a census waits for another",
+        "db/functions/chores/_take_chore.sql",
+        "for no key update skip locked",
+        "for no key update",
+        f"{STATISTICS}::test_of_two_who_take_a_census_one_does_and_the_other_does_not_wait",
+    ),
+    mutant(
+        "statistics go on from a note of before the clock was put back",
+        "db/functions/statistics/roll_up.sql",
+        "        or v_chore.ready_until > v_ready\n",
+        "",
+        f"{STATISTICS}"
+        "::test_a_clock_that_is_put_back_while_minutes_are_waited_for_has_them_waited_for_anew",
+    ),
+    mutant(
+        "statistics wait for whoever tidies up among live jobs",
+        "db/functions/statistics/_clock_readers.sql",
+        "h.mode in ('RowShareLock', 'RowExclusiveLock')",
+        "h.mode <> 'AccessShareLock'",
+        f"{STATISTICS}::test_who_only_reads_or_tidies_or_came_later_holds_nothing_up",
     ),
 ]

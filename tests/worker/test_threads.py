@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg import Connection, sql
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
+from rota.testing import Clock
 from rota.worker.attempt import Attempt
 from rota.worker.clock import clock
 from rota.worker.desk import Desk
@@ -276,7 +278,8 @@ def test_a_locked_announcement_keeps_no_chore_from_its_turn(
 
 
 @pytest.mark.parametrize(
-    "chore", ["announce_worker", "recover_workers", "recover_jobs", "maintain"]
+    "chore",
+    ["announce_worker", "recover_workers", "recover_jobs", "take_census", "roll_up", "maintain"],
 )
 @pytest.mark.parametrize("code", ["2BP01", "42P01", "XX000", "RTV01"])
 def test_a_chore_that_fails_ends_no_worker(
@@ -363,6 +366,19 @@ def test_the_pause_after_a_slow_look_for_lost_leases_has_an_end(db: str, conn: C
 
     assert 45 < seconds < 75
     link.close()
+
+
+@pytest.mark.parametrize("chore", ["maintain", "take_census", "roll_up"])
+def test_a_worker_does_what_is_to_be_done_for_all(
+    conn: Connection, clock: Clock, start_worker: StartWorker, chore: str
+) -> None:
+    done = "select ran_at, ready_until from rota.chores where chore = %s"
+    first = conn.execute(done, [chore]).fetchone()
+    clock.advance(timedelta(minutes=5))
+
+    start_worker()
+
+    wait_until(lambda: conn.execute(done, [chore]).fetchone() != first)
 
 
 def test_no_chore_is_done_in_a_session_that_was_not_announced(

@@ -14,11 +14,15 @@ as $$
     select rota._check_no_wall('check_invariants');
 
     with every_attempt as not materialized (
-        select f.id as job_id, f.run, f.attempt, 'SUCCEEDED' as outcome, f.token
+        select
+            f.id as job_id, f.run, f.attempt, 'SUCCEEDED' as outcome, f.finished_at,
+            false as gave_up, f.token
         from rota.finished_jobs as f
         where f.token is not null
         union all
-        select a.job_id, a.run, a.attempt, a.outcome::text, a.token
+        select
+            a.job_id, a.run, a.attempt, a.outcome::text, a.finished_at,
+            a.job_state = 'FAILED', a.token
         from rota.attempts as a
     ), ended_attempts as (
         select
@@ -32,6 +36,16 @@ as $$
     ), kept as (
         -- Older attempts may have been dropped with their week.
         select s.kept_since as since from rota.settings as s
+    ), counted as (
+        -- The minutes that hold, as far back as all of their history is there.
+        select
+            greatest(
+                c.since, date_trunc('hour', k.since + interval '59 min 59.999999 s', 'UTC')
+            ) as since,
+            rota._recount_from(c.until, rota._now()) as until
+        from rota.chores as c
+        cross join kept as k
+        where c.chore = 'roll_up'
     )
     select 'S1: a live job is SCHEDULED or RUNNING', j.id, j.state::text
     from rota.live_jobs as j
@@ -156,6 +170,46 @@ as $$
             from rota.attempts as e
             where e.job_id = f.id and e.run = f.run and e.outcome = 'SUCCEEDED'
         )
+
+    union all
+    select 'S9: the minutes are a recount of what ended', null,
+        format(
+            'hour from %s, %s: counted %s, gave up %s; there are %s, %s',
+            rota._utc_text(coalesce(m.hour, e.hour)), coalesce(m.outcome, e.outcome),
+            coalesce(m.ended, 0), coalesce(m.gave_up, 0),
+            coalesce(e.ended, 0), coalesce(e.gave_up, 0)
+        )
+    from (
+        select
+            date_trunc('hour', m.minute, 'UTC') as hour, m.outcome,
+            sum(m.ended) as ended, sum(m.gave_up) as gave_up
+        from rota.minutes as m
+        cross join counted as c
+        where m.minute >= c.since and m.minute < c.until
+        group by 1, 2
+    ) as m
+    full join (
+        select
+            date_trunc('hour', e.finished_at, 'UTC') as hour, e.outcome,
+            count(*) as ended, count(*) filter (where e.gave_up) as gave_up
+        from every_attempt as e
+        cross join counted as c
+        where e.finished_at >= c.since and e.finished_at < c.until
+        group by 1, 2
+    ) as e on e.hour = m.hour and e.outcome = m.outcome
+    where (m.ended, m.gave_up) is distinct from (e.ended, e.gave_up)
+
+    union all
+    select 'S9: the totals hold all minutes', null,
+        format('queue %s, task %s, %s', m.queue, m.task, m.outcome)
+    from (
+        select m.queue, m.task, m.outcome, sum(m.ended) as ended
+        from rota.minutes as m
+        group by m.queue, m.task, m.outcome
+    ) as m
+    left join rota.totals as t
+        on t.queue = m.queue and t.task = m.task and t.outcome = m.outcome
+    where t.ended is null or t.ended < m.ended
 
     union all
     select 'C2: claims know the lane of every live job', j.id,

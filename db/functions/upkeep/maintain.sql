@@ -139,6 +139,21 @@ begin
             raise warning 'answers of old requests could not be forgotten: %', sqlerrm;
     end;
 
+    -- Before history goes, so that it has been counted where nobody else rolls up.
+    begin
+        perform rota.roll_up();
+    exception
+        when others then
+            raise warning 'what ended could not be counted: %', sqlerrm;
+    end;
+
+    begin
+        perform rota._thin_statistics(v_now);
+    exception
+        when others then
+            raise warning 'old statistics could not be thinned: %', sqlerrm;
+    end;
+
     foreach v_parent in array array['finished_jobs', 'attempts'] loop
         begin
             perform rota._keep_weeks(v_parent, v_now, v_older_than);
