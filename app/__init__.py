@@ -7,6 +7,7 @@ from flask import Flask
 from rota.app import (
     answers,
     docs,
+    doctor,
     errors,
     health,
     inputs,
@@ -52,7 +53,7 @@ def create_app(database_url: str | None = None) -> Flask:
 
     for part in (logs, protection, errors, tokens, answers):
         part.init_app(app)
-    for resource in (jobs, work, schedules, queues, workers, health):
+    for resource in (jobs, work, schedules, queues, workers, doctor, health):
         app.register_blueprint(resource.blueprint)
     docs.init_app(app)
     return app

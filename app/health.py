@@ -36,6 +36,8 @@ FUNCTIONS = [
     "begin_sleep",
     "end_sleep",
     "ended_jobs",
+    "explain_job",
+    "doctor",
     "cancel_job",
     "retry_job",
     "cancel_jobs",

@@ -12,7 +12,16 @@ from flask import Blueprint, Response, request, url_for
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from rota.app.answers import OWN_QUEUE, answer, answer_page, moments, next_url, read_page, read_rows
+from rota.app.answers import (
+    OWN_QUEUE,
+    answer,
+    answer_page,
+    call_rows,
+    moments,
+    next_url,
+    read_page,
+    read_rows,
+)
 from rota.app.database import transaction
 from rota.app.errors import RequestError, invalid
 from rota.app.inputs import (
@@ -439,6 +448,31 @@ def list_executions(job_id: int) -> Response:
             conn, page, arguments, query.get("limit", PAGE_SIZE), EXECUTION_POSITION
         )
     return answer_page("executions", executions, next_url(position))
+
+
+@blueprint.get("/jobs/<id:job_id>/why")
+def explain_job(job_id: int) -> Response:
+    """Say why a job does not run.
+
+    Or that it does, or how it ended: all that is so of it, what blocks it first. No row is locked
+    and nothing is written, so it may be asked at any time.
+    ---
+    tags: [jobs]
+    operationId: explainJob
+    security: [operator, reader]
+    parameters:
+      - $ref: "#/components/parameters/JobId"
+    responses:
+      200:
+        description: The reasons; at least one.
+        json: Reasons
+    """
+    with transaction() as conn:
+        columns = "blocks, code, reason, remedy, evidence"
+        reasons = call_rows(conn, columns, {}, "explain_job", job_id=job_id)
+    if json.loads(reasons[0])["code"] == "UNKNOWN":
+        raise _not_found(job_id)
+    return answer(reasons=reasons)
 
 
 @blueprint.post("/jobs/<id:job_id>/cancel")

@@ -83,6 +83,8 @@ begin
                 ('function', 'wall',                '{rota_operator}'),
                 ('function', 'unwall',              '{rota_operator}'),
                 ('function', 'check_invariants',    '{rota_operator}'),
+                ('function', 'explain_job',         '{rota_operator, rota_reader}'),
+                ('function', 'doctor',              '{rota_operator, rota_reader}'),
 
                 ('function', 'create_token',        '{rota_operator}'),
                 ('function', 'revoke_token',        '{rota_operator}'),

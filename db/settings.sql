@@ -27,7 +27,11 @@ begin
                     '_complete_jobs',
                     '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
                     'enqueue_jobs', '_id_ahead', 'check_invariants', 'cancel_jobs', 'retry_jobs',
-                    '_binding_walls', 'take_census', '_count_minutes'
+                    '_binding_walls', 'take_census', '_count_minutes',
+                    'explain_job', '_explain_waiting', '_explain_service', '_explain_order',
+                    '_row_lockers', 'doctor', '_find_in_queues', '_find_in_workers',
+                    '_find_in_schedules', '_find_old_snapshots', '_find_in_tables',
+                    '_find_in_server'
                 ]),
                 ('enable_seqscan', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', '_share_cursor',
@@ -37,7 +41,8 @@ begin
                     '_check_job', 'cancel_job', '_cancel_jobs', '_retire_job', 'retry_job',
                     '_retry_jobs', '_retry_time', 'schedule_job', '_lock_schedule',
                     '_missed_slots', 'backfill_schedule', 'bring_forward_jobs',
-                    'release_unhandled_jobs', '_count_minutes'
+                    'release_unhandled_jobs', '_count_minutes', 'explain_job', '_explain_order',
+                    '_row_holders'
                 ]),
                 ('enable_nestloop', 'off', array[
                     '_complete_jobs', '_end_attempts', 'finish_jobs', 'heartbeat_jobs',

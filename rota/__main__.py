@@ -11,6 +11,8 @@ PROGRAMS = {
     "api": ("rota.app.__main__", "serve the REST interface and its Swagger page"),
     "run": ("rota.run", "database, API and one worker on this machine, to try Rota"),
     "token": ("rota.tokens", "create, list and revoke tokens of the API"),
+    "doctor": ("rota.doctor", "say what is wrong with the installation"),
+    "why": ("rota.why", "say why a job does not run"),
     "demo": ("rota.demo.__main__", "enqueue a hundred jobs in a running Rota and watch them"),
 }
 

@@ -103,6 +103,7 @@ def _database(stack: ExitStack, parts: Parts) -> tuple[str, str]:
     with psycopg.connect(cluster.url(), autocommit=True) as conn:
         if not conn.execute("select from pg_roles where rolname = %s", [OWNER]).rowcount:
             conn.execute(f"create role {OWNER} login createrole")
+        conn.execute(f"grant pg_read_all_stats to {OWNER}")  # for its doctor
         if not conn.execute("select from pg_database where datname = %s", [OWNER]).rowcount:
             conn.execute(f"create database {OWNER} owner {OWNER}")
     url = cluster.url(OWNER, user=OWNER)

@@ -12,6 +12,7 @@ OPERATIONS = {
     "GET /jobs/counts": "countJobs",
     "GET /jobs/{job_id}": "getJob",
     "GET /jobs/{job_id}/executions": "listExecutions",
+    "GET /jobs/{job_id}/why": "explainJob",
     "POST /jobs/{job_id}/cancel": "cancelJob",
     "POST /jobs/{job_id}/retry": "retryJob",
     "POST /jobs/cancel": "cancelJobs",
@@ -40,6 +41,7 @@ OPERATIONS = {
     "PATCH /queues/{queue}": "configureQueue",
     "DELETE /queues/{queue}": "deleteQueue",
     "GET /workers": "listWorkers",
+    "GET /doctor": "examine",
     "GET /health/live": "getLiveness",
     "GET /health/ready": "getReadiness",
 }

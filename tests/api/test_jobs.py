@@ -321,3 +321,21 @@ def test_unknown_job_is_not_found(client: FlaskClient) -> None:
 
         assert answer.status_code == 404, (route, job_id[:30])
         assert answer.json["code"] in ("RTN01", "HTTP404"), (route, job_id[:30])
+
+
+def test_why_a_job_waits_is_told_and_of_a_job_that_there_is_not_nothing(
+    client: FlaskClient, conn: Connection
+) -> None:
+    job = client.post("/jobs", json={"task": "t", "queue": "mail"}).json["job_id"]
+    client.post("/queues/mail/pause")
+
+    answer = client.get(f"/jobs/{job}/why")
+
+    assert answer.status_code == 200
+    assert [(r["code"], r["blocks"]) for r in answer.json["reasons"]] == [
+        ("QUEUE_PAUSED", True),
+        ("NO_WORKER", True),
+    ]
+    assert answer.json["reasons"][0]["remedy"] == "select resume_queue('mail')"
+    missing = client.get(f"/jobs/{job + 1}/why")
+    assert (missing.status_code, missing.json["code"]) == (404, "RTN01")

@@ -214,6 +214,7 @@ PROBES: dict[str, Probe] = {
         *((f"/jobs/{of.done}", None, {"If-None-Match": etag}) for etag in of.etags),
     ],
     "GET /jobs/{job_id}/executions": each_job("/executions"),
+    "GET /jobs/{job_id}/why": each_job("/why"),
     "POST /jobs/{job_id}/cancel": each_job("/cancel", {}, {"reason": "x"}),
     "POST /jobs/{job_id}/retry": each_job("/retry", {}),
     "POST /jobs/cancel": lambda of: [("/jobs/cancel", body) for _, body in bulks(of)],
@@ -284,6 +285,7 @@ PROBES: dict[str, Probe] = {
         ("/workers",),
         *(("/workers", None, {"If-None-Match": etag}) for etag in of.etags),
     ],
+    "GET /doctor": lambda of: [("/doctor",)],
 }  # fmt: skip
 OPEN = {"GET /health/live", "GET /health/ready"}  # which nobody is asked for
 
@@ -315,7 +317,14 @@ def told(answer: Any, of: Things) -> tuple[Any, ...]:
 def test_every_operation_of_the_routes_is_probed(http: FlaskClient) -> None:
     routes = set()
     for rule in http.application.url_map.iter_rules():
-        if rule.endpoint.split(".")[0] in ("jobs", "queues", "schedules", "work", "workers"):
+        if rule.endpoint.split(".")[0] in (
+            "jobs",
+            "queues",
+            "schedules",
+            "work",
+            "workers",
+            "doctor",
+        ):
             path = re.sub(r"<(?:[^:>]*:)?(\w+)>", r"{\1}", str(rule))
             routes |= {f"{method} {path}" for method in (rule.methods or set()) & METHODS}
 
@@ -381,6 +390,15 @@ def test_lists_and_numbers_stay_as_they_are_when_a_neighbour_comes_and_goes(
     ask("globex", "POST", f"/jobs/{has.waiting}/cancel", {})
 
     assert [told(ask("acme", "GET", page), Things("x")) for page in pages] == before
+
+
+def test_the_doctor_is_not_for_tenants_and_a_foreign_job_has_no_reasons(ask: Ask) -> None:
+    has = furnish(ask, "globex")
+
+    assert ask("acme", "GET", "/doctor").status_code == 403
+    for job_id in has.ids:
+        assert ask("acme", "GET", f"/jobs/{job_id}/why").status_code == 404
+        assert ask("globex", "GET", f"/jobs/{job_id}/why").json["reasons"]
 
 
 def test_a_key_of_a_request_stands_for_that_of_its_own_principal(ask: Ask) -> None:

@@ -186,6 +186,17 @@ def test_workers_are_listed(client: FlaskClient, conn: Connection) -> None:
     assert 290 < worker["clock_difference_seconds"] < 310
 
 
+def test_what_is_wrong_is_told(client: FlaskClient, conn: Connection) -> None:
+    conn.execute("alter table rota.live_jobs set (autovacuum_enabled = off)")
+
+    answer = client.get("/doctor")
+
+    assert answer.status_code == 200
+    [found] = [row for row in answer.json["findings"] if row["check"] == "autovacuum"]
+    assert found["severity"] == "critical"
+    assert found["remedy"] == "alter table rota.live_jobs reset (autovacuum_enabled)"
+
+
 def test_live_answers(client: FlaskClient) -> None:
     assert client.get("/health/live").json == {"status": "alive"}
 

@@ -26,6 +26,7 @@ NO_WORDS = (
     "recover_workers",
     "statistics_age",
     "check_invariants",
+    "doctor",
     "version",
     "needs_token",
     "visible_queues",

@@ -227,6 +227,7 @@ SCENES = {
     "authenticate_token": lambda conn: two_tokens(conn) and {"hash": b"1" * 32},
     "principal_of": lambda conn: two_tokens(conn) and {"hash": b"1" * 32},
     "preview_schedule": lambda conn: {"cron": "0 9 * * *", "from_time": START, "n": 3},
+    "explain_job": lambda conn: one_waits(conn) or {"job_id": first_jobs(conn, 1)[0]},
 }
 
 # Two values of each parameter that make a difference. Where a call may do without the parameter,
@@ -359,6 +360,7 @@ DIFFERENCES = {
         "max_jobs": (1000, 1),
         "dry_run": (True, False),
     },
+    "explain_job": {"job_id": (1, 2)},
     "retry_job": {"job_id": (1, 2)},
     "retry_jobs": {
         "filter": (Jsonb({"queue": "default"}), Jsonb({"state": "FAILED"})),
@@ -420,6 +422,7 @@ NO_DEFAULT = {  # that a call here could do with: one of two is needed, or the d
 NO_WORDS_NEEDED = {
     "binding_principals",
     "check_invariants",
+    "doctor",
     "maintain",
     "recover_workers",
     "needs_token",

@@ -219,6 +219,8 @@ PROBES: dict[str, list[Any]] = {
     ],
     "end_request": [lambda of: {"key": of.request, "status": 200, "answer": "{}"}],
     "ended_jobs": [lambda of: {"job_ids": of.ids}],
+    "doctor": [lambda of: {}],
+    "explain_job": [lambda of, n=n: {"job_id": of.ids[n]} for n in range(4)],
     "create_token": [
         lambda of: {"principal": "nobody"},
         lambda of: {"principal": "nobody", "note": of.name},
@@ -336,7 +338,14 @@ def test_every_door_is_probed_and_said_what_it_does_behind_a_wall(conn):
     assert set(BEHIND_A_WALL) == there["function"] | there["view"]
     assert {name for name, kind in BEHIND_A_WALL.items() if kind == OWN} == (
         there["view"]
-        | {"visible_queues", "binding_principals", "cancel_jobs", "retry_jobs", "ended_jobs"}
+        | {
+            "visible_queues",
+            "binding_principals",
+            "cancel_jobs",
+            "retry_jobs",
+            "ended_jobs",
+            "explain_job",
+        }
     )
 
 

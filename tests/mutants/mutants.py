@@ -38,6 +38,8 @@ DEAD = "db/functions/upkeep/recover_workers.sql"
 WORKER_FAULTS = "tests/worker/test_faults.py"
 TOKENS = "tests/functions/test_tokens.py"
 BULK = "tests/functions/test_bulk.py"
+EXPLAINS = "tests/functions/test_explain_job.py"
+DOCTOR = "tests/functions/test_doctor.py"
 STEERING = "tests/concurrency/test_steering.py"
 ACCESS = "tests/api/test_access.py"
 METHODS = "tests/api/test_methods.py"
@@ -2081,5 +2083,115 @@ MUTANTS = [
         "h.mode in ('RowShareLock', 'RowExclusiveLock')",
         "h.mode <> 'AccessShareLock'",
         f"{STATISTICS}::test_who_only_reads_or_tidies_or_came_later_holds_nothing_up",
+    ),
+    *(
+        mutant(what, f"db/functions/diagnosis/{name}.sql", old, new, f"{where}::{test}")
+        for what, name, old, new, where, test in (
+            (
+                "a job is explained to a neighbour once it has ended",
+                "explain_job",
+                " and (v_visible is null or f.queue = any(v_visible))",
+                "",
+                WALLS,
+                "test_what_a_neighbour_has_answers_as_what_there_is_not",
+            ),
+            (
+                "who locks a job is named to a neighbour",
+                "_explain_lock",
+                "when is_walled then 'Another transaction holds its row'",
+                "when false then 'Another transaction holds its row'",
+                EXPLAINS,
+                "test_who_is_behind_a_wall_gets_the_reasons_of_his_own_jobs_and_nobody_s_name",
+            ),
+            (
+                "the id that was given last is told to a neighbour",
+                "_explain_missing",
+                "            when is_walled then ''\n",
+                "",
+                EXPLAINS,
+                "test_who_is_behind_a_wall_gets_the_reasons_of_his_own_jobs_and_nobody_s_name",
+            ),
+            (
+                "a foreign key is blamed for a job that waits",
+                "_explain_lock",
+                "blocks and not h.only_refers",
+                "blocks",
+                EXPLAINS,
+                "test_a_foreign_key_that_is_being_written_is_not_said_to_block",
+            ),
+            (
+                "a prepared transaction is not seen to hold a job",
+                "_row_lockers",
+                "t.pid is distinct from pg_backend_pid()",
+                "t.pid <> pg_backend_pid()",
+                EXPLAINS,
+                "test_a_prepared_transaction_that_was_forgotten_is_named_with_its_remedy",
+            ),
+            (
+                "of several who hold a job nobody is named",
+                "_row_holders",
+                "where m.mode <> 'keysh'",
+                "where m.mode = 'keysh'",
+                EXPLAINS,
+                "test_each_of_several_who_lock_a_row_is_named",
+            ),
+            (
+                "a worker that fell silent counts as one",
+                "_explain_service",
+                "        and w.last_seen_at > at - interval '90 seconds'\n"
+                "        and job.queue = any(w.queues);",
+                "        and job.queue = any(w.queues);",
+                EXPLAINS,
+                "test_a_worker_that_went_silent_does_not_serve",
+            ),
+            (
+                "a job whose handler is missing seems to have failed",
+                "_explain_time",
+                "m.job_id = job.id and m.until = job.run_at",
+                "m.job_id = job.id and m.until < job.run_at",
+                EXPLAINS,
+                "test_a_job_that_was_handed_back_for_want_of_a_handler_is_told_from_one_that_failed",
+            ),
+            (
+                "a queue's name is a command in the shell of who copies a remedy",
+                "_shell_word",
+                "    select case\n",
+                "    select case when true then word\n",
+                EXPLAINS,
+                "test_a_remedy_that_is_copied_into_a_shell_says_no_more_than_the_name_of_a_queue",
+            ),
+            (
+                "the doctor tells tenants of everybody",
+                "doctor",
+                "    perform rota._check_no_wall('doctor');\n",
+                "",
+                DOCTOR,
+                "test_the_doctor_is_not_for_who_is_behind_a_wall",
+            ),
+            (
+                "the doctor opens history in an order of its own",
+                "doctor",
+                "perform from rota.finished_jobs as f cross join rota.attempts as a where false;",
+                "null;",
+                LOCKS,
+                "test_history_is_opened_in_one_order_and_its_partitions_last",
+            ),
+            (
+                "a queue that is worked in SQL seems to be served by nobody",
+                "_find_in_queues",
+                "l.running > 0 or exists (",
+                "exists (",
+                DOCTOR,
+                "test_a_queue_that_is_worked_in_sql_is_served",
+            ),
+            (
+                "the doctor goes by what its own session has set",
+                "_find_in_server",
+                "select s.name, s.reset_val from",
+                "select s.name, s.setting as reset_val from",
+                DOCTOR,
+                "test_each_fault_is_found_when_it_is_there",
+            ),
+        )
     ),
 ]

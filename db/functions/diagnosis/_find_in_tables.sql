@@ -1,0 +1,110 @@
+-- By the server's own counts, which cost nothing to read.
+create or replace function rota._find_in_tables(at timestamptz)
+    returns setof rota.finding
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $$
+    with hot as materialized (
+        select
+            s.relname,
+            s.n_live_tup,
+            s.n_dead_tup,
+            greatest(s.last_autovacuum, s.last_vacuum) as vacuumed_at,
+            pg_relation_size(s.relid) as bytes,
+            coalesce(k.reloptions, '{}') as options
+        from pg_catalog.pg_stat_all_tables as s
+        join pg_catalog.pg_class as k on k.oid = s.relid
+        where s.schemaname = 'rota'
+            and s.relname in ('live_jobs', 'workers', 'lanes', 'lane_cursors', 'schedules')
+    ), history as materialized (
+        select
+            p.parent,
+            rota._missing_weeks(p.parent, at, null) as missing,
+            date_trunc('week', at, 'UTC') as this_week
+        from (values ('finished_jobs'), ('attempts')) as p(parent)
+    )
+    select
+        case when h.n_dead_tup > 10 * greatest(h.n_live_tup, 100000)
+            then 'critical' else 'warning'
+        end as severity,
+        'dead rows' as "check",
+        format(
+            '%s has %s dead rows beside %s live ones, and takes %s; it was last vacuumed %s.',
+            h.relname, h.n_dead_tup, h.n_live_tup, pg_size_pretty(h.bytes),
+            coalesce(rota._rough_span(at - h.vacuumed_at) || ' ago', 'never')
+        ) as finding,
+        format(
+            'End what keeps an old snapshot, if anything does; then: vacuum rota.%I', h.relname
+        ) as remedy,
+        to_jsonb(h) - 'options' as evidence
+    from hot as h
+    where h.n_dead_tup > greatest(50000, 0.2 * h.n_live_tup)
+
+    union all
+    select
+        'critical',
+        'autovacuum',
+        'Autovacuum is off on this server: rows of finished jobs are not removed.',
+        'alter system set autovacuum = on, track_counts = on, then: select pg_reload_conf()',
+        null
+    where 'off' in (current_setting('autovacuum'), current_setting('track_counts'))
+
+    union all
+    select
+        'critical',
+        'autovacuum',
+        format('Autovacuum is off for %s: rows of finished jobs are not removed.', h.relname),
+        format('alter table rota.%I reset (autovacuum_enabled)', h.relname),
+        null
+    from hot as h
+    where h.options && '{autovacuum_enabled=false, autovacuum_enabled=off}'
+
+    union all
+    select
+        'warning',
+        'storage',
+        'live_jobs has lost its fillfactor: claims have to write its indexes, too.',
+        'alter table rota.live_jobs set (fillfactor = 40)',
+        jsonb_build_object('options', h.options)
+    from hot as h
+    where h.relname = 'live_jobs' and not h.options && '{fillfactor=40}'
+
+    union all
+    select
+        case when h.this_week = any(h.missing) then 'critical' else 'warning' end,
+        'partitions',
+        format(
+            '%s lacks %s of its weeks%s.',
+            h.parent, cardinality(h.missing),
+            case when h.this_week = any(h.missing) then ', this one among them' end
+        ),
+        'select maintain(), which workers call every hour; it gives way to locks on the table.',
+        jsonb_build_object('table', h.parent, 'missing', h.missing)
+    from history as h
+    where h.this_week = any(h.missing)
+        or exists (select from unnest(h.missing) as m(week) where m.week < h.this_week + '3 weeks')
+
+    union all
+    select
+        'warning',
+        'upkeep',
+        format('maintain was last done %s ago.', rota._rough_span(at - c.ran_at)),
+        'Workers call it every hour: see their logs, or: select maintain()',
+        jsonb_build_object('ran_at', c.ran_at)
+    from rota.chores as c
+    where c.chore = 'maintain' and c.ran_at < at - interval '1 day'
+
+    union all
+    select
+        'critical',
+        'ids',
+        format('The sequence of ids is behind job %s: ids would be given twice.', i.id),
+        'select maintain()',
+        jsonb_build_object('id', i.id)
+    from rota._id_ahead() as i(id)
+    where i.id is not null
+$$;
+
+comment on function rota._find_in_tables is
+    'Find tables that swell, and history without a place.';

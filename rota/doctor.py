@@ -1,0 +1,79 @@
+"""What is wrong with this installation: ``rota doctor [--json]``, of DATABASE_URL's database.
+
+The exit code is one that probes understand: 0 when nothing was found but notes, 1 when something
+needs care, 2 when jobs do not run or nobody could be asked.
+"""
+
+import argparse
+import json
+import os
+import sys
+from typing import Any
+
+import psycopg
+
+from rota.db.gateway import call
+from rota.db.session import read_url, settle
+
+EXIT_CODES = {"note": 0, "warning": 1, "critical": 2}
+LIMITS = {"lock_timeout": "3s", "statement_timeout": "60s"}  # who asks at 3 a.m. is to be answered
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print what was found, the worst first; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="rota doctor",
+        description="Say what is wrong with the installation in the database of DATABASE_URL, and"
+        " what to do about it. Exit codes: 0 nothing but notes, 1 warnings, 2 jobs do not run, or"
+        " the database could not be asked.",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs: a list of findings")
+    options = parser.parse_args(arguments)
+    findings = ask("rota doctor", "doctor")
+    if findings is None:
+        return 2
+    if options.json:
+        print(json.dumps(findings, indent=2))
+    elif not findings:
+        print("nothing is wrong")
+    else:
+        for row in findings:
+            head = f"{row['severity'].upper():8}  {row['check']}: {row['finding']}"
+            print_row(head, row["remedy"])
+    return max((EXIT_CODES[row["severity"]] for row in findings), default=0)
+
+
+def ask(program: str, function: str, **arguments: Any) -> list[dict[str, Any]] | None:
+    """Return the rows of a function in DATABASE_URL's database; None, with words, if it fails."""
+    url = os.environ.get("DATABASE_URL")
+    if not url:
+        print(f"{program}: DATABASE_URL is not set", file=sys.stderr)
+        return None
+    try:
+        read_url(url)
+        with psycopg.connect(
+            url, autocommit=True, connect_timeout=10, application_name=program
+        ) as conn:
+            settle(conn, **LIMITS)
+            return call(conn, function, **arguments)
+    except (ValueError, psycopg.Error) as error:
+        said = getattr(error, "diag", None)
+        message = getattr(said, "message_primary", None) or str(error)
+        if isinstance(error, psycopg.errors.InvalidSchemaName | psycopg.errors.UndefinedFunction):
+            message += "; run: rota deploy"
+        hint = getattr(said, "message_hint", None)
+        print(f"{program}: {message}" + (f"\n{hint}" if hint else ""), file=sys.stderr)
+        return None
+
+
+def print_row(head: str, remedy: str | None) -> None:
+    """Print what is so, and below it what to do.
+
+    Names and errors in it are anybody's: what would steer the terminal is left out, and what it
+    cannot show is written otherwise.
+    """
+    lines = [head] if remedy is None else [head, f"          -> {remedy}"]
+    for line in lines:
+        text = "".join(one if one.isprintable() else " " for one in line)
+        encoding = sys.stdout.encoding or "ascii"
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
