@@ -14,7 +14,7 @@ MINUTES ?= 5
 SEED ?= 7
 EXAMPLES ?= 100
 
-.PHONY: run demo test hostile fuzz drain faults soak mutants sweep bench bench-quick lint clean help
+.PHONY: run demo test hostile fuzz drain faults soak mutants sweep bench bench-quick vendor lint clean help
 
 help:
 	@echo "make run    run Rota here: database, API and one worker; Ctrl-C stops it"
@@ -28,6 +28,7 @@ help:
 	@echo "make mutants make each known mistake in a copy; some test must notice (six minutes)"
 	@echo "make sweep  make 400 small mistakes, drawn by SEED=7; goes on where it was stopped"
 	@echo "make bench  measure Rota and its peers on this machine; make bench-quick in five minutes"
+	@echo "make vendor  fetch what the pages take from npm anew, as vendor.json has its versions"
 	@echo "make lint   check the style of Python and SQL"
 	@echo "make clean  remove the virtual environment and the embedded database with its data"
 
@@ -72,6 +73,9 @@ bench: $(VENV)/bench
 
 bench-quick: $(VENV)/bench
 	@exec $(BIN)/python -m bench --size quick
+
+vendor: $(VENV)/dev
+	@$(BIN)/python -m tests.ui.vendor
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from rota.app import (
     queues,
     schedules,
     tokens,
+    ui,
     work,
     workers,
 )
@@ -55,5 +56,6 @@ def create_app(database_url: str | None = None) -> Flask:
         part.init_app(app)
     for resource in (jobs, work, schedules, queues, workers, doctor, health):
         app.register_blueprint(resource.blueprint)
+    ui.init_app(app)
     docs.init_app(app)
     return app

@@ -9,6 +9,7 @@ program of its own that shares nothing with the others but the sockets that list
 import argparse
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -121,6 +122,7 @@ def serve(app: Flask, listeners: list[socket.socket], lifeline: int | None = Non
 
 def supervise(processes: int, listeners: list[socket.socket]) -> int:
     """Keep some processes serving until a signal comes; return the exit status."""
+    os.environ.setdefault("ROTA_SECRET_KEY", secrets.token_urlsafe(32))  # one for all of them
     numbers = [listener.fileno() for listener in listeners]
     command = [sys.executable, "-m", "rota.app", "--sockets", ",".join(map(str, numbers))]
     supervisor = Supervisor(command, processes, numbers)

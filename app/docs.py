@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from flasgger import Swagger
-from flask import Blueprint, Flask, Response, redirect, send_from_directory, url_for
+from flask import Blueprint, Flask, Response, current_app, redirect, send_from_directory, url_for
 from werkzeug.exceptions import NotFound
 
 HERE = Path(__file__).parent
@@ -48,8 +48,9 @@ blueprint = Blueprint("docs", __name__)
 
 @blueprint.get("/")
 def home() -> Response:
-    """Lead a browser to the documentation."""
-    return redirect(url_for("docs.page"))
+    """Lead a browser to the dashboard, or to the documentation where there is none."""
+    has_pages = "ui" in current_app.blueprints
+    return redirect(url_for("ui.overview.show" if has_pages else "docs.page"))
 
 
 @blueprint.get("/apidocs/")

@@ -15,7 +15,13 @@ from flask import Flask, Request
 from werkzeug.routing import BaseConverter, MapAdapter, ValidationError
 
 MAX_ID = 2**63 - 1
+PAGES = "/ui"  # the dashboard; all else is the API, and its documentation
 ESCAPED_SLASH = "\udc2f"  # while a path is matched; no text that was decoded has it
+
+
+def is_page(path: str) -> bool:
+    """Tell whether a path is one of the dashboard's."""
+    return path == PAGES or path.startswith(PAGES + "/")
 
 
 class Api(Flask):

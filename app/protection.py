@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, request
 
 from rota.app.errors import RequestError
+from rota.app.paths import is_page
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -213,7 +214,7 @@ def _leads_to_a_page() -> bool:
     """Tell whether a visitor follows a link to a page, with nothing sent along."""
     return (
         request.method in ("GET", "HEAD")
-        and request.path in PAGES
+        and (request.path in PAGES or is_page(request.path))
         and "Origin" not in request.headers
         and request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
         and request.headers.get("Sec-Fetch-Dest", "document") == "document"

@@ -40,6 +40,7 @@ from flask import Flask
 
 from rota.app.errors import WORDS_BY_STATUS
 from rota.app.inputs import MAX_BODY_BYTES
+from rota.app.paths import is_page
 from rota.app.protection import HEADERS, LOCAL_ADDRESS
 from rota.app.waiting import CAN_WAIT, UNDELIVERED, WAITS_FOR, Wait, Waiting
 
@@ -69,7 +70,9 @@ OWN = "own"  # what is answered without the database
 READY = "ready"
 READS = "reads"
 CHANGES = "changes"
-LANES = {OWN: 1, READY: 1, READS: 4, CHANGES: 8}
+PAGES = "pages"
+LANES = {OWN: 1, READY: 1, READS: 4, CHANGES: 8, PAGES: 4}
+OWN_PATHS = ("/apidocs", "/ui/static/")
 SPARED = 1 / 4  # of a lane's threads, by requests for one path
 
 BUSY = 503, "too many requests are ahead of this one; try again"
@@ -592,9 +595,11 @@ def lane_of(method: str, path: str) -> str:
     """Return the lane of a request."""
     if path == "/health/ready":
         return READY
-    if path in ("/", "/apispec.json", "/health/live") or path.startswith("/apidocs"):
+    if path in ("/", "/apispec.json", "/health/live") or path.startswith(OWN_PATHS):
         return OWN
-    return READS if method in ("GET", "HEAD", "OPTIONS") else CHANGES
+    if method not in ("GET", "HEAD", "OPTIONS"):
+        return CHANGES
+    return PAGES if is_page(path) else READS
 
 
 class Lane:

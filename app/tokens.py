@@ -21,6 +21,7 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from rota.app.database import Database
 from rota.app.errors import RequestError, unauthorized
+from rota.app.paths import is_page
 
 # Whose a token is, is known for so long once it was looked up. Whether it is valid still is asked
 # by the transaction of each request (principal_of), so one that was revoked is refused at once.
@@ -28,8 +29,15 @@ from rota.app.errors import RequestError, unauthorized
 REMEMBERED_SECONDS = 3.0
 MOST_REMEMBERED = 10_000
 
+COOKIE = "rota_token"  # has the token of who looks at the dashboard, and is for it alone
 OPEN_BLUEPRINTS = {"health", "docs"}
-OPEN_ENDPOINTS = {"flasgger.spec"}
+OPEN_ENDPOINTS = {
+    "flasgger.spec",
+    "ui.lead_in",
+    "ui.static",
+    "ui.sign_in",
+    "ui.take_token",
+}
 
 log = logging.getLogger("rota.api")
 
@@ -108,7 +116,7 @@ def init_app(app: Flask) -> None:
     def authenticate() -> None:
         if _is_open():
             return
-        is_local = _is_loopback(request.remote_addr or "")
+        is_local = is_loopback(request.remote_addr or "")
         g.principal, g.token_hash = principals.of(_token(), is_local)
 
 
@@ -134,11 +142,14 @@ def _is_open() -> bool:
 
 
 def _token() -> str | None:
+    if is_page(request.path) and "Authorization" not in request.headers:
+        return request.cookies.get(COOKIE)
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Tell whether an address is this machine's own."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -152,7 +163,7 @@ def refusal_to_listen(app: Flask, host: str) -> str | None:
     Raises:
         OSError: the host's name cannot be resolved.
     """
-    if host and all(_is_loopback(str(info[4][0])) for info in socket.getaddrinfo(host, None)):
+    if host and all(is_loopback(str(info[4][0])) for info in socket.getaddrinfo(host, None)):
         return None
     principals = app.extensions["principals"]
     try:
