@@ -25,6 +25,8 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,9 +36,11 @@ from psycopg.pq import TransactionStatus
 from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
-from yoyo.migrations import default_migration_table
+from yoyo.migrations import Migration, default_migration_table
 
 from rota.db.session import read_url, settle
+from rota.db.watch import Watch
+from rota.terminal import Progress, printable
 from rota.tokens import TokenError, ensure_token
 
 FOLDER = Path(__file__).parent
@@ -58,19 +62,31 @@ class DeployError(Exception):
     """The database cannot be brought to this checkout's state; the message says what to do."""
 
 
-def deploy(url: str, folder: Path = FOLDER, report: Callable[[str], None] = print) -> None:
+def deploy(
+    url: str,
+    folder: Path = FOLDER,
+    report: Callable[[str], None] = print,
+    progress: Progress | None = None,
+) -> None:
     """Deploy the schema ``rota``; safe to repeat, and to run several times at once.
 
     Args:
         url: a libpq connection string of a role that owns the database, or is superuser.
         folder: where ``migrations``, ``functions`` and ``grants.sql`` are.
         report: takes each line about what was done, or could not be.
+        progress: where a person sees what goes on meanwhile, None for nowhere.
 
     Raises:
         DeployError: the database is not fit, or its schema holds something foreign.
         psycopg.Error: the server refused a statement.
     """
-    with _connect(url) as conn, _connect(url) as turn:
+    with (
+        _connect(url) as conn,
+        _connect(url) as turn,
+        closing(Watch(url)) as watch,
+        progress.during(watch.tell) if progress else nullcontext(),
+    ):
+        report = progress.aside(report) if progress else report
         if conn.info.server_version < OLDEST_SERVER:
             raise DeployError(f"PostgreSQL 15 or later is needed, this is {_version(conn)}")
         has_schema = _has_schema(conn)
@@ -80,11 +96,14 @@ def deploy(url: str, folder: Path = FOLDER, report: Callable[[str], None] = prin
         if not _has_schema(conn):
             conn.execute("create schema rota")
         _create_roles(conn, report)
-        applied = _patiently(lambda: _migrate(url, folder / "migrations"))
+        applied = _patiently(lambda: _migrate(url, folder / "migrations", watch))
         _take_turn(turn, report)
+        watch.at("replacing views and functions")
         functions = _patiently(lambda: _replace_functions(conn, folder))
         _drop_outlived_index(conn)
+        watch.at("indexing the weeks of history")
         _index_history(conn, report)
+        watch.at("triggers, ids and the first round of upkeep")
         _patiently(lambda: _run_file(conn, folder / "triggers.sql"))
         _extend_search_path(conn, report)
         _heal_job_ids(conn, report)
@@ -237,7 +256,7 @@ def _lock(turn: Connection, statement: str, report: Callable[[str], None]) -> No
 def _holders(turn: Connection) -> list[str]:
     """Describe the sessions that keep a deploy waiting."""
     return [
-        f"pid {pid} (user {user}, application {application!r})"
+        f"pid {pid} (user {printable(user or '')}, application {application!r})"
         for pid, user, application in turn.execute(
             """
             select l.pid, a.usename, a.application_name
@@ -289,12 +308,19 @@ def _create_roles(conn: Connection, report: Callable[[str], None]) -> None:
 class _Backend(PostgresqlPsycopgBackend):
     """yoyo's connection to PostgreSQL, which gives way to others as the rest of the deploy does."""
 
+    tell: Callable[[str], None]  # is told of each migration
+
     def init_connection(self, connection: Connection) -> None:
         """Set up a new connection, and one that was rolled back; yoyo names no schema."""
         settle(connection, search_path="rota, pg_temp", lock_timeout=LOCK_TIMEOUT)
 
+    def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:
+        """Apply a migration, and say that it begins."""
+        self.tell(migration.id)
+        super().apply_one(migration, force, mark)
 
-def _migrate(url: str, folder: Path) -> int:
+
+def _migrate(url: str, folder: Path, watch: Watch) -> int:
     """Apply the migrations that this database has not seen; return their number."""
     target = DatabaseURI(
         scheme="postgresql+psycopg",
@@ -317,6 +343,10 @@ def _migrate(url: str, folder: Path) -> int:
             )
         with backend.lock():
             pending = backend.to_apply(migrations)
+            numbers = count(1)
+            backend.tell = lambda name: watch.at(
+                f"migration {name} ({next(numbers)} of {len(pending)})"
+            )
             backend.apply_migrations(pending)
         if backend.to_apply(migrations):
             raise DeployError(f"not every migration of {folder} was applied, see the log")
@@ -571,12 +601,13 @@ def main(arguments: list[str] | None = None) -> int:
     if not url:
         parser.error("give the database's URL as an argument or in DATABASE_URL")
     try:
-        deploy(url)
+        deploy(url, progress=Progress())
         if token := os.environ.get("ROTA_TOKEN"):
             print(ensure_token(url, token))
     except (DeployError, TokenError, psycopg.Error) as error:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-        print(f"deploy failed: {' '.join(str(error).split())}{notes}", file=sys.stderr)
+        said = f"deploy failed: {' '.join(str(error).split())}{notes}"
+        print(printable(said, sys.stderr), file=sys.stderr)
         return 1
     return 0
 

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
 from rota.db.session import read_url
+from rota.terminal import printable
 
 # Where `make run` says how to reach its database.
 URL_FILE = Path(os.environ.get("ROTA_STATE", ".rota")) / "url"
@@ -57,8 +58,6 @@ def show(counts: dict[str, int], runs: int, seconds: float) -> None:
 
 def summarize(conn: Connection, ids: list[int], poisoned: int) -> None:
     """Print how the jobs ended, task by task, and the history of the poisoned one."""
-    if sys.stdout.isatty():
-        print("\n" * (len(STATES) + 1))
     rows = conn.execute(
         """
         select j.task, j.state, count(*), sum(j.attempt)
@@ -83,7 +82,7 @@ def summarize(conn: Connection, ids: list[int], poisoned: int) -> None:
         [poisoned],
     ).fetchall()
     for attempt, outcome, started_at, error in history:
-        reason = (error or "").strip().rpartition("\n")[2]
+        reason = printable((error or "").strip().rpartition("\n")[2])
         print(f"  attempt {attempt}  {outcome:<10} {started_at:%H:%M:%S}  {reason}")
     print("\nLook closer in psql: the views rota.jobs and rota.executions have it all.")
 
@@ -109,22 +108,27 @@ def demonstrate(conn: Connection) -> int:
     every = Jsonb({"tick": True})
     (interval,) = call(conn, "schedule_job", task="echo", payload=every, every="2 seconds")
     began = time.monotonic()
+    counts: dict[str, int] = {}
     try:
         while True:
-            counts = count_states(conn, ids)
+            before, counts = counts, count_states(conn, ids)
             runs = conn.execute(
                 "select count(*) from rota.executions as e where e.job_id = %s",
                 [interval["job_id"]],
             ).fetchone()
-            show(counts, runs[0] if runs else 0, time.monotonic() - began)
-            if not counts.keys() & {"SCHEDULED", "RUNNING"}:
+            if sys.stdout.isatty() or counts != before:
+                show(counts, runs[0] if runs else 0, time.monotonic() - began)
+            is_settled = not counts.keys() & {"SCHEDULED", "RUNNING"}
+            if is_settled or time.monotonic() - began > PATIENCE:
                 break
-            if time.monotonic() - began > PATIENCE:
-                print(f"\nNot settled after {PATIENCE:g} seconds: {counts}")
-                return 1
             time.sleep(REFRESH)
     finally:
+        if sys.stdout.isatty():
+            print("\n" * (len(STATES) + 1))  # below what was drawn
         call(conn, "cancel_job", job_id=interval["job_id"], reason="the demo has ended")
+    if not is_settled:
+        print(f"Not settled after {PATIENCE:g} seconds: {counts}")
+        return 1
     summarize(conn, ids, ids[-1])
     return 0
 
@@ -153,7 +157,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"The database does not answer: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\n" * (len(STATES) + 1))
         return 130
 
 

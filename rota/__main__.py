@@ -13,6 +13,7 @@ PROGRAMS = {
     "token": ("rota.tokens", "create, list and revoke tokens of the API"),
     "doctor": ("rota.doctor", "say what is wrong with the installation"),
     "why": ("rota.why", "say why a job does not run"),
+    "tail": ("rota.tail", "print each attempt as it ends"),
     "demo": ("rota.demo.__main__", "enqueue a hundred jobs in a running Rota and watch them"),
 }
 

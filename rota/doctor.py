@@ -14,6 +14,7 @@ import psycopg
 
 from rota.db.gateway import call
 from rota.db.session import read_url, settle
+from rota.terminal import printable
 
 EXIT_CODES = {"note": 0, "warning": 1, "critical": 2}
 LIMITS = {"lock_timeout": "3s", "statement_timeout": "60s"}  # who asks at 3 a.m. is to be answered
@@ -45,35 +46,59 @@ def main(arguments: list[str] | None = None) -> int:
 
 def ask(program: str, function: str, **arguments: Any) -> list[dict[str, Any]] | None:
     """Return the rows of a function in DATABASE_URL's database; None, with words, if it fails."""
-    url = os.environ.get("DATABASE_URL")
-    if not url:
-        print(f"{program}: DATABASE_URL is not set", file=sys.stderr)
-        return None
     try:
-        read_url(url)
-        with psycopg.connect(
-            url, autocommit=True, connect_timeout=10, application_name=program
-        ) as conn:
-            settle(conn, **LIMITS)
+        with connect(program) as conn:
             return call(conn, function, **arguments)
     except (ValueError, psycopg.Error) as error:
-        said = getattr(error, "diag", None)
-        message = getattr(said, "message_primary", None) or str(error)
-        if isinstance(error, psycopg.errors.InvalidSchemaName | psycopg.errors.UndefinedFunction):
-            message += "; run: rota deploy"
-        hint = getattr(said, "message_hint", None)
-        print(f"{program}: {message}" + (f"\n{hint}" if hint else ""), file=sys.stderr)
+        complain(program, error)
         return None
+
+
+def connect(program: str, **limits: str) -> psycopg.Connection:
+    """Open DATABASE_URL's database, for a person who waits.
+
+    Raises:
+        ValueError: there is no URL, or it cannot be read.
+        psycopg.Error: the database cannot be reached.
+    """
+    url = os.environ.get("DATABASE_URL")
+    if not url:
+        raise ValueError("DATABASE_URL is not set")
+    parameters = {
+        "application_name": program,
+        "connect_timeout": 10,
+        "keepalives_idle": 10,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        **read_url(url),
+    }
+    conn = psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+    try:
+        settle(conn, **LIMITS, **limits)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def complain(program: str, error: Exception) -> None:
+    """Say what went wrong, and what to do if that is known."""
+    said = getattr(error, "diag", None)
+    message = getattr(said, "message_primary", None) or str(error)
+    if isinstance(
+        error,
+        psycopg.errors.InvalidSchemaName
+        | psycopg.errors.UndefinedFunction
+        | psycopg.errors.UndefinedTable,
+    ):
+        message += "; run: rota deploy"
+    hint = getattr(said, "message_hint", None)
+    for line in f"{program}: {message}\n{hint or ''}".splitlines():
+        print(printable(line, sys.stderr), file=sys.stderr)
 
 
 def print_row(head: str, remedy: str | None) -> None:
-    """Print what is so, and below it what to do.
-
-    Names and errors in it are anybody's: what would steer the terminal is left out, and what it
-    cannot show is written otherwise.
-    """
-    lines = [head] if remedy is None else [head, f"          -> {remedy}"]
-    for line in lines:
-        text = "".join(one if one.isprintable() else " " for one in line)
-        encoding = sys.stdout.encoding or "ascii"
-        print(text.encode(encoding, "backslashreplace").decode(encoding))
+    """Print what is so, and below it what to do."""
+    for line in [head] if remedy is None else [head, f"          -> {remedy}"]:
+        print(printable(line))

@@ -22,6 +22,7 @@ from pathlib import Path
 import psycopg
 
 from rota.db.deploy import DeployError, deploy
+from rota.terminal import Progress
 
 STATE = Path(os.environ.get("ROTA_STATE", ".rota"))
 OWNER = "rota"  # owns the embedded database of the same name; not superuser
@@ -51,10 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
         with ExitStack() as stack:
             host, port = _address()
             parts: Parts = {}
-            url, psql = _database(stack, parts)
-            deploy(url)
+            progress = Progress()
+            with progress.waiting(_beginning()):
+                url, psql = _database(stack, parts)
+            deploy(url, progress=progress)
             _publish(stack, url)
             environment = os.environ | {"DATABASE_URL": url, "HOST": host, "PORT": str(port)}
+            print("API and worker start …", flush=True)  # and write their logs from now on
             _start(stack, parts, "api", environment)
             _start(stack, parts, "worker", environment, "--tasks", "rota.demo.tasks")
             _wait_until_ready(host, port, parts, stop)
@@ -83,6 +87,13 @@ def _address() -> tuple[str, int]:
                 " choose another with PORT=…"
             ) from error
     return host, port
+
+
+def _beginning() -> str:
+    """Say what a person waits for before there is a database."""
+    if (STATE / "pg18").exists():
+        return "PostgreSQL starts"
+    return f"PostgreSQL makes its files in {STATE / 'pg18'} and starts"
 
 
 def _database(stack: ExitStack, parts: Parts) -> tuple[str, str]:

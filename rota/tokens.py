@@ -18,6 +18,8 @@ from psycopg.rows import dict_row
 
 from rota.db.gateway import call
 from rota.db.session import read_url, settle
+from rota.doctor import complain
+from rota.terminal import printable
 
 SCOPES = ("producer", "worker", "operator", "reader")
 GIVEN = re.compile(r"[-._~+/A-Za-z0-9]{32,500}=*")  # what an Authorization header can hold
@@ -41,9 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             settle(conn)
             options.run(conn, options)
     except (TokenError, ValueError, psycopg.Error) as error:
-        hint = getattr(getattr(error, "diag", None), "message_hint", None)
-        message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
-        print(f"rota token: {message}" + (f"\n{hint}" if hint else ""), file=sys.stderr)
+        complain("rota token", error)
         return 1
     return 0
 
@@ -139,7 +139,9 @@ def _list(conn: Connection, _: argparse.Namespace) -> None:
     widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
     for row in rows:
         print(
-            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            printable(
+                "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+            ).rstrip()
         )
 
 

@@ -82,6 +82,7 @@ def test_a_job_runs_and_ctrl_c_stops_everything_and_the_data_stays(run, state):
 
         assert process.returncode == 0, errors
         assert f"http://127.0.0.1:{port}/apidocs" in greeting
+        assert "API and worker start" in greeting.partition("Rota runs")[0]
         assert not [child for child in family if child.is_running()]
         assert not (state / "url").exists()
 

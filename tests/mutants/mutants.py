@@ -2194,4 +2194,46 @@ MUTANTS = [
             ),
         )
     ),
+    # -- what a person sees
+    *(
+        mutant(what, "rota/tail.py", old, new, f"tests/client/test_tail_command.py::{test}")
+        for what, old, new, test in (
+            (
+                "rota tail takes what has not ended by its last look for what will not",
+                "min([now, *writers.values()])",
+                "now",
+                "test_what_ended_long_before_its_commit_is_told",
+            ),
+            (
+                "rota tail has what a writer brings end when it was first seen",
+                "self._writers_of(names, before)",
+                "self._writers_of(names, now)",
+                "test_a_finish_that_waits_for_its_job_is_told_though_it_has_read_the_clock",
+            ),
+            (
+                "rota tail forgets a transaction once it is prepared",
+                'oldest if name.endswith("prepared") else before',
+                "before",
+                "test_what_a_prepared_transaction_ended_is_told_when_it_is_committed",
+            ),
+            (
+                "rota tail goes by its last look though the clock was put back",
+                "before = min(self._now, now - timedelta(seconds=looked_at - self._looked_at))",
+                "before = self._now",
+                "test_a_clock_that_is_put_back_hides_nothing",
+            ),
+            (
+                "rota tail takes two releases of an attempt for one",
+                "return (finished_at, *(attempt[part] for part in parts))",
+                "return (None, *(attempt[part] for part in parts))",
+                "test_each_attempt_is_told_once",
+            ),
+            (
+                "an error that rota tail prints may steer the terminal",
+                'if error := printable(attempt["error"] or ""):',
+                'if error := attempt["error"]:',
+                "test_a_terminal_gets_lines_that_fit_and_nothing_that_steers_it",
+            ),
+        )
+    ),
 ]
