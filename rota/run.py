@@ -192,6 +192,7 @@ def _welcome(host: str, port: int, psql: str) -> str:
     return f"""
 Rota runs; Ctrl-C stops it.
 
+    Dashboard http://{host}:{port}/ui/
     API       http://{host}:{port}/jobs
     Swagger   http://{host}:{port}/apidocs
     Health    http://{host}:{port}/health/ready

@@ -49,7 +49,8 @@ POLICY = (
 )
 SHARED_SECONDS = 2.0
 DOCTOR_SECONDS = 30.0
-MOST_KEPT = 1000
+MOST_KEPT = 100  # then those that are over go
+LONGEST_WAIT = 30.0  # seconds, for what another thread makes; longer than a transaction may take
 LONGEST_QUERY = "2s"
 SAID = "rota_said"  # the cookie that carries what an action has to say to the page after it
 
@@ -93,7 +94,8 @@ class Shared:
             finally:
                 entry.until = time.monotonic() + (seconds if entry.error is None else 0)
                 entry.made.set()
-        entry.made.wait()
+        if not entry.made.wait(LONGEST_WAIT):
+            raise RequestError(503, "this page took too long to make; try again")
         if entry.error is not None:
             raise entry.error
         return entry.value
