@@ -48,8 +48,8 @@ ROLES = ("rota_producer", "rota_worker", "rota_operator", "rota_reader", "rota_a
 OLDEST_SERVER = 150000
 
 DEPLOY_LOCK = 0x726F7461  # "rota", the advisory lock of the first deploy of a database
-PATIENCE = "10min"  # how long to wait for another deploy
-NOTICEABLE = "1s"  # a wait of that length is reported
+PATIENCE = 600.0  # seconds to wait for another deploy
+NOTICEABLE = 1.0  # seconds; a wait of that length is reported
 LOCK_TIMEOUT = "3s"  # how long one statement may hold up the queue behind a table's lock
 ATTEMPTS = 10
 SMALL = 32 * 2**20  # bytes of a table that is read in a moment
@@ -235,22 +235,31 @@ def _is_deployed(conn: Connection) -> bool:
 
 
 def _lock(turn: Connection, statement: str, report: Callable[[str], None]) -> None:
-    """Take a lock in a transaction that stays open; say who has it, if it must be waited for."""
-    for patience in (NOTICEABLE, PATIENCE):
+    """Take a lock in a transaction that stays open; say who has it, if it must be waited for.
+
+    It is waited for a moment at a time: while a statement waits it has a snapshot, and an index
+    that another deploy builds concurrently (0086) waits for all that are older.
+    """
+    until = time.monotonic() + PATIENCE
+    has_waited = False
+    while True:
         turn.execute("begin")
-        turn.execute("select set_config('lock_timeout', %s, true)", [patience])
+        moment = f"{NOTICEABLE * 1000:.0f}ms"
+        turn.execute("select set_config('lock_timeout', %s, true)", [moment])
         try:
             turn.execute(statement)
             return
         except errors.LockNotAvailable as error:
             turn.execute("rollback")
             holders = "; ".join(_holders(turn)) or "a session that has just ended"
-            if patience == PATIENCE:
+            if time.monotonic() > until:
                 raise DeployError(
-                    f"the lock of deploys has been held for {PATIENCE} by {holders}. If that is no"
-                    " deploy, end it with pg_terminate_backend(pid), then deploy again"
+                    f"the lock of deploys has been held for {PATIENCE:g} s by {holders}. If that is"
+                    " no deploy, end it with pg_terminate_backend(pid), then deploy again"
                 ) from error
-            report(f"Waiting up to {PATIENCE} for another deploy: {holders}")
+            if not has_waited:
+                report(f"Waiting up to {PATIENCE:g} s for another deploy: {holders}")
+            has_waited = True
 
 
 def _holders(turn: Connection) -> list[str]:

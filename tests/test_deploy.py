@@ -145,11 +145,25 @@ def test_first_deploys_and_later_ones_at_once_all_succeed(empty_db):
             deployed.result(timeout=120)
 
 
+def test_who_waits_for_the_first_deploy_for_long_does_not_hold_it_up(empty_db, tmp_path):
+    """It builds an index concurrently, and who has waited for longer than that takes has an older
+    snapshot: that one waits for this, and this for that."""
+    folder = tmp_path / "db"
+    shutil.copytree(FOLDER, folder)
+    slow = folder / "migrations" / "0085_queue_walls.sql"
+    slow.write_text(slow.read_text() + "\nselect pg_sleep(3);\n")
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(deploy, empty_db, folder) for _ in range(2)]
+        for deployed in both:
+            deployed.result(timeout=50)
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let deploys wait for each other for half a second."""
-    monkeypatch.setattr(rota.db.deploy, "NOTICEABLE", "200ms")
-    monkeypatch.setattr(rota.db.deploy, "PATIENCE", "300ms")
+    monkeypatch.setattr(rota.db.deploy, "NOTICEABLE", 0.2)
+    monkeypatch.setattr(rota.db.deploy, "PATIENCE", 0.3)
 
 
 def test_a_first_deploy_that_waits_in_vain_names_who_holds_the_lock(empty_db, as_role, impatient):
@@ -159,7 +173,7 @@ def test_a_first_deploy_that_waits_in_vain_names_who_holds_the_lock(empty_db, as
         holder.execute("select pg_advisory_lock(%s)", [DEPLOY_LOCK])
         who = rf"pid {holder.info.backend_pid} \(user rota_test_outsider, application 'mischief'\)"
 
-        with pytest.raises(DeployError, match=rf"held for 300ms by {who}.*pg_terminate_backend"):
+        with pytest.raises(DeployError, match=rf"held for 0.3 s by {who}.*pg_terminate_backend"):
             deploy(empty_db, report=lines.append)
 
     assert [re.search(who, line) is not None for line in lines] == [True]
@@ -240,7 +254,7 @@ HOSTILE = {
     "statement_timeout": "100ms",
     "lock_timeout": "1ms",
     "idle_in_transaction_session_timeout": "50ms",
-    "idle_session_timeout": "50ms",
+    "idle_session_timeout": "500ms",  # a busy machine takes 50 ms from connect to the first word
     "transaction_timeout": "100ms",
     "default_transaction_isolation": "serializable",
     "standard_conforming_strings": "off",
