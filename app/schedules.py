@@ -58,7 +58,12 @@ OPTIONS = {
     "timeout_seconds": Field(seconds, argument="timeout"),
 }
 NAME = {"name": Field(text, required=True)}
-PREVIEW = {"time_zone": Field(text), "n": Field(integer), "from_time": Field(instant)}
+PREVIEW = {
+    "time_zone": Field(text),
+    "n": Field(integer),
+    "from_time": Field(instant),
+    "starts_at": Field(instant),
+}
 RANGE = {
     "starts_at": Field(instant, required=True),
     "ends_at": Field(instant, required=True),

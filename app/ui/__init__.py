@@ -9,9 +9,9 @@ import os
 
 from flask import Flask
 
-from rota.app.ui import door, frame, overview, words
+from rota.app.ui import door, frame, overview, schedules, words
 
-for pages in (overview,):
+for pages in (overview, schedules):
     frame.blueprint.register_blueprint(pages.blueprint)
 
 

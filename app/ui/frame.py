@@ -42,7 +42,10 @@ STATIC = Path(str(files("rota.app.ui"))) / "static"
 STATIC_VERSION = hashlib.sha256(
     b"".join(path.read_bytes() for path in sorted(STATIC.rglob("*")) if path.is_file())
 ).hexdigest()[:16]
-PAGES_AND_KEYS = [("overview", "Overview", "ui.overview.show", "o")]
+PAGES_AND_KEYS = [
+    ("overview", "Overview", "ui.overview.show", "o"),
+    ("schedules", "Schedules", "ui.schedules.index", "s"),
+]
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

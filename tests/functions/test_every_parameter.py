@@ -409,6 +409,7 @@ DIFFERENCES = {
         "time_zone": ("UTC", "Asia/Tokyo"),
         "n": (10, 3),
         "from_time": (None, START),
+        "starts_at": (None, START + DAY),
     },
 }
 TOGETHER = {  # these replace each other
@@ -660,6 +661,7 @@ LIMITS = {
     "preview_schedule": {
         "n": ([1, 1000], [0, 1001, None]),
         "from_time": ([FIRST + TICK, LAST, None], [FIRST - TICK, LAST + TICK]),
+        "starts_at": ([FIRST, LAST, None], [FIRST - TICK, LAST + TICK]),
     },
 }
 LIMIT_CASES = [

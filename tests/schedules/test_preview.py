@@ -206,3 +206,35 @@ def test_bad_input_is_refused_by_name(conn, arguments, code, named):
         call(conn, "preview_schedule", **arguments)
 
     assert caught.value.sqlstate == code
+
+
+def test_the_grid_of_an_interval_goes_on_from_where_its_schedule_starts(preview):
+    start = datetime(2029, 8, 31, 7, tzinfo=UTC)
+
+    assert preview(every="1 month", n=3, from_time=SPRING, starts_at=start) == [
+        ("31 09:00:00+02:00", ""),
+        ("30 09:00:00+02:00", ""),
+        ("31 09:00:00+02:00", ""),
+    ]
+    assert preview(every="7 hours", n=2, from_time=start + 8 * DAY, starts_at=start) == [
+        ("08 13:00:00+02:00", ""),
+        ("08 20:00:00+02:00", ""),
+    ]
+    assert preview(every="1 day", n=1, from_time=SPRING, starts_at=SPRING + 3 * DAY) == [
+        ("02 02:00:00+02:00", "")
+    ]
+
+
+def test_a_preview_far_from_the_start_notes_the_changes_of_the_clocks(preview):
+    start = datetime(2029, 1, 1, 1, 30, tzinfo=UTC)
+
+    assert preview(every="1 day", n=3, from_time=SPRING, starts_at=start) == [
+        ("30 02:30:00+01:00", ""),
+        ("31 03:00:00+02:00", "moved"),
+        ("01 02:30:00+02:00", ""),
+    ]
+
+
+def test_no_run_of_an_expression_is_listed_before_its_schedule_starts(preview):
+    rows = preview(cron="0 9 * * *", n=1, from_time=SPRING, starts_at=SPRING + 3 * DAY)
+    assert rows == [("02 09:00:00+02:00", "")]

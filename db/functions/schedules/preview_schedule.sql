@@ -1,11 +1,15 @@
+drop function if exists rota.preview_schedule(text, interval, text, integer, timestamptz);
+
 -- Reads nothing but its arguments and the clock. The runs are those of a schedule that is saved
--- with starts_at => from_time, nobody being late.
+-- with this starts_at, from_time if it is left out, nobody being late: an interval's grid is
+-- anchored there, and only runs from from_time on are listed.
 create or replace function rota.preview_schedule(
     cron text default null,
     every interval default null,
     time_zone text default 'UTC',
     n integer default 10,
-    from_time timestamptz default null
+    from_time timestamptz default null,
+    starts_at timestamptz default null
 )
     returns setof rota.previewed_run
     language plpgsql
@@ -15,8 +19,9 @@ create or replace function rota.preview_schedule(
 as $$
 declare
     v_from timestamptz := coalesce(from_time, rota._now());
-    v_slot timestamptz := v_from - interval '1 microsecond';
-    v_number integer := 0;
+    v_start timestamptz := coalesce(starts_at, v_from);
+    v_slot timestamptz := greatest(v_from, v_start) - interval '1 microsecond';
+    v_number integer;
     v_locals timestamp[];
     v_local timestamp;
     v_offset interval;
@@ -36,14 +41,24 @@ begin
             using errcode = 'RTV01';
     end if;
 
+    if v_start not between '0001-01-02 00:00:00+00' and '9998-12-31 00:00:00+00' then
+        raise exception 'starts_at must lie between the years 1 and 9998, not at %',
+            rota._utc_text(v_start)
+            using errcode = 'RTV01';
+    end if;
+
+    v_number := (
+        rota._interval_next(v_start, every, preview_schedule.time_zone, v_slot)
+    ).number;
+
     for v_run in 1..n loop
         if cron is null then
-            v_slot := rota._interval_slot(v_from, every, preview_schedule.time_zone, v_slot);
+            v_slot := rota._interval_slot(v_start, every, preview_schedule.time_zone, v_slot);
             exit when v_slot is null;
 
             select l.number, l.locals into v_number, v_locals
             from rota._interval_locals(
-                v_from, every, preview_schedule.time_zone, v_slot, v_number
+                v_start, every, preview_schedule.time_zone, v_slot, v_number
             ) as l;
         else
             exit when v_slot > '9998-12-31 00:00:00+00';
