@@ -13,6 +13,7 @@ from rota.app import (
     inputs,
     jobs,
     logs,
+    metrics,
     paths,
     protection,
     queues,
@@ -51,10 +52,11 @@ def create_app(database_url: str | None = None) -> Flask:
     app.extensions["waiting"] = Waiting(database)
     app.extensions["announcements"] = work.Announcements()
     app.extensions["upkeep"] = Upkeep(database)
+    app.extensions["scrapes"] = metrics.Scrapes()
 
     for part in (logs, protection, errors, tokens, answers):
         part.init_app(app)
-    for resource in (jobs, work, schedules, queues, workers, doctor, health):
+    for resource in (jobs, work, schedules, queues, workers, doctor, metrics, health):
         app.register_blueprint(resource.blueprint)
     ui.init_app(app)
     docs.init_app(app)

@@ -125,7 +125,7 @@ def supervise(processes: int, listeners: list[socket.socket]) -> int:
     os.environ.setdefault("ROTA_SECRET_KEY", secrets.token_urlsafe(32))  # one for all of them
     numbers = [listener.fileno() for listener in listeners]
     command = [sys.executable, "-m", "rota.app", "--sockets", ",".join(map(str, numbers))]
-    supervisor = Supervisor(command, processes, numbers)
+    supervisor = Supervisor([command] * processes, numbers)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop())
     code = supervisor.run()

@@ -104,7 +104,7 @@ def _shared_responses(path: str, method: str, operation: dict[str, Any]) -> dict
             shared |= responses
     if _reference("parameters", "IdempotencyKey") in operation.get("parameters", []):
         shared |= FOR_EVERY_KEY
-    if method == "get" and not path.startswith("/health/"):
+    if _may_be_unchanged(path, method, operation):
         shared |= FOR_EVERY_READ
     if method != "get":
         shared |= FOR_EVERY_CHANGE
@@ -148,10 +148,17 @@ def _write_out(operation: dict[str, Any], shared: dict[str, Any]) -> None:
             operation["responses"][status] = response
 
 
+def _may_be_unchanged(path: str, method: str, operation: dict[str, Any]) -> bool:
+    """Tell whether an answer has a version that a client may ask for, as answers.py has it."""
+    if method != "get" or path.startswith("/health/"):
+        return False
+    return "application/json" in operation["responses"]["200"].get("content", {})
+
+
 def _add_headers(path: str, method: str, operation: dict[str, Any]) -> None:
     """Say which headers the answers of an operation have like others."""
     headers = {}
-    if method == "get" and not path.startswith("/health/"):
+    if _may_be_unchanged(path, method, operation):
         headers["ETag"] = _reference("headers", "ETag")
     if _reference("parameters", "IdempotencyKey") in operation.get("parameters", []):
         headers["Idempotency-Replayed"] = _reference("headers", "Replayed")

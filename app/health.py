@@ -38,6 +38,7 @@ FUNCTIONS = [
     "ended_jobs",
     "explain_job",
     "doctor",
+    "statistics_age",
     "cancel_job",
     "retry_job",
     "cancel_jobs",
@@ -54,7 +55,16 @@ FUNCTIONS = [
     "configure_queue",
     "delete_queue",
 ]
-VIEWS = ["jobs", "executions", "schedule_status", "queue_status", "worker_status"]
+VIEWS = [
+    "jobs",
+    "executions",
+    "schedule_status",
+    "queue_status",
+    "worker_status",
+    "queue_census",
+    "queue_heads",
+    "attempt_totals",
+]
 MISSING_RIGHTS = """
     select f.name
     from unnest(%(functions)s::text[]) with ordinality as f(name, place)

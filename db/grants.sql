@@ -106,6 +106,7 @@ begin
                 ('table',    'job_executions',      '{rota_operator, rota_reader}'),
                 ('table',    'schedule_status',     '{rota_operator, rota_reader}'),
                 ('table',    'queue_status',        '{rota_operator, rota_reader}'),
+                ('table',    'queue_heads',         '{rota_operator, rota_reader}'),
                 ('table',    'worker_status',       '{rota_operator, rota_reader}'),
                 ('table',    'queue_census',        '{rota_operator, rota_reader}'),
                 ('table',    'worker_census',       '{rota_operator, rota_reader}'),

@@ -373,6 +373,44 @@ where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
 comment on view rota.queue_status is
     'Every queue that has had a job or a setting, with what waits and runs in it now.';
 
+-- One probe of an index for each lane, past the jobs that run, so it may be asked every few
+-- seconds. Where an old snapshot keeps the rows of ended jobs it has to read past those, too.
+create or replace view rota.queue_heads with (security_barrier) as
+select
+    n.queue,
+    s.paused_at,
+    h.oldest_due_at
+from (
+    select l.queue from rota.lanes as l
+    where l.retired_at is null
+    union
+    select q.name from rota.queues as q
+) as n
+cross join lateral (
+    select min(d.run_at) as oldest_due_at
+    from rota.lanes as l
+    cross join lateral (
+        select j.run_at::timestamptz as run_at
+        from rota.live_jobs as j
+        where j.queue = l.queue
+            and j.priority = l.priority
+            and j.state = 'SCHEDULED'
+            and j.run_at <= statement_timestamp()
+        order by j.run_at, j.id
+        limit 1
+    ) as d
+    where l.queue = n.queue
+) as h
+left join rota.queues as s on s.name = n.queue
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or n.queue = any((select rota.visible_queues())::text[])
+    );
+
+comment on view rota.queue_heads is
+    'Every queue, whether it is paused, and since when its first job is due, looked up now.';
+
 create or replace view rota.worker_status with (security_barrier) as
 select
     w.worker,
@@ -503,7 +541,8 @@ select
     t.firsts,
     t.waited_seconds,
     t.ran_histogram,
-    t.waited_histogram
+    t.waited_histogram,
+    t.first_counted_at
 from rota.totals as t
 where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
     and (

@@ -77,6 +77,7 @@ BEHIND_A_WALL = {
     "jobs": OWN,
     "queue_census": OWN,
     "queue_depths": OWN,
+    "queue_heads": OWN,
     "queue_status": OWN,
     "schedule_status": OWN,
     "tokens": OWN,

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -31,6 +32,9 @@ from rota.worker.process import Worker
 from rota.worker.supervisor import CANNOT_START, Supervisor
 from rota.worker.tasks import registry
 from rota.worker.values import text_of
+
+if TYPE_CHECKING:
+    from rota.worker.metrics import Port
 
 GARBAGE = 10_000  # objects more than before, when the collector looks for cycles
 LOOK_PERIOD = 1.0  # seconds between two looks of the main thread, which takes the signals
@@ -129,16 +133,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     configure(options.log_level)
     try:
-        return supervise(options.processes) if options.processes > 1 else work(options)
+        return supervise(options) if options.processes > 1 else work(options)
     except Exception:  # a thread that cannot be started, say
         log.critical("the worker has failed", exc_info=True)
         flush()
         os._exit(1)  # whatever threads are left
 
 
-def supervise(count: int) -> int:
+def supervise(options: argparse.Namespace) -> int:
     """Run several workers by the same command line; return the exit code."""
-    supervisor = Supervisor([sys.executable, *sys.orig_argv[1:], "--processes", "1"], count)
+    command = [sys.executable, *sys.orig_argv[1:], "--processes", "1"]
+    supervisor = Supervisor(
+        [[*command, *metrics_of(options.metrics, n)] for n in range(options.processes)]
+    )
 
     def stop(number: int, frame: FrameType | None) -> None:
         if supervisor.stopping:
@@ -150,6 +157,28 @@ def supervise(count: int) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     return supervisor.run()
+
+
+def metrics_of(first: tuple[str, int] | None, number: int) -> list[str]:
+    """Return the arguments by which a process has its own port for metrics, if there are any."""
+    return [] if first is None else ["--metrics", f"[{first[0]}]:{first[1] + number}"]
+
+
+def open_port(address: tuple[str, int] | None) -> "Port | None":
+    """Listen for who asks for metrics, if they are wanted.
+
+    Raises:
+        CannotStart: somebody else does, or the address is none of ours.
+    """
+    if address is None:
+        return None
+    from rota.worker.metrics import Metrics, Port  # who has no metrics does not load them
+
+    try:
+        return Port(Metrics(), address)
+    except OSError as error:
+        host, port = address
+        raise CannotStart(f"cannot listen for metrics on {host} port {port}: {error}") from error
 
 
 def work(options: argparse.Namespace) -> int:
@@ -186,6 +215,7 @@ def work(options: argparse.Namespace) -> int:
         if not url:
             raise CannotStart("set DATABASE_URL, such as postgresql://user@host/database")
         load(options.tasks)
+        port = open_port(options.metrics)
         version = check(url, told_to_stop)
     except GaveUp:
         return 0
@@ -207,6 +237,7 @@ def work(options: argparse.Namespace) -> int:
             options.poll,
         ),
         version,
+        port,
     )
     if told_to_stop.is_set():
         return 0

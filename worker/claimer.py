@@ -348,6 +348,8 @@ class Claimer:
                 self._ask_for_less(error, jobs_asked, clock() - asked_at)
                 raise
             self._took = clock() - asked_at
+            if self._desk.metrics is not None:
+                self._desk.metrics.claimed(self._took)
             if jobs_asked == self._largest and self._took < self._link.patience / 4:
                 self._largest = min(2 * self._largest, LARGEST_CLAIM)
             if rows[0][0] is None:  # no job

@@ -15,11 +15,15 @@ from datetime import timedelta
 from queue import Empty, SimpleQueue
 from sys import getsizeof
 from time import sleep  # as it is now, whatever a module makes of it
+from typing import TYPE_CHECKING
 
 from rota.worker.attempt import Attempt
 from rota.worker.clock import clock
 from rota.worker.descriptor import Descriptor
 from rota.worker.log import log
+
+if TYPE_CHECKING:
+    from rota.worker.metrics import Metrics
 
 MOST_RESULTS = 32 * 2**20  # bytes that the database was not told; then no more jobs are started
 
@@ -82,6 +86,7 @@ class Desk:
         self.with_news: set[Attempt] = set()  # those whose progress was not sent yet
         self.overrun: set[Attempt] = set()  # decided, and their handlers hold their places still
         self.of_limited_queue: dict[str, set[Attempt]] = {queue: set() for queue in limits}
+        self.metrics: Metrics | None = None  # none unless somebody wants some
 
         self.stopping = threading.Event()  # no new claims
         self.closing = threading.Event()  # no more patience with the database
@@ -200,6 +205,8 @@ class Desk:
 
     def lose(self, job: Attempt) -> None:
         """Note that the lease is lost; its handler holds its place until it returns."""
+        if self.metrics is not None and not job.lost:
+            self.metrics.lost()
         job.lost = True
         if job not in self.running:
             return

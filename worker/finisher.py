@@ -168,9 +168,14 @@ class Finisher:
                 batch.append(job)
                 size += len(job.result or "") + len(job.error or "")
                 if len(batch) >= self._portion.size or size > LARGEST_BATCH_BYTES:
-                    return _parcels(batch)
+                    return self._parcels(batch)
                 job = self._desk.done.get(block=False)
             self._going = False
+        return self._parcels(batch)
+
+    def _parcels(self, batch: list[Attempt]) -> list[Parcel]:
+        if self._desk.metrics is not None:
+            self._desk.metrics.ended(batch)
         return _parcels(batch)
 
     def _deliver_one_apart(self) -> None:
@@ -285,6 +290,8 @@ class Finisher:
         return {job_id for job_id, _, _, is_locked in rows if is_locked}
 
     def _settle(self, jobs: list[Attempt], outcomes: Outcomes) -> None:
+        if self._desk.metrics is not None:
+            self._desk.metrics.told(jobs, outcomes)
         self._desk.forget(jobs)
         self._note(jobs, outcomes)
 

@@ -267,6 +267,7 @@ class Link:
         self._durable = durable
         self._door = door or Door()
         self._pid = os.getpid()
+        self.opened = 0  # connections, one after another
         self._conn: Connection | None = None
         self._descriptor: Descriptor | None = None
         self._asked_at: float | None = None  # while an answer is waited for
@@ -462,6 +463,7 @@ class Link:
             lambda: psycopg.connect(autocommit=True, **self._parameters), self._give_up
         )
         self._descriptor = Descriptor(conn.fileno())
+        self.opened += 1
         self.user = conn.info.user
         if self._asked_at is not None:
             self._asked_at = clock()  # connecting has a limit of its own

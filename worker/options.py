@@ -67,6 +67,14 @@ def number_to(most: int) -> Callable[[str], int]:
     return number
 
 
+def address(text: str) -> tuple[str, int]:
+    """Read ``9100`` or ``10.0.0.5:9100``: where to listen; without a host on this machine only."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not port.isascii() or not 1 <= int(port) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a port, or host:port")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read these arguments, or the command line of this process."""
     parser = argparse.ArgumentParser(
@@ -122,7 +130,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="seconds between two looks for work in an idle system (default: 1)",
     )
     parser.add_argument(
+        "--metrics",
+        type=address,
+        metavar="[HOST:]PORT",
+        help="answer GET /metrics there, for Prometheus, on 127.0.0.1 unless a host is named; of"
+        " several processes each has a port of its own, from this one on (default: off)",
+    )
+    parser.add_argument(
         "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
     )
     parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)  # see supervisor.py
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.metrics is not None and options.metrics[1] + options.processes - 1 > 65535:
+        parser.error("argument --metrics: there are not so many ports from this one on")
+    return options

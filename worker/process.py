@@ -5,7 +5,8 @@ import threading
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from rota.worker.claimer import Claimer, Ear
 from rota.worker.clock import clock
@@ -31,6 +32,9 @@ from rota.worker.tasks import registry
 from rota.worker.upkeep import Upkeep
 from rota.worker.watch import Watch
 
+if TYPE_CHECKING:
+    from rota.worker.metrics import Port
+
 LOCK_PATIENCE = 0.5  # seconds that a call waits for a lock; our own calls hold theirs for less
 SHORT_PAUSE = 0.2  # seconds between two tries of a heartbeat, be the lease ever so short
 PATIENCE = 10.0  # seconds for a statement
@@ -48,8 +52,14 @@ class Worker:
     database decides everything that two workers could disagree about.
     """
 
-    def __init__(self, options: Options, version: str) -> None:
-        """Set up the threads; nothing runs yet, and nothing is connected."""
+    def __init__(self, options: Options, version: str, port: "Port | None" = None) -> None:
+        """Set up the threads; nothing runs yet, and nothing is connected.
+
+        Args:
+            options: what was asked for.
+            version: of the functions of the database.
+            port: where metrics are to be asked for, if anywhere.
+        """
         self.id = str(uuid.uuid4())
         self._options = options
         self._failure = False
@@ -104,6 +114,10 @@ class Worker:
         chores = link("upkeep", desk.closing, most_patience=LONG_PATIENCE)
         self._upkeep = Upkeep(desk, chores, self.id, about, self._heartbeat.beat_soon)
         self._watch = Watch(desk, self._links)
+        self._port = port
+        if port is not None:
+            desk.metrics = port.metrics
+            port.metrics.reconnects = self._reconnects
 
     def run(self) -> int:
         """Work until told to stop, then stop as gently as the grace time allows.
@@ -117,6 +131,8 @@ class Worker:
         os.register_at_fork(after_in_child=self._leave_to_parent)
         self._crew.start()
         self._thread("watch", self._watch.run)
+        if self._port is not None:
+            self._thread("metrics", partial(self._port.run, self._desk.closing))
         heartbeat = self._thread("heartbeat", self._heartbeat.run)
         finisher = self._thread("finish", self._finisher.run)
         upkeep = self._thread("upkeep", self._upkeep.run)
@@ -208,6 +224,11 @@ class Worker:
         """Let go of the connections in a child that a handler has forked."""
         for link in self._links:
             link.leave_to_parent()
+        if self._port is not None:
+            self._port.leave_to_parent()
+
+    def _reconnects(self) -> int:
+        return sum(max(0, link.opened - 1) for link in self._links)
 
     def _abandon_running(self) -> None:
         """Release what outlived the grace time; it is due again when this process is gone."""

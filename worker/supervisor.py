@@ -25,14 +25,12 @@ class Supervisor:
     service manager has sent each process of ours the same signal, and nobody outlives us unseen.
 
     Args:
-        command: what starts one; it is given ``--lifeline`` with the reading end.
-        count: how many to keep running.
+        commands: what starts each; it is given ``--lifeline`` with the reading end.
         files: descriptors that they get from us, such as sockets that listen.
     """
 
-    def __init__(self, command: list[str], count: int, files: Iterable[int] = ()) -> None:
-        self._command = command
-        self._count = count
+    def __init__(self, commands: list[list[str]], files: Iterable[int] = ()) -> None:
+        self._commands = commands
         self._files = files
         self._stop = threading.Event()
         self._lifeline, self._our_end = os.pipe()
@@ -41,8 +39,11 @@ class Supervisor:
 
     def run(self) -> int:
         """Keep them running; return the exit code, 0 if all of them stopped as they should."""
-        log.info("starting processes", extra={"fields": {"processes": self._count}})
-        threads = [threading.Thread(target=self._keep, daemon=True) for _ in range(self._count)]
+        log.info("starting processes", extra={"fields": {"processes": len(self._commands)}})
+        threads = [
+            threading.Thread(target=self._keep, args=[command], daemon=True)
+            for command in self._commands
+        ]
         for thread in threads:
             thread.start()
         self._stop.wait()
@@ -69,12 +70,12 @@ class Supervisor:
         for process in list(self._running):
             process.kill()
 
-    def _keep(self) -> None:
+    def _keep(self, command: list[str]) -> None:
         """Keep one process running, and start another when it ends."""
         pause = Pause()
         while not self._stop.is_set():
             began = clock()
-            code = self._run_one()
+            code = self._run_one(command)
             if code == CANNOT_START:  # nor can the next one: better to end than to hide that
                 self._stop.set()
             if self._stop.is_set():
@@ -89,11 +90,11 @@ class Supervisor:
             )
             self._stop.wait(seconds)
 
-    def _run_one(self) -> int:
+    def _run_one(self, command: list[str]) -> int:
         """Start one process and wait for its end; return its exit code, or minus the signal."""
         try:
             process = subprocess.Popen(
-                [*self._command, "--lifeline", str(self._lifeline)],
+                [*command, "--lifeline", str(self._lifeline)],
                 pass_fds=[self._lifeline, *self._files],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # out of the reach of the terminal's Ctrl-C, which we get

@@ -42,6 +42,7 @@ OPERATIONS = {
     "DELETE /queues/{queue}": "deleteQueue",
     "GET /workers": "listWorkers",
     "GET /doctor": "examine",
+    "GET /metrics": "getMetrics",
     "GET /health/live": "getLiveness",
     "GET /health/ready": "getReadiness",
 }

@@ -67,8 +67,10 @@ def test_every_documented_method_answers_as_documented_also_to_nothing(server: S
     for name in OPERATIONS:
         method, path = name.split()[0], request_url(spec, name).partition("?")[0]
         answer = ask(server, method, path)
-        assert str(answer.status) in responses(spec, name), (name, answer.status)
-        assert answer.headers["Content-Type"] == "application/json" or answer.status == 204, name
+        shown = responses(spec, name)
+        assert str(answer.status) in shown, (name, answer.status)
+        if answer.status != 204:
+            assert answer.headers.get_content_type() in shown[str(answer.status)]["content"], name
 
 
 def test_head_is_get_without_the_body(server: Server) -> None:

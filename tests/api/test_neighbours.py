@@ -286,6 +286,7 @@ PROBES: dict[str, Probe] = {
         *(("/workers", None, {"If-None-Match": etag}) for etag in of.etags),
     ],
     "GET /doctor": lambda of: [("/doctor",)],
+    "GET /metrics": lambda of: [("/metrics",), (f"/metrics?queue={of.queue}",)],
 }  # fmt: skip
 OPEN = {"GET /health/live", "GET /health/ready"}  # which nobody is asked for
 
@@ -300,6 +301,7 @@ def told(answer: Any, of: Things) -> tuple[Any, ...]:
         text = re.sub(
             r"\b(globex|nobody)\.(queue|schedule|worker|key|request|task)\d", "NAME", text
         )
+        text = re.sub(r"(?m)^(rota_\w+_(?:age|due)_seconds\S*) .*", r"\1 AGE", text)
         return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", "MOMENT", text)
 
     body = plain(answer.text)
@@ -324,6 +326,7 @@ def test_every_operation_of_the_routes_is_probed(http: FlaskClient) -> None:
             "work",
             "workers",
             "doctor",
+            "metrics",
         ):
             path = re.sub(r"<(?:[^:>]*:)?(\w+)>", r"{\1}", str(rule))
             routes |= {f"{method} {path}" for method in (rule.methods or set()) & METHODS}
@@ -399,6 +402,35 @@ def test_the_doctor_is_not_for_tenants_and_a_foreign_job_has_no_reasons(ask: Ask
     for job_id in has.ids:
         assert ask("acme", "GET", f"/jobs/{job_id}/why").status_code == 404
         assert ask("globex", "GET", f"/jobs/{job_id}/why").json["reasons"]
+
+
+def test_a_tenant_scrapes_its_own_queues_and_nothing_of_the_server(
+    ask: Ask, conn: Connection, http: FlaskClient
+) -> None:
+    for tenant in ("acme", "globex"):
+        furnish(ask, tenant)
+    conn.execute("update rota.chores set took = '0', ran_at = null where chore = 'take_census'")
+    call(conn, "take_census")
+    conn.execute(
+        """
+        insert into rota.totals (queue, task, outcome, ended, gave_up, ran_seconds, firsts,
+            waited_seconds, ran_histogram, waited_histogram)
+        select queue, task, 'LOST', 7, 0, 1, 1, 1, array_fill(0, '{14}'), array_fill(0, '{14}')
+        from rota.live_jobs
+        on conflict do nothing
+        """
+    )
+
+    seen = {tenant: ask(tenant, "GET", "/metrics").text for tenant in ("acme", "globex")}
+    conn.execute("delete from rota.totals where outcome = 'LOST'")
+
+    for tenant, text in seen.items():
+        names = dict(re.findall(r'^(rota_\w+)\{.*queue="([^"]*)"', text, re.M))
+        assert names.keys() >= {"rota_jobs", "rota_queue_oldest_due_seconds", "rota_worker_places"}
+        assert names.keys() >= {"rota_attempts_total", "rota_wait_duration_seconds_bucket"}
+        assert set(re.findall('queue="([^"]*)"', text)) == {f"{tenant}.queue1"}
+        assert not re.search("rota_findings|rota_oldest_snapshot|rota_table", text)
+    assert ask("acme", "GET", "/metrics").text == seen["acme"]  # kept, and of its own
 
 
 def test_a_key_of_a_request_stands_for_that_of_its_own_principal(ask: Ask) -> None:

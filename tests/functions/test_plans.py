@@ -45,6 +45,36 @@ def scans(connect, conn):
 
 
 @pytest.mark.parametrize("statistics", TABLES.values(), ids=TABLES)
+def test_how_long_the_first_job_of_a_queue_has_waited_is_read_by_a_probe_a_lane(
+    connect, statistics
+):
+    conn = connect()
+    if statistics:
+        conn.execute(statistics)
+    for number in range(4):
+        fill(conn, 5000, f"q{number}")
+    before = fetched(connect, conn)
+
+    assert conn.execute("select count(oldest_due_at) from rota.queue_heads").fetchone() == (4,)
+
+    after = fetched(connect, conn)
+    assert (after[0], after[1]) == (before[0], before[1] + 4)
+
+
+def fetched(connect, conn):
+    """Sequential scans of the hot table so far, and the rows that were found by an index."""
+    scans(connect, conn)
+    return (
+        connect()
+        .execute(
+            "select seq_scan, idx_tup_fetch from pg_stat_user_tables"
+            " where schemaname = 'rota' and relname = 'live_jobs'"
+        )
+        .fetchone()
+    )
+
+
+@pytest.mark.parametrize("statistics", TABLES.values(), ids=TABLES)
 def test_no_function_of_the_hot_path_reads_the_whole_table(connect, statistics):
     conn = connect()
     if statistics:

@@ -19,7 +19,18 @@ from tests.conftest import SERVER_VERSION, TEST_SETTINGS
 from tests.mutants.mutants import MUTANTS, Mutant
 from tests.named import ROOT
 
-PARTS = ("app", "db", "demo", "docs", "examples", "rota", "tests", "worker", "pyproject.toml")
+PARTS = (
+    "app",
+    "db",
+    "demo",
+    "docs",
+    "examples",
+    "monitoring",
+    "rota",
+    "tests",
+    "worker",
+    "pyproject.toml",
+)
 TABLE = ROOT / "docs" / "mutants.md"
 PATIENCE = 180  # seconds; a mutant that hangs has been noticed too
 

@@ -38,6 +38,9 @@ DEAD = "db/functions/upkeep/recover_workers.sql"
 WORKER_FAULTS = "tests/worker/test_faults.py"
 TOKENS = "tests/functions/test_tokens.py"
 BULK = "tests/functions/test_bulk.py"
+METRICS = "tests/api/test_metrics.py"
+WORKER_METRICS = "tests/worker/test_metrics.py"
+OLDEST = f"{METRICS}::test_the_oldest_due_job_is_looked_up_and_the_age_of_the_census_is_told"
 EXPLAINS = "tests/functions/test_explain_job.py"
 DOCTOR = "tests/functions/test_doctor.py"
 STEERING = "tests/concurrency/test_steering.py"
@@ -2235,5 +2238,94 @@ MUTANTS = [
                 "test_a_terminal_gets_lines_that_fit_and_nothing_that_steers_it",
             ),
         )
+    ),
+    # -- metrics
+    mutant(
+        "a job that runs seems to be due still",
+        "db/views.sql",
+        "            and j.state = 'SCHEDULED'\n            and j.run_at <= statement_timestamp()\n"
+        "        order by",
+        "            and j.run_at <= statement_timestamp()\n        order by",
+        OLDEST,
+    ),
+    mutant(
+        "the first due job of a queue is that of its highest priority",
+        "db/views.sql",
+        "select min(d.run_at) as oldest_due_at",
+        "select max(d.run_at) as oldest_due_at",
+        OLDEST,
+    ),
+    mutant(
+        "a job whose time has not come seems to be due",
+        "db/views.sql",
+        "            and j.run_at <= statement_timestamp()\n        order by",
+        "        order by",
+        OLDEST,
+    ),
+    mutant(
+        "the first due job is sought in all of a lane",
+        "db/views.sql",
+        "        order by j.run_at, j.id\n        limit 1\n    ) as d",
+        "    ) as d",
+        "tests/functions/test_plans.py::"
+        "test_how_long_the_first_job_of_a_queue_has_waited_is_read_by_a_probe_a_lane",
+    ),
+    mutant(
+        "pairs have names by their size, and the counter of the others goes down",
+        "app/metrics.py",
+        "        min(t.first_counted_at) over (partition by t.queue, t.task),\n",
+        "        t.ended desc,\n",
+        f"{METRICS}::test_who_was_counted_first_has_a_name_whoever_is_larger",
+    ),
+    mutant(
+        "a tenant is told what the server has",
+        "app/metrics.py",
+        "_rows(conn, DEAD_ROWS) if sees_all else None",
+        "_rows(conn, DEAD_ROWS)",
+        "tests/api/test_neighbours.py::"
+        "test_a_tenant_scrapes_its_own_queues_and_nothing_of_the_server",
+    ),
+    mutant(
+        "what one principal scraped is given to another",
+        "app/metrics.py",
+        'scrapes.texts.get((g.get("principal"), content_type), render)',
+        "scrapes.texts.get(content_type, render)",
+        "tests/api/test_neighbours.py::"
+        "test_a_tenant_scrapes_its_own_queues_and_nothing_of_the_server",
+    ),
+    mutant(
+        "each scrape asks the doctor",
+        "app/metrics.py",
+        "return (findings, now), min(max(least, SHARE * (now - began)), most)",
+        "return (findings, now), 0.0",
+        f"{METRICS}::test_the_doctor_is_asked_once_in_half_a_minute",
+    ),
+    mutant(
+        "who waits for a scrape reads all of it again",
+        "app/shared.py",
+        "if entry.kept is None or time.monotonic() >= entry.until:",
+        "if True:",
+        f"{METRICS}::test_fifty_scrapes_at_one_time_are_one_query_and_leave_room_for_others",
+    ),
+    mutant(
+        "the buckets of a histogram are not summed up",
+        "app/families.py",
+        "list(zip(BUCKETS, accumulate(total.numbers), strict=True))",
+        "list(zip(BUCKETS, total.numbers, strict=True))",
+        f"{METRICS}::test_counters_are_what_history_has",
+    ),
+    mutant(
+        "a lost lease is counted twice: by the heartbeat, and when its end is told",
+        "worker/metrics.py",
+        " and not job.lost]",
+        "]",
+        f"{WORKER_METRICS}::test_a_worker_tells_of_claims_handlers_leases_and_connections",
+    ),
+    mutant(
+        "a slow client keeps others from a worker's metrics",
+        "worker/metrics.py",
+        "        timer.start()\n",
+        "",
+        f"{WORKER_METRICS}::test_a_client_that_is_slow_or_gone_holds_it_up_for_moments_only",
     ),
 ]

@@ -1,0 +1,6 @@
+-- depends: 0106_findings
+
+-- Since when a queue and a task have been counted. Metrics give names of their own to so many of
+-- them; were those the largest ones, a counter of all others would go down when one grew.
+alter table rota.totals
+    add column if not exists first_counted_at timestamptz not null default now();
