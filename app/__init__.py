@@ -46,6 +46,7 @@ def create_app(database_url: str | None = None) -> Flask:
         "id": paths.IdConverter,
         "queue": paths.QueueConverter,
         "schedule": paths.ScheduleConverter,
+        "name": paths.AnyNameConverter,
     }
     database = Database(database_url or os.environ.get("DATABASE_URL", ""))
     app.extensions["database"] = database

@@ -84,3 +84,25 @@ class ScheduleConverter(_NameConverter):
     """A schedule's name; `preview` is none in a path."""
 
     regex = "(?!preview$).+(?<!/pause)(?<!/resume)(?<!/trigger)(?<!/backfill)"
+
+
+class AnyNameConverter(_NameConverter):
+    """Any name, of whatever characters.
+
+    Browsers go a folder up where a part of a path is made of dots, escaped or not. So such a name
+    is written with a slash more than it has.
+    """
+
+    regex = "(?s:.+)"
+
+    def to_python(self, value: str) -> str:
+        """Return the name."""
+        name = super().to_python(value)
+        return name[:-1] if DOTS.fullmatch(name) else name
+
+    def to_url(self, value: str) -> str:
+        """Write a name so that it is taken for nothing else."""
+        return super().to_url(f"{value}/" if DOTS.fullmatch(f"{value}/") else value)
+
+
+DOTS = re.compile(r"\.{1,2}/+")

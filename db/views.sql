@@ -330,10 +330,11 @@ comment on view rota.schedule_status is
     'Every live schedule: its definition, its present run, and the next.';
 
 -- The jobs are counted in one pass over all of them, whose state no index may hold (see live_jobs);
--- where one queue is asked for, only its own are read.
+-- where one queue is asked for, only its own are read, and who asks for no count has none counted.
+-- Jobs may have come to a queue while it was deleted: these have its marked lane.
 create or replace view rota.queue_status with (security_barrier) as
 select
-    coalesce(n.queue, c.queue) as queue,
+    n.queue,
     q.paused_at,
     q.max_retries,
     q.backoff_base,
@@ -348,8 +349,17 @@ from (
     where l.retired_at is null
     union
     select q.name from rota.queues as q
+    union
+    select l.queue
+    from rota.lanes as l
+    cross join lateral (
+        select from rota.live_jobs as j
+        where j.queue = l.queue
+        limit 1
+    ) as one
+    where l.retired_at is not null
 ) as n
-full join (
+left join (
     select
         j.queue::text as queue,
         count(*) filter (where j.state = 'SCHEDULED') as scheduled,
@@ -367,7 +377,7 @@ left join rota.queues as q on q.name = n.queue
 where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
     and (
         (select rota.visible_queues()) is null
-        or coalesce(n.queue, c.queue) = any((select rota.visible_queues())::text[])
+        or n.queue = any((select rota.visible_queues())::text[])
     );
 
 comment on view rota.queue_status is

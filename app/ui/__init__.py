@@ -9,9 +9,19 @@ import os
 
 from flask import Flask
 
-from rota.app.ui import door, frame, overview, schedules, words
+from rota.app.ui import (
+    doctor,
+    door,
+    frame,
+    log,
+    overview,
+    queues,
+    schedules,
+    words,
+    workers,
+)
 
-for pages in (overview, schedules):
+for pages in (overview, queues, schedules, workers, doctor, log):
     frame.blueprint.register_blueprint(pages.blueprint)
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from psycopg.rows import dict_row
 from werkzeug.exceptions import NotFound
 
 from rota.app.database import transaction
-from rota.app.errors import RequestError
+from rota.app.errors import RequestError, status_of
 from rota.app.health import VERSION
 from rota.app.paths import PAGES, is_page
 from rota.app.tokens import is_loopback
@@ -44,7 +45,11 @@ STATIC_VERSION = hashlib.sha256(
 ).hexdigest()[:16]
 PAGES_AND_KEYS = [
     ("overview", "Overview", "ui.overview.show", "o"),
+    ("queues", "Queues", "ui.queues.index", "q"),
     ("schedules", "Schedules", "ui.schedules.index", "s"),
+    ("workers", "Workers", "ui.workers.index", "w"),
+    ("doctor", "Doctor", "ui.doctor.show", "d"),
+    ("log", "Log", "ui.log.show", "l"),
 ]
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
@@ -103,6 +108,11 @@ class Shared:
             raise entry.error
         return entry.value
 
+    def forget(self) -> None:
+        """Have everything made anew."""
+        with self._lock:
+            self._entries = {}
+
 
 class _Entry:
     def __init__(self) -> None:
@@ -115,7 +125,8 @@ class _Entry:
         return self.made.is_set() and time.monotonic() >= self.until
 
 
-shared = Shared()
+shared = Shared()  # pages
+diagnoses = Shared()  # what the doctor finds
 
 
 def init_app(app: Flask) -> None:
@@ -173,28 +184,29 @@ def page(template: str, read: Callable[[psycopg.Connection], dict[str, Any]]) ->
 
 def _found(rights: set[str]) -> list[dict[str, Any]] | None:
     """Return what the doctor finds; None for who may not ask, or where it took too long."""
-    try:
-        return findings() if "doctor" in rights else None
-    except psycopg.Error:
-        return None
+    return diagnosis()["findings"] if "doctor" in rights else None
 
 
-def findings() -> list[dict[str, Any]]:
-    """Return what the doctor finds, from half a minute ago at most.
+def diagnosis() -> dict[str, Any]:
+    """Return what the doctor found when it looked last, half a minute ago at most.
 
-    Raises:
-        psycopg.Error: whoever asks may not, or it took too long.
+    Returns:
+        ``at``, ``findings``, and in their place ``status``, of HTTP, where it could not look. That
+        too is kept, or every page would wait for one that takes too long.
     """
 
-    def examine() -> list[dict[str, Any]]:
-        with reading() as conn:
-            return rows(
-                conn,
-                'select severity, "check", finding, remedy, evidence,'
-                " statement_timestamp() as at from rota.doctor()",
-            )
+    def examine() -> dict[str, Any]:
+        looked = {"at": datetime.now(UTC).isoformat(), "findings": None, "status": None}
+        try:
+            with reading() as conn:
+                looked["findings"] = rows(
+                    conn, 'select severity, "check", finding, remedy, evidence from rota.doctor()'
+                )
+        except psycopg.Error as error:
+            looked["status"] = status_of(error)
+        return looked
 
-    return shared.get(("doctor", g.get("token_hash"), g.get("principal")), DOCTOR_SECONDS, examine)
+    return diagnoses.get((g.get("token_hash"), g.get("principal")), DOCTOR_SECONDS, examine)
 
 
 def act(function: str, **arguments: Any) -> list[dict[str, Any]]:
@@ -204,7 +216,9 @@ def act(function: str, **arguments: Any) -> list[dict[str, Any]]:
         psycopg.Error: it is refused.
     """
     with transaction() as conn:
-        return call(conn, function, **arguments)
+        done = call(conn, function, **arguments)
+    shared.forget()  # nobody is shown what was before
+    return done
 
 
 def say(text: str, target: str, is_bad: bool = False) -> Response:

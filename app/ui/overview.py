@@ -3,21 +3,13 @@
 from typing import Any
 
 import psycopg
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
-from rota.app.errors import invalid
+from rota.app.ui import charts
 from rota.app.ui.frame import page, rows
-from rota.app.ui.words import quantile
 
 blueprint = Blueprint("overview", __name__)
 
-# How far back, and of how long a time each point tells.
-RANGES = {
-    "3h": ("3 hours", "3 minutes", "3 h"),
-    "24h": ("24 hours", "20 minutes", "24 h"),
-    "7d": ("7 days", "2 hours", "7 days"),
-    "8w": ("56 days", "1 day", "8 weeks"),
-}
 AGE = """
     select census_at, counted_until, counted_since,
         extract(epoch from statement_timestamp() - census_at)::float8 as census_age
@@ -47,48 +39,6 @@ QUEUES = """
     group by c.queue, m.succeeded, m.failed
     order by sum(c.due) desc, c.queue
     limit 12
-"""
-ENDED = """
-    with points as (
-        select date_bin(%(step)s::interval, minute, timestamptz '2000-01-01') as at,
-            coalesce(sum(ended) filter (where outcome = 'SUCCEEDED'), 0)::bigint as succeeded,
-            coalesce(sum(ended) filter (
-                where outcome not in ('SUCCEEDED', 'RELEASED')), 0)::bigint as failed,
-            coalesce(sum(gave_up), 0)::bigint as gave_up
-        from rota.attempt_minutes
-        where minute >= %(since)s
-        group by 1
-    )
-    select p.at, coalesce(n.succeeded, 0) as succeeded, coalesce(n.failed, 0) as failed,
-        coalesce(n.gave_up, 0) as gave_up
-    from generate_series(
-        date_bin(%(step)s::interval, %(since)s::timestamptz, timestamptz '2000-01-01'),
-        %(until)s::timestamptz - %(step)s::interval,  -- what is whole
-        %(step)s::interval
-    ) as p(at)
-    left join points as n on n.at = p.at
-    order by p.at
-"""
-WAITED = """
-    select date_bin(%(step)s::interval, minute, timestamptz '2000-01-01') as at,
-        h.place, sum(h.count)::bigint as count
-    from rota.attempt_minutes
-    cross join lateral unnest(waited_histogram) with ordinality as h(count, place)
-    where minute >= %(since)s and firsts > 0
-    group by 1, 2
-"""
-DEPTHS = """
-    select at, sum(scheduled)::bigint as scheduled, sum(due)::bigint as due,
-        sum(running)::bigint as running
-    from (
-        select date_bin(%(step)s::interval, minute, timestamptz '2000-01-01') as at, queue,
-            max(scheduled) as scheduled, max(due) as due, max(running) as running
-        from rota.queue_depths
-        where minute >= %(since)s and minute <= %(until)s
-        group by 1, 2
-    ) as q
-    group by at
-    order by at
 """
 HOUR = """
     select coalesce(sum(ended) filter (where outcome = 'SUCCEEDED'), 0)::bigint as succeeded,
@@ -128,45 +78,22 @@ WORKERS = """
 @blueprint.get("/")
 def show() -> Response:
     """Show the overview."""
-    chosen = request.args.get("range", "3h")
-    if chosen not in RANGES:
-        raise invalid("range", f"must be one of {', '.join(RANGES)}")
+    chosen = charts.chosen_range()
     return page("overview.html", lambda conn: _read(conn, chosen))
 
 
 def _read(conn: psycopg.Connection, chosen: str) -> dict[str, Any]:
-    length, step, _ = RANGES[chosen]
     [age] = rows(conn, AGE)
     at = age["census_at"]
     until = age["counted_until"]
-    [window] = rows(
-        conn,
-        "select coalesce(%(until)s::timestamptz, statement_timestamp()) as until,"
-        " coalesce(%(until)s::timestamptz, statement_timestamp()) - %(length)s::interval as since",
-        until=until,
-        length=length,
-    )
-    window |= {"step": step}
-    waited: dict[str, list[int]] = {}
-    for row in rows(conn, WAITED, **window):
-        waited.setdefault(row["at"], [0] * 14)[row["place"] - 1] += row["count"]
-    ended = rows(conn, ENDED, **window)
-    for row in ended:
-        histogram = waited.get(row["at"])
-        row["p50"], row["p95"] = quantile(histogram, 0.5), quantile(histogram, 0.95)
     [totals] = rows(conn, TOTALS, at=at)
-    [hour] = rows(conn, HOUR, until=window["until"])
+    [hour] = rows(conn, HOUR, until=until)
     [workers] = rows(conn, WORKERS)
-    return {
-        "ranges": {name: words for name, (_, _, words) in RANGES.items()},
-        "range": chosen,
-        "step": step,
+    return charts.read(conn, chosen, until) | {
         "age": age,
         "totals": totals,
         "hour": hour,
         "workers": workers,
-        "queues": rows(conn, QUEUES, at=at, until=window["until"]),
-        "ended": ended,
-        "depths": rows(conn, DEPTHS, **window),
+        "queues": rows(conn, QUEUES, at=at, until=until),
         "failures": rows(conn, FAILURES),
     }

@@ -177,6 +177,21 @@ function draw(figure) {
 function dress(root) {
     clocks(root);
     for (const figure of root.querySelectorAll("figure[data-chart]")) draw(figure);
+    for (const button of root.querySelectorAll("button[data-copy]")) button.hidden = !navigator.clipboard;
+}
+
+// What is copied is the text of the element that the button names; where that is not allowed, it is
+// marked at least.
+async function copy(button) {
+    const source = document.getElementById(button.dataset.copy);
+    try {
+        await navigator.clipboard.writeText(source.textContent);
+        const words = button.textContent;
+        button.textContent = "Copied";
+        setTimeout(() => { button.textContent = words; }, 1500);
+    } catch {
+        window.getSelection().selectAllChildren(source);
+    }
 }
 
 // Keys
@@ -206,6 +221,10 @@ function onKey(event) {
 const sources = new Map([...document.querySelectorAll("[data-live]")].map((node) => [node.id, node.outerHTML]));
 dress(document);
 document.addEventListener("keydown", onKey);
+document.addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-copy]");
+    if (button) copy(button);
+});
 document.querySelector("[data-keys]")?.addEventListener("click", (event) => {
     event.preventDefault();
     document.getElementById("keys").showModal();

@@ -1,0 +1,136 @@
+"""The page of the doctor: what is wrong, what to do, and by what it is known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from flask.testing import FlaskClient
+from psycopg import Connection
+
+from rota.app.ui import doctor, frame
+from rota.db.gateway import call
+from tests.ui.pages import Page, look
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def test_findings_come_by_severity_with_remedy_and_evidence(
+    client: FlaskClient, conn: Connection
+) -> None:
+    call(conn, "enqueue_job", task="t", queue="a/b", run_at="2020-01-01T00:00:00Z")
+    call(conn, "configure_queue", queue="reports")
+    call(conn, "pause_queue", queue="reports")
+
+    page = look(client, "/ui/doctor")
+
+    severities = [node.text.split()[0] for node in page.region("What is wrong").all("h2")]
+    assert severities == ["Critical", "Note"]
+    unserved = page.region("1 jobs are due in queue a/b")
+    assert unserved.text.startswith("unserved queue 1 jobs are due")
+    assert unserved.one("code").text == "rota worker --queues a/b"
+    assert "due 1 queue a/b oldest due at 2020-01-01 00:00" in unserved.one("dl").text
+    assert page.link("a/b") == "/ui/queues/a%2Fb"
+    paused = page.region("Queue reports was paused")
+    assert paused.one("code").text == "select resume_queue('reports')"
+    copied = {button["data-copy"] for button in page.main.all("button")}
+    assert copied <= {node["id"] for node in page.main.all("span") if "id" in node.attributes}
+    assert len(copied) == len(list(page.main.all("article")))
+
+
+def test_the_light_leads_to_the_doctor(client: FlaskClient, conn: Connection) -> None:
+    light = look(client, "/ui/queues").root.one("a", id="light")
+
+    assert light["href"] == "/ui/doctor"
+
+
+def test_nothing_is_wrong(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "diagnosis", healthy)
+
+    page = look(client, "/ui/doctor")
+
+    assert "Nothing is wrong." in page.text
+    assert "Looked at" in page.text
+    assert list(page.main.all("h2")) == []
+
+
+def healthy() -> dict[str, Any]:
+    """What the doctor says of a server that, unlike that of the tests, is durable."""
+    return frame.diagnosis() | {"findings": []}
+
+
+def test_names_that_findings_quote_are_text(client: FlaskClient, conn: Connection) -> None:
+    call(conn, "configure_queue", queue=HOSTILE)
+    call(conn, "pause_queue", queue=HOSTILE)
+    call(conn, "announce_worker", worker=f"web/{HOSTILE}", host=HOSTILE, pid=1, queues=["q"],
+         concurrency=1, version="other")  # fmt: skip
+
+    page = look(client, "/ui/doctor")
+
+    assert f"Queue {HOSTILE} was paused" in page.text
+    assert not list(page.root.all("img"))
+    where = [href for text, href in page.links if text == f"web/{HOSTILE}"]
+    assert where
+    assert look(client, where[0]).title == f"web/{HOSTILE} ALIVE"
+
+
+def test_evidence_that_is_long_is_cut() -> None:
+    evidence = {"many": list(range(99)), "long": "x" * 9999, "none": None}
+
+    [shown] = doctor._shown([{"severity": "note", "check": "c", "evidence": evidence}])
+
+    many, long, none = shown["facts"]
+    assert (len(many["values"]), many["more"]) == (20, 79)
+    assert len(long["values"][0][0]) == 300
+    assert none["values"] == [("null", None)]
+
+
+def test_of_many_findings_of_a_kind_some_are_shown(client: FlaskClient, conn: Connection) -> None:
+    for number in range(23):
+        call(conn, "configure_queue", queue=f"q{number}")
+        call(conn, "pause_queue", queue=f"q{number}")
+
+    page = look(client, "/ui/doctor")
+
+    assert page.text.count("paused queue Queue q") == 20
+    assert "And 3 more of this kind: paused queue. rota doctor lists them all." in page.text
+
+
+def test_behind_a_wall_the_page_says_for_whom_it_is(
+    look_as: Callable[..., FlaskClient], conn: Connection
+) -> None:
+    client = look_as("operator", wall="acme.*")
+
+    page = look(client, "/ui/doctor")
+
+    assert "What the doctor finds is of all queues, and you see only some." in page.text
+    assert not list(page.root.all("a", id="light"))
+
+
+def test_where_the_doctor_takes_too_long_the_pages_do_not_wait_for_him_each_time(
+    client: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    rows = frame.rows
+
+    def too_slow(conn: Connection, query: Any, **arguments: Any) -> list[dict[str, Any]]:
+        if "doctor" not in str(query):
+            return rows(conn, query, **arguments)
+        asked.append(query)
+        raise psycopg.errors.QueryCanceled
+
+    monkeypatch.setattr(frame, "rows", too_slow)
+
+    page = look(client, "/ui/doctor")
+
+    assert "The doctor could not look in time." in page.text
+    assert "Nothing is wrong" not in page.text
+    assert Page(client.get("/ui/queues")).title == "Queues"
+    assert len(asked) == 1
+
+
+def test_a_reader_may_look(look_as: Callable[..., FlaskClient], conn: Connection) -> None:
+    page = look(look_as("reader"), "/ui/doctor")
+
+    assert page.title == "Doctor"
+    assert page.forms == []
