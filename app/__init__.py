@@ -24,6 +24,7 @@ from rota.app import (
     workers,
 )
 from rota.app.database import Database
+from rota.app.shared import Shared
 from rota.app.upkeep import Upkeep
 from rota.app.waiting import Waiting
 
@@ -53,6 +54,7 @@ def create_app(database_url: str | None = None) -> Flask:
     app.extensions["waiting"] = Waiting(database)
     app.extensions["announcements"] = work.Announcements()
     app.extensions["upkeep"] = Upkeep(database)
+    app.extensions["diagnoses"] = Shared()
     app.extensions["scrapes"] = metrics.Scrapes()
 
     for part in (logs, protection, errors, tokens, answers):

@@ -1,11 +1,69 @@
 """The doctor: what is wrong with this installation."""
 
-from flask import Blueprint, Response
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from flask import Blueprint, Response, current_app, g
+from psycopg.rows import dict_row
 
 from rota.app.answers import answer, call_rows
 from rota.app.database import transaction
+from rota.app.errors import status_of
+from rota.app.shared import Shared
 
 blueprint = Blueprint("doctor", __name__)
+
+
+LONGEST = "set local statement_timeout = '5s'"
+KEPT = 30.0, 600.0  # seconds that a look is good for metrics and pages, at least and at most
+SHARE = 100  # times what it took
+FINDINGS = """
+    select severity, "check", finding, remedy, evidence,
+        extract(epoch from clock_timestamp() - (evidence ->> 'since')::timestamptz)::float8
+            as age
+    from rota.doctor()
+"""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor found when it looked last."""
+
+    at: str  # ISO 8601
+    asked_at: float  # by the monotonic clock
+    findings: list[dict[str, Any]] | None  # None where it could not look
+    status: int | None = None  # why it could not, as of HTTP
+
+
+def diagnosis() -> Diagnosis:
+    """Return what was found for whoever asks, half a minute ago at most, or longer if it is slow.
+
+    That it was refused, or took too long, is kept, too: else each page would wait for it.
+
+    Raises:
+        RequestError: 503, somebody else has asked already and gets no answer either.
+    """
+    kept: Shared[Diagnosis] = current_app.extensions["diagnoses"]
+    return kept.get(g.get("principal"), _look)
+
+
+def _look() -> tuple[Diagnosis, float]:
+    began = time.monotonic()
+    at = datetime.now(UTC).isoformat()
+    try:
+        with transaction() as conn:
+            conn.execute(LONGEST)
+            findings = conn.cursor(row_factory=dict_row).execute(FINDINGS).fetchall()
+        looked = Diagnosis(at, time.monotonic(), findings)
+    except psycopg.Error as error:
+        looked = Diagnosis(at, time.monotonic(), None, status_of(error))
+        if looked.status == 401:
+            raise
+    least, most = KEPT
+    return looked, min(max(least, SHARE * (looked.asked_at - began)), most)
 
 
 @blueprint.get("/doctor")

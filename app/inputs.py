@@ -219,25 +219,36 @@ def read_body() -> dict[str, Any]:
     if not request.is_json:
         raise RequestError(415, "the body must be sent as Content-Type: application/json")
     try:
-        body = json.loads(
-            _decode(data),
+        body = parse_json(_decode(data))
+    except UnusableError as error:
+        raise RequestError(400, NOT_JSON, detail=str(error)) from None
+    if not isinstance(body, dict):
+        raise RequestError(400, "the body must be a JSON object")
+    return body
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text says, its decimal numbers as they were written.
+
+    Raises:
+        UnusableError: it is no JSON, or none that two readers understand alike.
+    """
+    try:
+        return json.loads(
+            text,
             object_pairs_hook=_object,
             parse_constant=_refuse_constant,
             parse_float=_Decimals().read,
         )
-    except UnusableError as error:
-        raise RequestError(400, NOT_JSON, detail=str(error)) from None
+    except UnusableError:
+        raise
     except json.JSONDecodeError as error:
-        detail = f"{error.msg}: line {error.lineno}, column {error.colno}"
-        raise RequestError(400, NOT_JSON, detail=detail) from None
+        message = f"{error.msg}: line {error.lineno}, column {error.colno}"
+        raise UnusableError(message) from None
     except RecursionError:
-        raise RequestError(400, NOT_JSON, detail="it is nested too deeply") from None
+        raise UnusableError("it is nested too deeply") from None
     except ValueError:  # what Python says of it is for whoever runs Python
-        detail = f"a number has more than {MAX_DIGITS} digits"
-        raise RequestError(400, NOT_JSON, detail=detail) from None
-    if not isinstance(body, dict):
-        raise RequestError(400, "the body must be a JSON object")
-    return body
+        raise UnusableError(f"a number has more than {MAX_DIGITS} digits") from None
 
 
 def parse_fields(

@@ -427,7 +427,7 @@ def list_executions(job_id: int) -> Response:
         description: A page of executions.
         json: Executions
     """
-    query = read_query(LIMIT | {"before": Field(_execution_position)})
+    query = read_query(LIMIT | {"before": Field(execution_position)})
     before = query.get("before")
     page = sql.SQL("{} {} {}").format(
         EXECUTIONS,
@@ -767,7 +767,7 @@ def _bulk(value: Any) -> list[dict[str, Any]]:
     return jobs
 
 
-def _execution_position(value: str) -> dict[str, Any]:
+def execution_position(value: str) -> dict[str, Any]:
     """Take a position that EXECUTION_POSITION has written."""
     position = re.fullmatch(r"(infinity|[0-9T:.+-]{1,40}),([0-9]{1,18}),([0-9]{1,9}),(\w+)", value)
     if position is None:

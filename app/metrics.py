@@ -7,6 +7,7 @@ time, or a few seconds of half a minute: where it would take more it is kept for
 """
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from rota.app.database import transaction
+from rota.app.doctor import diagnosis
 from rota.app.families import House
 from rota.app.shared import Shared
 
@@ -25,7 +27,6 @@ KEPT = 2.0  # seconds that an answer is given to others, too
 LONGEST_LOOK = "set local statement_timeout = '5s'"  # a scrape may take ten, by default
 LONGEST_PROBE = "set local statement_timeout = '1s'"
 SHARE = 100  # times what a look took, before it is done again
-FINDINGS_KEPT = 30.0, 600.0  # seconds, at least and at most
 HEADS_KEPT = 30.0  # seconds, at most
 
 TOO_LONG = psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable
@@ -90,19 +91,6 @@ DEAD_ROWS = """
         and s.relname in ('live_jobs', 'workers', 'lanes', 'lane_cursors', 'schedules')
     order by 1
 """
-FINDINGS = """
-    select
-        d.severity,
-        d."check",
-        count(*)::float8,
-        max(
-            extract(epoch from clock_timestamp() - (d.evidence ->> 'since')::timestamptz)
-        ) filter (where d."check" = 'old snapshot')::float8
-    from rota.doctor() as d
-    group by d.severity, d."check"
-    order by d.severity, d."check"
-"""
-
 Rows = list[tuple[Any, ...]]
 
 
@@ -111,7 +99,6 @@ class Scrapes:
     """What was read for scrapes, by principal: its walls are its own."""
 
     texts: Shared[bytes] = field(default_factory=Shared)
-    findings: Shared[tuple[Rows | None, float]] = field(default_factory=Shared)
     heads: Shared[Rows | None] = field(default_factory=Shared)
 
 
@@ -174,8 +161,9 @@ def _house(scrapes: Scrapes) -> House:
         )
     house.heads = scrapes.heads.get(principal, _heads)
     if sees_all:
-        house.findings, asked_at = scrapes.findings.get(principal, _findings)
-        house.findings_age = time.monotonic() - asked_at
+        looked = diagnosis()
+        house.findings = _count(looked.findings)
+        house.findings_age = time.monotonic() - looked.asked_at
     return house
 
 
@@ -196,15 +184,13 @@ def _heads() -> tuple[Rows | None, float]:
     return heads, min(SHARE * (time.monotonic() - began), HEADS_KEPT)
 
 
-def _findings() -> tuple[tuple[Rows | None, float], float]:
-    """Ask the doctor; None if it took too long, or is not for whom we ask."""
-    began = time.monotonic()
-    try:
-        with transaction() as conn:
-            conn.execute(LONGEST_LOOK)
-            findings = _rows(conn, FINDINGS)
-    except (*TOO_LONG, psycopg.errors.InsufficientPrivilege):
-        findings = None
-    now = time.monotonic()
-    least, most = FINDINGS_KEPT
-    return (findings, now), min(max(least, SHARE * (now - began)), most)
+def _count(findings: list[dict[str, Any]] | None) -> Rows | None:
+    """Return how many there are of each severity and check, and the age of the oldest snapshot."""
+    if findings is None:
+        return None
+    counted = Counter((finding["severity"], finding["check"]) for finding in findings)
+    ages = [f["age"] for f in findings if f["check"] == "old snapshot" and f["age"] is not None]
+    return [
+        (*kind, float(number), max(ages) if ages and kind[1] == "old snapshot" else None)
+        for kind, number in sorted(counted.items())
+    ]

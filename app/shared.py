@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from rota.app.errors import RequestError
 
 LONGEST_WAIT = 5.0  # seconds that a request waits for the answer that another one gets
-MOST_KEYS = 1000
+MOST_KEYS = 200  # then what is over goes, or everything
 
 Value = TypeVar("Value")
 
@@ -32,6 +32,9 @@ class Shared(Generic[Value]):
         """
         with self._lock:
             if len(self._entries) >= MOST_KEYS and key not in self._entries:
+                now = time.monotonic()
+                self._entries = {k: e for k, e in self._entries.items() if now < e.until}
+            if len(self._entries) >= MOST_KEYS and key not in self._entries:
                 self._entries.clear()
             entry = self._entries.setdefault(key, _Entry())
         if not entry.lock.acquire(timeout=LONGEST_WAIT):
@@ -45,6 +48,11 @@ class Shared(Generic[Value]):
             return entry.kept[0]
         finally:
             entry.lock.release()
+
+    def forget(self) -> None:
+        """Have everything worked out anew."""
+        with self._lock:
+            self._entries.clear()
 
 
 class _Entry(Generic[Value]):

@@ -13,6 +13,8 @@ from rota.app.ui import (
     doctor,
     door,
     frame,
+    hiding,
+    job,
     log,
     overview,
     queues,
@@ -21,7 +23,7 @@ from rota.app.ui import (
     workers,
 )
 
-for pages in (overview, queues, schedules, workers, doctor, log):
+for pages in (overview, queues, job, schedules, workers, doctor, log):
     frame.blueprint.register_blueprint(pages.blueprint)
 
 
@@ -41,6 +43,6 @@ def init_app(app: Flask) -> None:
     """Add the pages, unless ROTA_UI says that there are to be none."""
     if not is_on():
         return
-    for part in (door, frame, words):
+    for part in (door, frame, hiding, words):
         part.init_app(app)
     app.register_blueprint(frame.blueprint)

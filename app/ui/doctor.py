@@ -6,7 +6,8 @@ from typing import Any
 import psycopg
 from flask import Blueprint, Response, url_for
 
-from rota.app.ui.frame import diagnosis, page, rows
+from rota.app.doctor import Diagnosis, diagnosis
+from rota.app.ui.frame import page, rows
 from rota.app.ui.overview import AGE
 from rota.app.ui.words import cut, job_path, schedule_path
 
@@ -38,14 +39,14 @@ def show() -> Response:
     return page("doctor.html", lambda conn: _read(conn, looked))
 
 
-def _read(conn: psycopg.Connection, looked: dict[str, Any]) -> dict[str, Any]:
+def _read(conn: psycopg.Connection, looked: Diagnosis) -> dict[str, Any]:
     [age] = rows(conn, AGE)
     return {
         "age": age,
-        "looked_at": looked["at"],
-        "status": looked["status"],
+        "looked_at": looked.at,
+        "status": looked.status,
         "severities": SEVERITIES,
-        "findings": _shown(looked["findings"] or []),
+        "findings": _shown(looked.findings or []),
     }
 
 

@@ -3,11 +3,8 @@
 import base64
 import hashlib
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -30,9 +27,11 @@ from psycopg.rows import dict_row
 from werkzeug.exceptions import NotFound
 
 from rota.app.database import transaction
-from rota.app.errors import RequestError, status_of
+from rota.app.doctor import diagnosis
+from rota.app.errors import RequestError
 from rota.app.health import VERSION
 from rota.app.paths import PAGES, is_page
+from rota.app.shared import Shared
 from rota.app.tokens import is_loopback
 from rota.app.ui import door
 from rota.db.gateway import call
@@ -46,6 +45,7 @@ STATIC_VERSION = hashlib.sha256(
 PAGES_AND_KEYS = [
     ("overview", "Overview", "ui.overview.show", "o"),
     ("queues", "Queues", "ui.queues.index", "q"),
+    ("jobs", "Jobs", "ui.jobs.index", "j"),
     ("schedules", "Schedules", "ui.schedules.index", "s"),
     ("workers", "Workers", "ui.workers.index", "w"),
     ("doctor", "Doctor", "ui.doctor.show", "d"),
@@ -56,9 +56,6 @@ POLICY = (
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 SHARED_SECONDS = 2.0
-DOCTOR_SECONDS = 30.0
-MOST_KEPT = 100  # then those that are over go
-LONGEST_WAIT = 30.0  # seconds, for what another thread makes; longer than a transaction may take
 LONGEST_QUERY = "2s"
 SAID = "rota_said"  # the cookie that carries what an action has to say to the page after it
 
@@ -74,63 +71,9 @@ RIGHTS = """
 """
 
 
-class Shared:
-    """Has one thread make what many ask for, and keeps it for a moment."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._entries: dict[Any, _Entry] = {}
-
-    def get(self, key: Any, seconds: float, make: Callable[[], Any]) -> Any:
-        """Return what ``make`` made for this key within the last seconds.
-
-        Whoever comes while it is being made waits for it, and gets the same, or the same error.
-        """
-        with self._lock:
-            entry = self._entries.get(key)
-            is_ours = entry is None or entry.is_over()
-            if is_ours:
-                if len(self._entries) >= MOST_KEPT:
-                    self._entries = {k: e for k, e in self._entries.items() if not e.is_over()}
-                entry = self._entries[key] = _Entry()
-        if is_ours:
-            try:
-                entry.value = make()
-            except BaseException as error:
-                entry.error = error
-                raise
-            finally:
-                entry.until = time.monotonic() + (seconds if entry.error is None else 0)
-                entry.made.set()
-        if not entry.made.wait(LONGEST_WAIT):
-            raise RequestError(503, "this page took too long to make; try again")
-        if entry.error is not None:
-            raise entry.error
-        return entry.value
-
-    def forget(self) -> None:
-        """Have everything made anew."""
-        with self._lock:
-            self._entries = {}
-
-
-class _Entry:
-    def __init__(self) -> None:
-        self.made = threading.Event()
-        self.until = 0.0
-        self.value: Any = None
-        self.error: BaseException | None = None
-
-    def is_over(self) -> bool:
-        return self.made.is_set() and time.monotonic() >= self.until
-
-
-shared = Shared()  # pages
-diagnoses = Shared()  # what the doctor finds
-
-
 def init_app(app: Flask) -> None:
-    """Have errors of these pages be pages."""
+    """Have errors of these pages be pages, and keep pages for those who ask for the same."""
+    app.extensions["pages"] = Shared()
     app.after_request(_as_page)
 
 
@@ -167,13 +110,15 @@ def page(template: str, read: Callable[[psycopg.Connection], dict[str, Any]]) ->
     said = _take_said()
     key = (request.full_path, g.get("token_hash"), g.get("principal"))
 
-    def make() -> str:
+    def make() -> tuple[str, float]:
         with reading() as conn:
             rights = set(conn.execute(RIGHTS).fetchone()["array"])
             shown = read(conn)
-        return render_template(template, rights=rights, said=said, found=_found(rights), **shown)
+        found = diagnosis().findings if "doctor" in rights else None
+        body = render_template(template, rights=rights, said=said, found=found, **shown)
+        return body, SHARED_SECONDS
 
-    body = make() if said else shared.get(key, SHARED_SECONDS, make)
+    body = make()[0] if said else shared().get(key, make)
     response = Response(body, mimetype="text/html")
     response.add_etag()
     response.make_conditional(request)
@@ -182,31 +127,9 @@ def page(template: str, read: Callable[[psycopg.Connection], dict[str, Any]]) ->
     return response
 
 
-def _found(rights: set[str]) -> list[dict[str, Any]] | None:
-    """Return what the doctor finds; None for who may not ask, or where it took too long."""
-    return diagnosis()["findings"] if "doctor" in rights else None
-
-
-def diagnosis() -> dict[str, Any]:
-    """Return what the doctor found when it looked last, half a minute ago at most.
-
-    Returns:
-        ``at``, ``findings``, and in their place ``status``, of HTTP, where it could not look. That
-        too is kept, or every page would wait for one that takes too long.
-    """
-
-    def examine() -> dict[str, Any]:
-        looked = {"at": datetime.now(UTC).isoformat(), "findings": None, "status": None}
-        try:
-            with reading() as conn:
-                looked["findings"] = rows(
-                    conn, 'select severity, "check", finding, remedy, evidence from rota.doctor()'
-                )
-        except psycopg.Error as error:
-            looked["status"] = status_of(error)
-        return looked
-
-    return diagnoses.get((g.get("token_hash"), g.get("principal")), DOCTOR_SECONDS, examine)
+def shared() -> Shared[Any]:
+    """Return what is kept for those who ask for the same, by what it is and who may see it."""
+    return current_app.extensions["pages"]
 
 
 def act(function: str, **arguments: Any) -> list[dict[str, Any]]:
@@ -217,7 +140,7 @@ def act(function: str, **arguments: Any) -> list[dict[str, Any]]:
     """
     with transaction() as conn:
         done = call(conn, function, **arguments)
-    shared.forget()  # nobody is shown what was before
+    shared().forget()  # nobody is shown what was before
     return done
 
 
@@ -312,6 +235,8 @@ def _as_page(response: Response) -> Response:
         response.data = render_template("problem.html", status=response.status_code, **problem)
         response.mimetype = "text/html"
     response.headers["Content-Security-Policy"] = POLICY
+    # Without any, browsers do not say of which page a form is, not to us either: Origin is null.
+    response.headers["Referrer-Policy"] = "same-origin"
     return response
 
 

@@ -445,18 +445,19 @@ def _read_calendar(
 ) -> dict[str, Any] | None:
     """Return a calendar, which all who may see it share for a while; None if it takes too long."""
 
-    def count() -> dict[str, Any] | None:
+    def count() -> tuple[dict[str, Any] | None, float]:
+        seconds = VIEWS[view][1]
         try:
             with conn.transaction():
-                return _count(conn, schedule, view)
+                return _count(conn, schedule, view), seconds
         except psycopg.errors.QueryCanceled:
-            return None
+            return None, seconds
 
     key = (
         *("calendar", g.get("token_hash"), g.get("principal"), view),
         *(schedule["job_id"], schedule["paused_at"], *_definition(schedule).values()),
     )
-    return shared.get(key, VIEWS[view][1], count)
+    return shared().get(key, count)
 
 
 def _count(conn: psycopg.Connection, schedule: dict[str, Any], view: str) -> dict[str, Any]:

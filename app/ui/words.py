@@ -39,6 +39,7 @@ def init_app(app: Flask) -> None:
         "moment": moment,
         "badge": badge,
         "remedy": remedy,
+        "colour": lambda word: STATES.get(word, "calm"),
         "first_line": first_line,
         "cut": cut,
         "rate": rate,
@@ -106,9 +107,12 @@ def badge(word: str | None) -> Markup:
 
 
 def remedy(text: str | None) -> Markup:
-    """Write what to do: as code, where it is a command or a statement to be copied."""
-    is_code = (text or "").startswith(COMMANDS)
-    return Markup("<code>{}</code>" if is_code else "{}").format(text or "")
+    """Write what to do: as code, where it is, or ends in, a command or a statement to be copied."""
+    words, colon, command = (text or "").partition(": ")
+    if command.startswith(COMMANDS):
+        return Markup("{}: <code>{}</code>").format(words, command)
+    is_code = words.startswith(COMMANDS)
+    return Markup("<code>{}</code>" if is_code else "{}").format(words + colon + command)
 
 
 def first_line(text: str | None, length: int = 120) -> str:

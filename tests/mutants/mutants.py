@@ -2295,9 +2295,9 @@ MUTANTS = [
     ),
     mutant(
         "each scrape asks the doctor",
-        "app/metrics.py",
-        "return (findings, now), min(max(least, SHARE * (now - began)), most)",
-        "return (findings, now), 0.0",
+        "app/doctor.py",
+        "return looked, min(max(least, SHARE * (looked.asked_at - began)), most)",
+        "return looked, 0.0",
         f"{METRICS}::test_the_doctor_is_asked_once_in_half_a_minute",
     ),
     mutant(

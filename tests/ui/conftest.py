@@ -17,9 +17,8 @@ __all__ = ["browser", "client", "server", "start_server"]
 
 @pytest.fixture(autouse=True)
 def nothing_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test see what was made for another, who asks for the same a moment later."""
-    monkeypatch.setattr(frame, "shared", frame.Shared())
-    monkeypatch.setattr(frame, "diagnoses", frame.Shared())
+    """Have each page made anew, though the same was asked for a moment ago."""
+    monkeypatch.setattr(frame, "SHARED_SECONDS", 0.0)
 
 
 @pytest.fixture

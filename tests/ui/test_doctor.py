@@ -1,14 +1,15 @@
 """The page of the doctor: what is wrong, what to do, and by what it is known."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
-import psycopg
 import pytest
 from flask.testing import FlaskClient
 from psycopg import Connection
 
-from rota.app.ui import doctor, frame
+import rota.app.doctor
+from rota.app.doctor import Diagnosis, diagnosis
+from rota.app.ui import doctor
 from rota.db.gateway import call
 from tests.ui.pages import Page, look
 
@@ -54,9 +55,9 @@ def test_nothing_is_wrong(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) 
     assert list(page.main.all("h2")) == []
 
 
-def healthy() -> dict[str, Any]:
+def healthy() -> Diagnosis:
     """What the doctor says of a server that, unlike that of the tests, is durable."""
-    return frame.diagnosis() | {"findings": []}
+    return replace(diagnosis(), findings=[])
 
 
 def test_names_that_findings_quote_are_text(client: FlaskClient, conn: Connection) -> None:
@@ -110,23 +111,16 @@ def test_behind_a_wall_the_page_says_for_whom_it_is(
 def test_where_the_doctor_takes_too_long_the_pages_do_not_wait_for_him_each_time(
     client: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-    rows = frame.rows
-
-    def too_slow(conn: Connection, query: Any, **arguments: Any) -> list[dict[str, Any]]:
-        if "doctor" not in str(query):
-            return rows(conn, query, **arguments)
-        asked.append(query)
-        raise psycopg.errors.QueryCanceled
-
-    monkeypatch.setattr(frame, "rows", too_slow)
+    patient = rota.app.doctor.LONGEST
+    monkeypatch.setattr(rota.app.doctor, "LONGEST", "set local statement_timeout = '1ms'")
 
     page = look(client, "/ui/doctor")
 
     assert "The doctor could not look in time." in page.text
     assert "Nothing is wrong" not in page.text
     assert Page(client.get("/ui/queues")).title == "Queues"
-    assert len(asked) == 1
+    monkeypatch.setattr(rota.app.doctor, "LONGEST", patient)
+    assert "The doctor could not look in time." in look(client, "/ui/doctor").text
 
 
 def test_a_reader_may_look(look_as: Callable[..., FlaskClient], conn: Connection) -> None:

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from rota.app.ui import frame, log
+from rota.app.ui import log
 from rota.db.gateway import call
 from tests.ui.pages import Page, look, send
 
@@ -68,7 +68,6 @@ def test_the_log_is_turned_by_keyset(client: FlaskClient, conn: Connection) -> N
         page = look(client, older[0])
 
     assert seen == [f"queue q{number:03}" for number in reversed(range(120))]
-    frame.shared.forget()
     assert look(client, page.link("Newest")).table()[0]["What"] == "queue later"
 
 

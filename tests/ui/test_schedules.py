@@ -31,9 +31,10 @@ HOSTILE = [
 
 
 @pytest.fixture(autouse=True)
-def nothing_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have each look made anew."""
-    monkeypatch.setattr(frame.Shared, "get", lambda self, key, seconds, make: make())
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each calendar made anew."""
+    views = {view: (words, 0.0) for view, (words, _) in schedules.VIEWS.items()}
+    monkeypatch.setattr(schedules, "VIEWS", views)
 
 
 @pytest.fixture

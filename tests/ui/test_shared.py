@@ -4,20 +4,20 @@ import threading
 
 import pytest
 
-from rota.app.ui.frame import Shared
+from rota.app.shared import MOST_KEYS, Shared
 from tests.waiting import wait_until
 
 
 def test_what_is_asked_for_while_it_is_made_is_made_once() -> None:
     shared, go_on, made, got = Shared(), threading.Event(), [], []
 
-    def make() -> int:
+    def make() -> tuple[int, float]:
         made.append(1)
         assert go_on.wait(30)
-        return len(made)
+        return len(made), 60.0
 
     threads = [
-        threading.Thread(target=lambda: got.append(shared.get("page", 60, make))) for _ in range(9)
+        threading.Thread(target=lambda: got.append(shared.get("page", make))) for _ in range(9)
     ]
     for thread in threads:
         thread.start()
@@ -26,24 +26,25 @@ def test_what_is_asked_for_while_it_is_made_is_made_once() -> None:
     for thread in threads:
         thread.join(30)
     assert got == [1] * 9
-    assert shared.get("page", 60, make) == 1
-    assert shared.get("another", 60, make) == 2
+    assert shared.get("page", make) == 1
+    assert shared.get("another", make) == 2
 
 
 def test_what_is_over_is_made_anew_and_forgotten() -> None:
     shared = Shared()
-    assert [shared.get("page", 0, iter([number]).__next__) for number in (1, 2)] == [1, 2]
-    for number in range(1000):
-        shared.get(number, 0, lambda: "x" * 1000)
-    assert len(shared._entries) <= 101
+    values = iter([(1, 0.0), (2, 0.0)])
+    assert [shared.get("page", lambda: next(values)) for _ in range(2)] == [1, 2]
+    for number in range(5 * MOST_KEYS):
+        shared.get(number, lambda: ("x" * 1000, 0.0))
+    assert len(shared._entries) <= MOST_KEYS
 
 
-def test_an_error_is_for_those_who_waited_and_nobody_else() -> None:
+def test_an_error_is_kept_for_nobody() -> None:
     shared = Shared()
 
-    def fail() -> None:
+    def fail() -> tuple[str, float]:
         raise RuntimeError("once")
 
     with pytest.raises(RuntimeError, match="once"):
-        shared.get("page", 60, fail)
-    assert shared.get("page", 60, lambda: "made") == "made"
+        shared.get("page", fail)
+    assert shared.get("page", lambda: ("made", 60.0)) == "made"

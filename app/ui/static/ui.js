@@ -23,8 +23,10 @@ function isHeld() {
     const inLive = (node) => node && node.nodeType && (node.closest ? node : node.parentElement)?.closest("[data-live]");
     const focused = document.activeElement;
     const isTyping = focused && focused.matches("input, select, textarea") && inLive(focused);
+    const isFilled = [...document.querySelectorAll("[data-live] :is(input:not([type=hidden]), textarea)")]
+        .some((field) => field.value !== field.defaultValue);
     const selection = window.getSelection();
-    return isTyping || document.querySelector("[data-live] input[type=checkbox]:checked")
+    return isTyping || isFilled || document.querySelector("[data-live] input[type=checkbox]:checked")
         || (selection && !selection.isCollapsed && inLive(selection.anchorNode))
         || document.querySelector("dialog[open]");
 }
@@ -239,3 +241,6 @@ if (isLive) {
     tell("live");
     again();
 }
+
+// Jobs: what was confirmed goes on by itself, from a page that only an answer to a form is.
+document.querySelector("form[data-go-on]")?.requestSubmit();
