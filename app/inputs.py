@@ -117,6 +117,13 @@ def json_value(value: Any) -> Jsonb:
     return Jsonb(value, dumps=write_json)
 
 
+def headers(value: Any) -> Jsonb:
+    """Take the headers of a job; which names they may have is for the database to say."""
+    if not isinstance(value, dict) or not all(isinstance(it, str) for it in value.values()):
+        raise ValueError("must be an object of strings")
+    return json_value(value)
+
+
 def write_json(value: Any) -> str:
     """Write JSON for the database, each number with the digits that were sent.
 

@@ -29,6 +29,7 @@ from rota.app.inputs import (
     PAGE_SIZE,
     Field,
     boolean,
+    headers,
     instant,
     integer,
     json_value,
@@ -57,6 +58,7 @@ COMMON = {
     "priority": Field(integer),
     "max_retries": Field(integer),
     "timeout_seconds": Field(seconds, argument="timeout"),
+    "headers": Field(headers),
 }
 ONE_TIME = COMMON | {
     "run_at": Field(instant),
@@ -155,7 +157,7 @@ EXECUTION_POSITION = sql.SQL(
 )
 JOB = sql.SQL(
     """
-    select {summary}, progress, payload, result,
+    select {summary}, progress, payload, headers, result,
         array(
             select row_to_json(e) from ({executions} {newest_first} limit 20) as e
         ) as executions,

@@ -17,6 +17,7 @@ from rota.app.inputs import (
     PAGE_SIZE,
     Field,
     boolean,
+    headers,
     instant,
     integer,
     json_value,
@@ -56,6 +57,7 @@ OPTIONS = {
     "priority": Field(integer),
     "max_retries": Field(integer),
     "timeout_seconds": Field(seconds, argument="timeout"),
+    "headers": Field(headers),
 }
 NAME = {"name": Field(text, required=True)}
 PREVIEW = {
@@ -78,9 +80,9 @@ SUMMARY = sql.SQL(
     state, run, {scheduled_for}, {run_at}, last_error, {created_at}
     """  # what is infinite is null
 ).format(**moments("starts_at", "ends_at", "paused_at", "scheduled_for", "run_at", "created_at"))
-SCHEDULE = sql.SQL("select {}, payload from rota.schedule_status where name = %(name)s").format(
-    SUMMARY
-)
+SCHEDULE = sql.SQL(
+    "select {}, payload, headers from rota.schedule_status where name = %(name)s"
+).format(SUMMARY)
 # What the server says of a text that is no interval, before our function sees it.
 NO_INTERVAL = (
     psycopg.errors.InvalidDatetimeFormat,

@@ -40,7 +40,7 @@ from rota.db.gateway import call
 blueprint = Blueprint("work", __name__)
 
 LONGEST_WAIT = 30  # seconds
-MOST_BYTES = 8 * 2**20  # of the payloads in one answer; but of any size there is one job
+MOST_BYTES = 8 * 2**20  # of payloads and headers in one answer; but of any size there is one job
 ANNOUNCED_EVERY = 30.0  # seconds
 MOST_ANNOUNCED = 10_000  # workers whose last announcement is remembered
 LONGEST_WORKER = 200  # characters of its name
@@ -112,7 +112,7 @@ HELD_JOB = ID | HELD
 
 CLAIMED = """
     id, token, task, payload, queue, priority, attempt, max_retries, {scheduled_for},
-    {lease_until}, extract(epoch from timeout)::float8 as timeout_seconds, run
+    {lease_until}, extract(epoch from timeout)::float8 as timeout_seconds, run, headers
 """
 
 

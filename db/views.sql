@@ -100,7 +100,8 @@ select
     j.timeout::interval as timeout,
     j.progress,
     j.cancel_requested_at,
-    j.cancel_reason
+    j.cancel_reason,
+    j.headers
 from rota.live_jobs as j
 union all
 select
@@ -128,7 +129,8 @@ select
     f.timeout,
     f.progress,
     f.cancel_requested_at,
-    f.cancel_reason
+    f.cancel_reason,
+    f.headers
 from rota.finished_jobs as f;
 
 comment on view rota._all_jobs is
@@ -317,7 +319,8 @@ select
     j.scheduled_for,
     nullif(j.run_at::timestamptz, 'infinity') as run_at,
     j.last_error,
-    j.created_at
+    j.created_at,
+    j.headers
 from rota.live_jobs as j
 join rota.schedules as s on s.job_id = j.id
 where coalesce(cardinality((select rota.visible_queues())), 0) >= 0

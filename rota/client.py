@@ -18,6 +18,7 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from rota.storable import check_json, check_text
+from rota.tracing import Sending, sending
 
 ENQUEUE = {
     "task": "text",
@@ -28,6 +29,7 @@ ENQUEUE = {
     "max_retries": "integer",
     "timeout": "interval",
     "unique_key": "text",
+    "headers": "jsonb",
 }
 ENQUEUE_MANY = {"payloads": "jsonb"} | {
     name: type_ for name, type_ in ENQUEUE.items() if name not in ("payload", "unique_key")
@@ -52,6 +54,7 @@ SCHEDULE = {
     "priority": "integer",
     "max_retries": "integer",
     "timeout": "interval",
+    "headers": "jsonb",
 }
 
 
@@ -75,8 +78,10 @@ def enqueue(conn: Any, task: str, payload: Any = None, **options: Any) -> Enqueu
         task: the name of its handler, or what ``@task`` made of it.
         payload: any JSON value; None is left out, which is an empty object.
         options: ``queue``, ``run_at`` (a datetime with a time zone, or text), ``priority`` (higher
-            goes first), ``max_retries``, ``timeout`` (a timedelta, seconds, or text) and
-            ``unique_key``, as SQL's ``rota.enqueue_job`` takes them. What is None is left out.
+            goes first), ``max_retries``, ``timeout`` (a timedelta, seconds, or text),
+            ``unique_key`` and ``headers`` (texts by names in lower case, which ``Job.headers`` has
+            and no handler's arguments), as SQL's ``rota.enqueue_job`` takes them. What is None is
+            left out.
 
     Returns:
         The id, and whether the job is new.
@@ -86,12 +91,18 @@ def enqueue(conn: Any, task: str, payload: Any = None, **options: Any) -> Enqueu
         ValueError: a value that PostgreSQL could not read, such as a time without a zone.
         The driver's own error, with SQLSTATE RTV01, if the database refuses an argument.
     """
-    return EnqueuedJob(*run(conn, _enqueue(task, payload, options))[0])
+    with _sending(task, options) as span:
+        job = EnqueuedJob(*run(conn, _enqueue(task, payload, options, span))[0])
+        span.sent(job.job_id)
+    return job
 
 
 async def enqueue_async(conn: Any, task: str, payload: Any = None, **options: Any) -> EnqueuedJob:
     """Do what ``enqueue`` does, on an asynchronous connection or session."""
-    return EnqueuedJob(*(await run_async(conn, _enqueue(task, payload, options)))[0])
+    with _sending(task, options) as span:
+        job = EnqueuedJob(*(await run_async(conn, _enqueue(task, payload, options, span)))[0])
+        span.sent(job.job_id)
+    return job
 
 
 def enqueue_many(
@@ -104,8 +115,8 @@ def enqueue_many(
         jobs: one task, which has a job for each payload; that is the quicker way. Or, without
             payloads, mappings with ``task`` and what else ``enqueue`` takes, by the same names.
         payloads: JSON values, each of them a job of that task; None is an empty object.
-        options: what all those jobs share: ``queue``, ``run_at``, ``priority``, ``max_retries`` and
-            ``timeout``.
+        options: what all those jobs share: ``queue``, ``run_at``, ``priority``, ``max_retries``,
+            ``timeout`` and ``headers``.
 
     Returns:
         The jobs, in the same order.
@@ -113,14 +124,18 @@ def enqueue_many(
     Raises:
         What ``enqueue`` raises.
     """
-    return [EnqueuedJob(*row) for row in run(conn, _enqueue_many(jobs, payloads, options))]
+    many = _many(jobs, payloads, options)
+    with _sending_many(many) as span:
+        return [EnqueuedJob(*row) for row in run(conn, _enqueue_many(many, span))]
 
 
 async def enqueue_many_async(
     conn: Any, jobs: Any, payloads: Iterable[Any] | None = None, **options: Any
 ) -> list[EnqueuedJob]:
     """Do what ``enqueue_many`` does, on an asynchronous connection or session."""
-    rows = await run_async(conn, _enqueue_many(jobs, payloads, options))
+    many = _many(jobs, payloads, options)
+    with _sending_many(many) as span:
+        rows = await run_async(conn, _enqueue_many(many, span))
     return [EnqueuedJob(*row) for row in rows]
 
 
@@ -261,8 +276,13 @@ def _tuples(rows: Iterable[Any]) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) if isinstance(row, dict) else tuple(row) for row in rows]
 
 
-def _enqueue(task: Any, payload: Any, options: Mapping[str, Any]) -> Call:
-    named = {"task": _name(task), "payload": payload, **options}
+def _sending(task: Any, options: Mapping[str, Any]) -> Sending:
+    return sending(options.get("queue") or "default", _name(task), options.get("headers"))
+
+
+def _enqueue(task: Any, payload: Any, options: Mapping[str, Any], span: Sending) -> Call:
+    headers = span.headers(options.get("headers"))
+    named = {"task": _name(task), "payload": payload, **options, "headers": headers}
     return Call("enqueue_job", _arguments("enqueue", ENQUEUE, named))
 
 
@@ -271,29 +291,54 @@ def _schedule(task: Any, payload: Any, options: Mapping[str, Any]) -> Call:
     return Call("schedule_job", _arguments("schedule", SCHEDULE, named))
 
 
-def _enqueue_many(jobs: Any, payloads: Iterable[Any] | None, options: Mapping[str, Any]) -> Call:
+class _Many(NamedTuple):
+    """What ``enqueue_many`` was asked for: payloads of one task, or jobs of several."""
+
+    task: Any
+    payloads: list[Any]
+    options: Mapping[str, Any]
+    jobs: list[Mapping[str, Any]]
+
+
+def _many(jobs: Any, payloads: Iterable[Any] | None, options: Mapping[str, Any]) -> _Many:
     if payloads is not None:
         if isinstance(payloads, (str, bytes, Mapping)):
             raise TypeError(f"payloads must be a list, not {type(payloads).__qualname__}")
         each = [{} if payload is None else payload for payload in payloads]
-        named = {"task": _name(jobs), "payloads": each, **options}
-        return Call("enqueue_many", _arguments("enqueue_many", ENQUEUE_MANY, named))
+        return _Many(_name(jobs), each, options, [])
     if isinstance(jobs, str) or hasattr(jobs, "name"):
         raise TypeError("enqueue_many needs the payloads of a task, or the jobs of several")
     if options:
         raise TypeError("without payloads each job has its own options")
+    return _Many(None, [], {}, list(jobs))
+
+
+def _sending_many(many: _Many) -> Sending:
+    if many.task is not None:
+        queue = many.options.get("queue") or "default"
+        return sending(queue, many.task, many.options.get("headers"), len(many.payloads))
+    return sending(None, None, number=len(many.jobs))  # each has a queue of its own
+
+
+def _enqueue_many(many: _Many, span: Sending) -> Call:
+    if many.task is not None:
+        headers = span.headers(many.options.get("headers"))
+        named = {"task": many.task, "payloads": many.payloads, **many.options, "headers": headers}
+        return Call("enqueue_many", _arguments("enqueue_many", ENQUEUE_MANY, named))
     documents = []
-    for place, job in enumerate(jobs):
+    for place, job in enumerate(many.jobs):
         named = {**job, "task": _name(job.get("task"))}
-        payload = named.pop("payload", None)
+        payload, headers = named.pop("payload", None), span.headers(named.pop("headers", None))
         try:
             arguments = _arguments("enqueue", ENQUEUE, named)
         except (TypeError, ValueError) as error:
             raise type(error)(f"jobs[{place}]: {error}") from None
         document: dict[str, Any] = {name: text for name, (_, text) in arguments.items()}
-        if payload is not None:
-            document["payload"] = payload
-        documents.append(document)
+        documents.append(
+            document
+            | ({} if payload is None else {"payload": payload})
+            | ({} if headers is None else {"headers": headers})
+        )
     return Call("enqueue_jobs", {"jobs": ("jsonb", as_text("jobs", "jsonb", documents))})
 
 

@@ -23,6 +23,7 @@ from time import time
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from rota.tracing import outgoing
 from rota.worker.clock import clock
 from rota.worker.job import Fail, Job, Retry
 from rota.worker.tasks import task
@@ -332,7 +333,8 @@ def _send(job: Job, call: Call, ends_at: float) -> tuple[int, dict[str, str], by
         Fail: the host is at an address that is not allowed.
         OSError: there is no answer, or none in time.
     """
-    headers = {"user-agent": "rota", **call.headers, **call.secrets}
+    trace = {} if "traceparent" in call.headers else outgoing(job.headers)
+    headers = {"user-agent": "rota", **trace, **call.headers, **call.secrets}
     if call.key is not None:
         headers |= _signature(job, call.key, call.body or b"")
     url = call.url

@@ -5,12 +5,19 @@ import logging
 import os
 import re
 import traceback
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from rota.tracing import current_ids
 
 LONGEST_TEXT = 4000  # characters
 TOKEN = re.compile(r"rota_[A-Za-z0-9_-]{43}")  # of the API, wherever it was put by mistake
 SHORTEST_SECRET = 12  # characters; a shorter one would be found in every other word
+
+# The job whose handler runs, in its thread, or its coroutine and what that starts.
+current_job: ContextVar[Any] = ContextVar("rota_job", default=None)
 
 
 def secrets() -> list[str]:
@@ -26,6 +33,19 @@ def secrets() -> list[str]:
         password = ""
     found |= {password, unquote(password)}
     return [json.dumps(value)[1:-1] for value in found if len(value) >= SHORTEST_SECRET]
+
+
+def _job_fields() -> dict[str, Any]:
+    job = current_job.get()
+    if job is None:
+        return {}
+    return {
+        "job_id": job.id,
+        "run": job.run,
+        "attempt": job.attempt,
+        "task": job.task,
+        "queue": job.queue,
+    }
 
 
 class JsonLines(logging.Formatter):
@@ -46,6 +66,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage()[:LONGEST_TEXT],
             "pid": record.process,
+            **_job_fields(),
+            **current_ids(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:

@@ -17,11 +17,14 @@ import inspect
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from rota.client import Call, as_text, execute, run
+from rota.logs import current_job
 from rota.storable import array_literal
+from rota.tracing import processing
 from rota.worker.attempt import Attempt
 from rota.worker.tasks import registry
 from rota.worker.values import Failure, failure_of, result_of
@@ -29,7 +32,8 @@ from rota.worker.values import Failure, failure_of, result_of
 WORKER = "rota.testing"
 CLAIMED = (
     "id, token::text, task, payload::text, queue, attempt, max_retries,"
-    " extract(epoch from timeout)::float8, extract(epoch from scheduled_for)::float8, run"
+    " extract(epoch from timeout)::float8, extract(epoch from scheduled_for)::float8, run,"
+    " headers::text"
 )
 ALIVE = (
     "min(worker) filter (where stopped_at is null"
@@ -164,19 +168,28 @@ class Clock:
 
 def _handle(conn: Any, attempt: Attempt) -> Ran:
     """Run the handler, and tell the database how it ended, as a worker does."""
+    logged = current_job.set(attempt)
+    span = processing(attempt)
     try:
         value = registry[attempt.task].run(attempt)
         if registry[attempt.task].is_coroutine and inspect.isawaitable(value):
             value = _wait_for(value)
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         result = failure_of(error)
+        raised = type(error)
     except BaseException:  # the test is to end, by Ctrl-C or pytest.fail()
+        if span is not None:
+            span.end("released", None)
         run(conn, Call("release_job", _pair(attempt), "state"))
         raise
     else:
-        result = result_of(value)
+        result, raised = result_of(value), None
+    finally:
+        current_job.reset(logged)
     arguments = _pair(attempt)
     failure = result if isinstance(result, Failure) else None
+    if span is not None:
+        span.end(failure and failure.error, raised)
     if failure is not None:
         arguments["error"] = ("text", failure.error)
         arguments["retry"] = ("boolean", str(failure.retry).lower())
@@ -207,7 +220,7 @@ def _wait_for(coroutine: Any) -> Any:
     except RuntimeError:
         return asyncio.run(run_it())
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, run_it()).result()
+        return pool.submit(copy_context().run, asyncio.run, run_it()).result()
 
 
 def _send_progress(conn: Any, attempt: Attempt) -> None:

@@ -112,8 +112,12 @@ VIEWS_OF_TWO_ROWS = """
     delete from rota._yoyo_migration where migration_id >= '0075';
 """
 
+# Of a table the order of its columns is nobody's affair.
 SHAPE = """
-    select c.relname, c.relkind::text, array_agg((a.attname, a.atttypid::regtype) order by a.attnum)
+    select c.relname, c.relkind::text, array_agg(
+        (a.attname, a.atttypid::regtype)
+        order by case c.relkind when 'v' then a.attnum end, a.attname
+    )
     from pg_class as c
     join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     where c.relnamespace = 'rota'::regnamespace and c.relkind in ('r', 'p', 'v')
@@ -659,3 +663,78 @@ def test_a_week_in_use_is_left_without_its_index_and_the_deploy_says_so(empty_db
         said.clear()
         deploy(empty_db, report=said.append)
         assert not [line for line in said if "in use" in line]
+
+
+# What the functions of before 0110 did not know: each file's text now, and the text of then.
+NO_HEADERS = {
+    "enqueue_job": [
+        (",\n    headers jsonb default null\n", "\n"),
+        ("unique_key, headers\n    );", "unique_key, null\n    );"),
+        ("created_at, headers\n", "created_at\n"),
+        ("v_now,\n            nullif(enqueue_job.headers, '{}')\n", "v_now\n"),
+    ],
+    "claim_next_job": [
+        ("add attribute headers jsonb", "drop attribute headers"),
+        ("    if not exists (\n        select\n", "    if exists (\n        select\n"),
+        (" + coalesce(rota._most_bytes(j.headers), 0)", ""),
+        ("j.run, j.headers, j.run_at", "j.run, j.run_at"),
+        ("c.run::bigint, c.headers", "c.run::bigint"),
+    ],
+    "_complete_jobs": [
+        ("j.started_at, j.headers\n", "j.started_at\n"),
+        ("finished_at, headers\n", "finished_at\n"),
+        ("v_now,\n        g.headers\n", "v_now\n"),
+    ],
+}
+VIEWS_WITHOUT_HEADERS = """
+    drop view rota._all_jobs, rota.schedule_status cascade;
+    alter table rota.live_jobs drop headers;
+    alter table rota.finished_jobs drop headers;
+    delete from rota._yoyo_migration where migration_id >= '0110';
+"""
+
+
+def test_a_worker_and_a_producer_of_before_go_on_while_jobs_get_headers(empty_db: str) -> None:
+    """They name the columns of a claim, and know no argument for headers."""
+    deploy(empty_db, report=lambda line: None)
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        conn.execute("drop function rota.enqueue_job")
+        for name, changes in NO_HEADERS.items():
+            (path,) = (FOLDER / "functions").rglob(f"{name}.sql")
+            text = path.read_text()
+            for now, then in changes:
+                assert text.count(now) == 1, (name, now)
+                text = text.replace(now, then)
+            conn.execute(text.encode())
+        conn.execute(VIEWS_WITHOUT_HEADERS)
+    ended, done, refused = threading.Event(), 0, []
+    claim = "select id, token, task, run from rota.claim_next_job(queues => %s, max_bytes => 9999)"
+
+    def go_on() -> None:
+        nonlocal done
+        with psycopg.connect(empty_db, autocommit=True, prepare_threshold=0) as conn:
+            while not ended.is_set():
+                try:
+                    call(conn, "enqueue_job", task="t", payload=Jsonb(done))
+                    for job_id, token, *_ in conn.execute(claim, [["default"]]).fetchall():
+                        call(conn, "finish_jobs", job_ids=[job_id], tokens=[token])
+                    done += 1
+                except psycopg.Error as error:
+                    refused.append(str(error))
+
+    worker = threading.Thread(target=go_on)
+    worker.start()
+    wait_until(lambda: done > 10)
+    deploy(empty_db, report=lambda line: None)
+    before = done
+    wait_until(lambda: done > before + 10)
+    ended.set()
+    worker.join()
+
+    assert refused == []
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        call(conn, "enqueue_job", task="t", headers=Jsonb({"a": "b"}))
+        assert call(conn, "claim_next_job")[0]["headers"] == {"a": "b"}
+        states = conn.execute("select state, count(*) from rota.jobs group by 1 order by 1")
+        assert states.fetchall() == [("COMPLETED", done), ("RUNNING", 1)]
+        assert conn.execute("select * from rota.check_invariants()").fetchall() == []

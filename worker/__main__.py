@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from rota import tracing
 from rota.db.deploy import checkout_version
 from rota.worker import surroundings
 from rota.worker.desk import Bell
@@ -281,6 +282,7 @@ def run_apart(worker: Worker) -> int:
 
 def end(code: int, threads_before: set[threading.Thread]) -> int:
     """Return the exit code, or end at once if a thread is left that might keep the process."""
+    tracing.flush()
     flush()
     if set(threading.enumerate()) - threads_before:
         os._exit(code)

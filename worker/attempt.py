@@ -42,7 +42,7 @@ class Attempt(Job):
 
     def __init__(
         self,
-        row: tuple[int, str, str, str, str, int, int, float | None, float, int],
+        row: tuple[int, str, str, str, str, int, int, float | None, float, int, str | None],
         leased_at: float,
         trusted_until: float,
         report: Callable[["Attempt"], None],
@@ -51,6 +51,8 @@ class Attempt(Job):
         super().__init__(row)
         self._report = report
         self.size = getsizeof(self._payload)  # bytes of memory
+        if self._headers is not None:
+            self.size += getsizeof(self._headers)
 
         self.leased_at = leased_at  # when the lease was last asked for, by clock()
         self.trusted_until = trusted_until

@@ -22,8 +22,8 @@ from rota.worker.tasks import registry
 LARGEST_CLAIM = 1000  # jobs
 LARGEST_PREFETCH = 2000  # jobs
 MOST_UNTOLD = 4000  # jobs that have ended and the database was not told; more are not claimed
-MOST_BYTES = 32 * 2**20  # of payloads and untold results, a claim included; but what is running may
-# take more, and of any size there is one job
+MOST_BYTES = 32 * 2**20  # of payloads, headers and untold results, a claim included; but what
+# is running may take more, and of any size there is one job
 HEAVY = MOST_BYTES // 2  # so many are held that no more is fetched before it can run
 HORIZON = 0.1  # seconds; a prefetched job is expected to start within this time
 STALE = 1.0  # seconds that the oldest prefetched job may wait before they are handed back
@@ -51,7 +51,8 @@ CLAIM = """
             else c.timeout
         end)::float8,
         extract(epoch from c.scheduled_for)::float8,
-        c.run
+        c.run,
+        c.headers::text
     from (select) as one
     left join rota.claim_next_job(
         queues => $1::text[],

@@ -16,13 +16,15 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import NoReturn
 
+from rota.logs import current_job
+from rota.tracing import Processing, processing
 from rota.worker.attempt import Attempt
 from rota.worker.clock import clock
 from rota.worker.desk import Desk
 from rota.worker.log import log
 from rota.worker.surroundings import restore
 from rota.worker.tasks import registry
-from rota.worker.values import Failure, describe, failure_of, result_of
+from rota.worker.values import Failure, describe, failure_of, result_of, text_of
 
 NOT_STARTED = "it was cancelled, or its lease ran out, before it was started"
 STOPPED = "its worker stopped before it was started"
@@ -133,16 +135,23 @@ class Crew:
             desk.hand_back(job, NOT_STARTED)
             return
         desk.start(job)
+        current_job.set(job)
+        span = _begin_span(job)
+        raised = None
         try:
             value = registry[job.task].run(job)
         except BaseException as error:
             if os.getpid() != self._pid:
                 _end_child(error)
             _fail(desk, job, error)
+            raised = type(error)
         else:
             if os.getpid() != self._pid:
                 _end_child(None)
             _succeed(desk, job, value)
+        if span is not None:
+            _end_span(span, job, raised)
+        current_job.set(None)
 
 
 class Places:
@@ -313,6 +322,9 @@ class Coroutines:
 
     async def _handle(self, job: Attempt) -> None:
         desk = self._desk
+        current_job.set(job)
+        span = _begin_span(job)
+        raised = None
         try:
             value = registry[job.task].run(job)
             if isawaitable(value):  # a plain wrapper may have awaited it already
@@ -325,10 +337,13 @@ class Coroutines:
                 desk.settle(job, error=reason)
             else:
                 _fail(desk, job, error)
+            raised = type(error)
         else:
             if os.getpid() != self._pid:
                 _end_child(None)
             _succeed(desk, job, value)
+        if span is not None:
+            _end_span(span, job, raised)
         self._end(job)
 
     def _end_if_done(self, running: "_Running") -> bool:
@@ -382,6 +397,23 @@ def _succeed(desk: Desk, job: Attempt, value: object) -> None:
         desk.settle(job, error=result.error)
     else:
         desk.settle(job, result=result)
+
+
+def _begin_span(job: Attempt) -> Processing | None:
+    """Begin the span of an attempt, here; what OpenTelemetry was given to do may fail."""
+    try:
+        return processing(job)
+    except BaseException as error:
+        log.warning("a span could not be started", extra={"fields": {"error": text_of(error)}})
+        return None
+
+
+def _end_span(span: Processing, job: Attempt, raised: type[BaseException] | None) -> None:
+    """End the span of an attempt, with what the database is told of it."""
+    try:
+        span.end(job.error, raised)
+    except BaseException as error:
+        log.warning("a span could not be ended", extra={"fields": {"error": text_of(error)}})
 
 
 def _end_child(error: BaseException | None) -> NoReturn:

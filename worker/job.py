@@ -37,11 +37,13 @@ class Job:
             after it had ended, count up.
         max_retries: how many tries may follow the first.
         timeout: seconds that the attempt may take, or None.
+        headers: what its producer sent along, texts by names in lower case; empty without any.
         token: proof of this attempt's lease, for ``rota.hold_lease`` and ``rota.finish_job``. A
             handler that finishes its own job must return the very result that it passed there.
     """
 
     __slots__ = (
+        "_headers",
         "_payload",
         "_slot",
         "attempt",
@@ -56,9 +58,9 @@ class Job:
 
     def __init__(
         self,
-        row: tuple[int, str, str, str, str, int, int, float | None, float, int],
+        row: tuple[int, str, str, str, str, int, int, float | None, float, int, str | None],
     ) -> None:
-        """Take id, token, task, payload (as text), queue, attempt, retries, timeout, slot, run."""
+        """Take the columns of a claim; payload and headers are texts, timeout and slot seconds."""
         (
             self.id,
             self.token,
@@ -70,6 +72,7 @@ class Job:
             self.timeout,
             self._slot,
             self.run,
+            self._headers,
         ) = row
 
     def __repr__(self) -> str:
@@ -82,6 +85,13 @@ class Job:
         if isinstance(self._payload, str):
             self._payload = (_decoder.raw_decode(self._payload)[0],)  # from jsonb: no white space
         return self._payload[0]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the producer sent along, beside the payload."""
+        if not isinstance(self._headers, dict):
+            self._headers = {} if self._headers is None else _decoder.raw_decode(self._headers)[0]
+        return self._headers
 
     @property
     def scheduled_for(self) -> datetime:

@@ -1,4 +1,4 @@
--- depends: 0106_findings
+-- depends: 0111_finished_headers
 
 -- Since when a queue and a task have been counted. Metrics give names of their own to so many of
 -- them; were those the largest ones, a counter of all others would go down when one grew.

@@ -33,6 +33,10 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         body["wait_seconds"] = 0.05
     if str(query.get("wait")).isdecimal() and int(query["wait"]) <= 30:
         query["wait"] = 0
+    for job in (body, *(it for it in _list(body.get("jobs")) if isinstance(it, dict))):
+        if isinstance(job.get("headers"), dict):  # no schema of OpenAPI 3.0 tells of names
+            values = list(job["headers"].values())
+            job["headers"] = {f"x-{place}": value for place, value in enumerate(values[:20])}
     if _is_jitter(body.get("jitter_seconds")):
         body["jitter_seconds"] = 0.0005  # the shortest interval is 0.001
     if _is_moment(body.get("ends_at")) and (
@@ -45,6 +49,10 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         while_it_runs = timedelta(days=40_000) if "task" in body else timedelta(minutes=10)
         body["starts_at"] = starts_at.isoformat()
         body["ends_at"] = (starts_at + while_it_runs).isoformat()
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _is_wait(value: Any) -> bool:

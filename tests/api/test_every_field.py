@@ -66,6 +66,7 @@ def eventful(conn: Connection) -> dict[str, Any]:
         timeout=timedelta(seconds=9.25),
         unique_key="k",
         run_at="2020-01-02 03:04:05.678Z",
+        headers=Jsonb({"traceparent": "of the enqueue"}),
     )
     for error in ("the first time", "the second time"):
         (claimed,) = call(conn, "claim_next_job", queues=["mail"], worker="w", lease="1 hour")
@@ -94,6 +95,7 @@ def eventful(conn: Connection) -> dict[str, Any]:
         priority=-5,
         max_retries=2,
         timeout=timedelta(seconds=2.5),
+        headers=Jsonb({"traceparent": "of the schedule"}),
     )
     call(conn, "pause_schedule", name="tick")
     call(
@@ -136,7 +138,7 @@ def test_a_job_is_shown_with_all_that_its_view_holds(
     page = client.get(shown["executions_url"]).json
     assert page == {"executions": shown["executions"], "next": None}
     (listed,) = client.get("/jobs?task=work").json["jobs"]
-    assert_shown(listed, row, {"payload", "result", "progress"})
+    assert_shown(listed, row, {"payload", "headers", "result", "progress"})
 
 
 def test_a_schedule_is_shown_with_all_that_its_view_holds(
@@ -146,7 +148,7 @@ def test_a_schedule_is_shown_with_all_that_its_view_holds(
 
     assert_shown(client.get("/schedules/tick").json, row)
     (listed,) = client.get("/schedules").json["schedules"]
-    assert_shown(listed, row, {"payload"})
+    assert_shown(listed, row, {"payload", "headers"})
 
 
 def test_queues_and_workers_are_shown_with_all_that_their_views_hold(
@@ -203,6 +205,7 @@ FIELDS = {
     "max_retries": (9, "max_retries"),
     "timeout_seconds": (2.5, "timeout_seconds"),
     "run_at": (START, "scheduled_for"),
+    "headers": ({"traceparent": "of a test"}, "headers"),
 }
 KINDS = {
     "ONE_TIME": {"unique_key": ("k", "unique_key")},

@@ -126,6 +126,19 @@ def test_a_job_is_claimed_kept_and_finished(server: Server, conn: Connection) ->
     assert (shown["state"], shown["result"], shown["progress"]) == ("COMPLETED", {"sum": 3}, {"done": 1})  # noqa: E501  # fmt: skip
 
 
+def test_headers_come_with_the_job_and_those_of_the_request_are_not_taken(server: Server) -> None:
+    traced = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    bodies = [{"task": "t", "headers": {"tenant": "acme"}}, {"task": "t"}]
+
+    for body in bodies:
+        assert server.request("POST", "/jobs", body, **traced).status == 201
+    made = server.request("POST", "/jobs/bulk", {"jobs": bodies}, **traced)
+    assert made.status == 201, made.body
+
+    jobs = claim(server, max_jobs=4)
+    assert [job["headers"] for job in jobs] == [{"tenant": "acme"}, None] * 2
+
+
 def test_a_repeated_finish_is_answered_as_the_first_and_another_is_a_conflict(
     server: Server, conn: Connection
 ) -> None:

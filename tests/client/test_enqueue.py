@@ -32,6 +32,7 @@ EVERYTHING = {
     "max_retries": 7,
     "timeout": timedelta(days=1, seconds=90, microseconds=5),
     "unique_key": "k",
+    "headers": {"baggage": "50 % off: $1 :name %s \\ 'quote' ☃"},
 }
 PAYLOAD = {"to": "ann@example.com", "text": "50 % off: $1 :name %s \\ 'quote' ☃", "list": [1, None]}
 
@@ -39,8 +40,8 @@ PAYLOAD = {"to": "ann@example.com", "text": "50 % off: $1 :name %s \\ 'quote' �
 def jobs(url: str) -> list[dict[str, Any]]:
     with psycopg.connect(url, row_factory=dict_row) as conn:
         return conn.execute(
-            "select task, payload, queue, run_at, priority, max_retries, timeout, unique_key"
-            " from rota.jobs order by id"
+            "select task, payload, queue, run_at, priority, max_retries, timeout, unique_key,"
+            " headers from rota.jobs order by id"
         ).fetchall()
 
 

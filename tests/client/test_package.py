@@ -131,11 +131,13 @@ def test_what_we_pin_is_within_the_ranges_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {
         requirement.name.lower(): str(next(iter(requirement.specifier)).version)
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
-        if line and not line.startswith("#")
+        for name in ("requirements.txt", "requirements-dev.txt")
+        for line in (ROOT / name).read_text().splitlines()
+        if line and not line.startswith(("#", "-"))
         for requirement in [Requirement(line)]
     }
-    ranges = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    extras = project["optional-dependencies"]
+    ranges = [*project["dependencies"], *extras["server"], *extras["otel"]]
     for wanted in map(Requirement, ranges):
         assert wanted.specifier.contains(pinned[wanted.name.lower()]), wanted
 

@@ -199,7 +199,7 @@ def test_what_cannot_be_a_handler_is_refused_where_it_stands():
         @task
         def nameless(job: Job) -> None: ...
 
-    with pytest.raises(TypeError, match="a task has no option 'retries'; it has max_retries"):
+    with pytest.raises(TypeError, match="a task has no option 'retries'; it has headers, max"):
 
         @task("t", retries=3)
         def misspelt(job: Job) -> None: ...

@@ -26,6 +26,7 @@ EVERYTHING = {
     "max_retries": 4,
     "timeout": timedelta(seconds=9),
     "unique_key": "the key",
+    "headers": Jsonb({"traceparent": "of the enqueue"}),
 }
 NOBODY = {"worker": None, "lease_until": None, "started_at": None}
 SCHEDULE = {
@@ -47,6 +48,7 @@ SCHEDULE = {
     "misfire_cap": 33,
     "max_lateness": 5 * HOUR,
     "overlap": "catch_up",
+    "headers": Jsonb({"traceparent": "of the schedule"}),
 }
 OTHER_SCHEDULE = {
     "task": "tock",
@@ -67,6 +69,7 @@ OTHER_SCHEDULE = {
     "misfire_cap": 34,
     "max_lateness": 6 * HOUR,
     "overlap": "coalesce",
+    "headers": Jsonb({"baggage": "other"}),
 }
 
 
@@ -402,6 +405,7 @@ def scheduled(conn, **options):
             "queue": "mail",
             "priority": 7,
             "timeout": timedelta(seconds=9),
+            "headers": Jsonb({"traceparent": "of the schedule"}),
             **options,
         },
     )

@@ -242,6 +242,7 @@ DIFFERENCES = {
         "max_retries": (3, 4),
         "timeout": (None, HOUR),
         "unique_key": (None, "k"),
+        "headers": (None, Jsonb({"a": "b"})),
     },
     "enqueue_jobs": {"jobs": (Jsonb([{"task": "a"}]), Jsonb([{"task": "b"}]))},
     "enqueue_many": {
@@ -252,6 +253,7 @@ DIFFERENCES = {
         "priority": (0, 1),
         "max_retries": (3, 4),
         "timeout": (None, HOUR),
+        "headers": (None, Jsonb({"a": "b"})),
     },
     "schedule_job": {
         "task": ("tick", "tock"),
@@ -273,6 +275,7 @@ DIFFERENCES = {
         "misfire_cap": (100, 101),
         "max_lateness": (None, DAY),
         "overlap": ("coalesce", "catch_up"),
+        "headers": (None, Jsonb({"a": "b"})),
     },
     "claim_next_job": {
         "queues": (["default"], ["mail"]),
@@ -552,6 +555,14 @@ JOB_LIMITS = {
         [TICK, 366 * DAY, None],
         [timedelta(0), -TICK, 366 * DAY + TICK, "1 month -29 days"],
     ),
+    "headers": (
+        [Jsonb({}), Jsonb({"a" * 100: "", "x-1._~": "ü"}), Jsonb({"a": "b" * 8183}), None],
+        [
+            *(Jsonb("a"), Jsonb([]), Jsonb({"a": 1}), Jsonb({"a": None}), Jsonb({"a": {}})),
+            *(Jsonb({"": "b"}), Jsonb({"a" * 101: "b"}), Jsonb({"A": "b"}), Jsonb({"a b": "b"})),
+            *(Jsonb({"a": "b", "ü": "b"}), Jsonb({"a": "1\r\n2"}), Jsonb({"a": "b" * 8184})),
+        ],
+    ),
 }
 LIMITS = {
     "enqueue_many": {name: limit for name, limit in JOB_LIMITS.items() if name != "payload"}
@@ -724,6 +735,7 @@ def test_a_bulk_gives_each_job_what_a_single_call_gives_it(conn):
         "max_retries": 0,
         "timeout": "00:00:07",
         "unique_key": "k",
+        "headers": {"a": "b"},
     }
     requests = [{}, {"queue": "post"}, values] + [{name: values[name]} for name in values]
     cursor = conn.cursor(row_factory=dict_row)
@@ -744,7 +756,7 @@ def test_a_bulk_gives_each_job_what_a_single_call_gives_it(conn):
             conn,
             "enqueue_job",
             task="work",
-            **{name: Jsonb(v) if name == "payload" else v for name, v in request.items()},
+            **{name: Jsonb(v) if type(v) is dict else v for name, v in request.items()},
         )
         (single,) = made([row["job_id"]])
         (row,) = call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "work", **request}]))
@@ -755,7 +767,11 @@ def test_a_bulk_gives_each_job_what_a_single_call_gives_it(conn):
                 "enqueue_many",
                 task="work",
                 payloads=Jsonb([request.get("payload", {})]),
-                **{name: value for name, value in request.items() if name != "payload"},
+                **{
+                    name: Jsonb(value) if type(value) is dict else value
+                    for name, value in request.items()
+                    if name != "payload"
+                },
             )
             assert made([row["job_id"]]) == [single], request
         expected = {"": (8, 8), "mail": (9, 9), "post": (3, None)}[request.get("queue", "")]

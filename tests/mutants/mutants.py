@@ -17,6 +17,9 @@ FINISHES = "tests/functions/test_finish.py"
 CANCELS = "tests/functions/test_cancel_and_retry.py"
 IMPOSSIBLE = "tests/functions/test_rules.py"
 ENQUEUES = "tests/functions/test_enqueue.py"
+HEADERS = "tests/functions/test_headers.py"
+TRACES = "tests/client/test_tracing.py"
+WORKER_TRACES = "tests/worker/test_tracing.py"
 WEEKS = "tests/concurrency/test_weeks.py"
 LOCKS = "tests/concurrency/test_lock_order.py"
 UPKEEP = "tests/functions/test_upkeep.py"
@@ -1188,6 +1191,7 @@ MUTANTS = [
         "            if os.getpid() != self._pid:\n"
         "                _end_child(error)\n"
         "            _fail(desk, job, error)\n"
+        "            raised = type(error)\n"
         "        else:\n"
         "            if os.getpid() != self._pid:\n",
         "            value = registry[job.task].run(job)\n"
@@ -1195,6 +1199,7 @@ MUTANTS = [
         "            if os.getpid() != self._pid:\n"
         "                _end_child(error)\n"
         "            _fail(desk, job, error)\n"
+        "            raised = type(error)\n"
         "        else:\n"
         "            if False:\n",
         f"{ATTEMPTS}::test_a_handler_that_forks_and_returns_twice_finishes_once",
@@ -2086,6 +2091,119 @@ MUTANTS = [
         "h.mode in ('RowShareLock', 'RowExclusiveLock')",
         "h.mode <> 'AccessShareLock'",
         f"{STATISTICS}::test_who_only_reads_or_tidies_or_came_later_holds_nothing_up",
+    ),
+    # -- headers and traces
+    mutant(
+        "a backfill goes without the headers of its schedule",
+        "db/functions/schedules/backfill_schedule.sql",
+        "headers => v_job.headers",
+        "headers => null",
+        f"{HEADERS}::test_headers_come_with_whatever_is_run",
+    ),
+    mutant(
+        "a retry loses the headers",
+        "db/functions/steer/_retry_jobs.sql",
+        "            f.headers\n",
+        "            null\n",
+        f"{HEADERS}::test_headers_come_with_whatever_is_run",
+    ),
+    mutant(
+        "a job that is cancelled while it waits loses its headers",
+        "db/functions/runs/_retire_job.sql",
+        "at, job.headers",
+        "at, null",
+        f"{HEADERS}::test_headers_come_with_whatever_is_run",
+    ),
+    mutant(
+        "a job that fails loses its headers",
+        END,
+        "v_now, d.headers",
+        "v_now, null",
+        f"{COLUMNS}::test_the_last_failure_keeps_all_that_the_job_was",
+    ),
+    mutant(
+        "a job that completes loses its headers",
+        "db/functions/finish/_complete_jobs.sql",
+        "        g.headers\n",
+        "        null\n",
+        f"{COLUMNS}::test_a_success_keeps_all_that_the_job_was_and_adds_its_result",
+    ),
+    mutant(
+        "a schedule keeps headers that it is saved without",
+        "db/functions/schedules/schedule_job.sql",
+        "        headers = schedule_job.headers,\n",
+        "        headers = coalesce(schedule_job.headers, j.headers),\n",
+        f"{HEADERS}::test_a_schedule_that_is_saved_without_headers_has_none_and_that_is_a_change",
+    ),
+    mutant(
+        "a bulk stores headers that are empty",
+        "db/functions/enqueue/enqueue_jobs.sql",
+        "nullif(i.headers, '{}')",
+        "i.headers",
+        f"{HEADERS}::test_headers_without_a_name_are_none",
+    ),
+    mutant(
+        "a claim takes any number of bytes as headers",
+        CLAIM,
+        " + coalesce(rota._most_bytes(j.headers), 0)",
+        "",
+        f"{HEADERS}::test_a_claim_counts_headers_among_the_bytes_that_it_may_take",
+    ),
+    mutant(
+        "an attempt is part of the trace of its enqueue",
+        "rota/tracing.py",
+        "            context=context.Context(),\n",
+        "            context=_propagator().extract(job.headers),\n",
+        f"{TRACES}::test_an_attempt_is_a_trace_of_its_own_with_a_link_to_the_enqueue",
+    ),
+    mutant(
+        "a context that a producer names is overwritten",
+        "rota/tracing.py",
+        " or TRACEPARENT in given",
+        "",
+        f"{TRACES}::test_a_context_that_is_given_is_kept_and_linked_to",
+    ),
+    mutant(
+        "an enqueue is refused because it is traced",
+        "rota/tracing.py",
+        "if size <= MOST_BYTES",
+        "if size",
+        f"{TRACES}::test_a_trace_never_makes_headers_too_large",
+    ),
+    mutant(
+        "who does not trace loads OpenTelemetry",
+        "rota/tracing.py",
+        'api = sys.modules.get("opentelemetry.trace")',
+        'api = __import__("opentelemetry.trace").trace',
+        f"{TRACES}::test_who_does_not_trace_imports_nothing_of_it",
+    ),
+    mutant(
+        "a worker ends without its last spans",
+        "worker/__main__.py",
+        "    tracing.flush()\n",
+        "",
+        f"{WORKER_TRACES}::test_a_worker_links_to_the_enqueue_and_sends_its_last_spans",
+    ),
+    mutant(
+        "an exporter that is broken ends a thread of handlers",
+        "worker/crew.py",
+        "        span.end(job.error, raised)\n    except BaseException as error:",
+        "        span.end(job.error, raised)\n    except LookupError as error:",
+        f"{WORKER_TRACES}::test_a_broken_exporter_ends_no_attempt_and_no_worker",
+    ),
+    mutant(
+        "the lines of a coroutine do not tell of which job they are",
+        "worker/crew.py",
+        "        desk = self._desk\n        current_job.set(job)\n",
+        "        desk = self._desk\n",
+        f"{WORKER_TRACES}::test_a_worker_links_to_the_enqueue_and_sends_its_last_spans",
+    ),
+    mutant(
+        "a line tells of the job that its thread ran before",
+        "worker/crew.py",
+        "        current_job.set(None)\n",
+        "",
+        f"{WORKER_TRACES}::test_what_a_thread_says_between_two_jobs_is_of_none",
     ),
     *(
         mutant(what, f"db/functions/diagnosis/{name}.sql", old, new, f"{where}::{test}")

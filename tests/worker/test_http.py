@@ -21,6 +21,7 @@ from rota import Fail, Retry
 from rota.worker.attempt import Attempt
 from rota.worker.clock import clock
 from rota.worker.values import result_of
+from tests.tracing import tracing_to_memory, written
 from tests.waiting import wait_until
 
 LOCAL = "127.0.0.0/8"
@@ -100,10 +101,13 @@ def allow(monkeypatch: pytest.MonkeyPatch, *entries: str) -> None:
     monkeypatch.setenv("ROTA_HTTP_HOSTS", ", ".join(entries))
 
 
-def run(payload: Any, timeout: float | None = None) -> dict[str, Any]:
+def run(
+    payload: Any, timeout: float | None = None, headers: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Run the handler for a job with this payload, as a worker does."""
     text = json.dumps(payload)
-    row = (7, "token", "http", text, "default", 1, 3, timeout, 0.0, 2)
+    carried = None if headers is None else json.dumps(headers)
+    row = (7, "token", "http", text, "default", 1, 3, timeout, 0.0, 2, carried)
     return rota.http.request(Attempt(row, clock(), clock() + 60, lambda job: None))
 
 
@@ -127,6 +131,38 @@ def test_a_request_is_sent_as_the_payload_says_and_its_answer_is_the_result(site
     assert asked["headers"]["x-kind"] == "test"
     assert asked["headers"]["content-type"] == "application/json"
     assert asked["headers"]["host"] == site.url.removeprefix("http://")
+
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("headers", "sent"),
+    [
+        (None, (None, None)),
+        ({"traceparent": TRACEPARENT, "tenant": "acme"}, (TRACEPARENT, None)),
+        ({"traceparent": TRACEPARENT, "tracestate": "a=b"}, (TRACEPARENT, "a=b")),
+        ({"traceparent": TRACEPARENT, "tracestate": "ü" * 9}, (TRACEPARENT, None)),
+        ({"traceparent": "ü", "tracestate": "a=b"}, (None, None)),
+    ],
+)
+def test_a_request_carries_on_the_trace_of_its_job_and_no_other_header(
+    site: Site, headers: dict[str, str] | None, sent: tuple[str | None, str | None]
+) -> None:
+    run({"url": site.url}, headers=headers)
+    run({"url": site.url, "headers": {"traceparent": "its own"}}, headers=headers)
+
+    ours, its_own = [asked["headers"] for asked in site.asked]
+    assert (ours.get("traceparent"), ours.get("tracestate")) == sent
+    assert "tenant" not in ours
+    assert (its_own["traceparent"], its_own.get("tracestate")) == ("its own", None)
+
+
+def test_a_request_belongs_to_the_span_of_its_attempt(site: Site) -> None:
+    with tracing_to_memory() as spans, spans.tracer.start_as_current_span("process") as span:
+        run({"url": site.url}, headers={"traceparent": TRACEPARENT})
+
+    assert site.asked[0]["headers"]["traceparent"] == written(span.get_span_context())
 
 
 def test_a_worker_runs_it(start_worker, conn, job, site: Site, monkeypatch) -> None:

@@ -15,7 +15,8 @@ begin
     bytes := 0;
 
     for v_place in 1..cardinality(places) loop
-        select bytes + octet_length(j.payload::text) into bytes
+        select bytes + octet_length(j.payload::text) + coalesce(octet_length(j.headers::text), 0)
+        into bytes
         from rota.live_jobs as j
         where j.ctid = places[v_place];
 

@@ -13,4 +13,4 @@ as $$
 $$;
 
 comment on function rota._most_bytes is
-    'Say how many bytes a payload may have that is stored in a row, without reading it.';
+    'Say how many bytes a document may have that is stored in a row, without reading it.';

@@ -1,5 +1,20 @@
 drop function if exists rota.claim_next_job(text[], text, interval, integer);
 
+-- At the end of the type, so that statements which name its columns go on while this is deployed;
+-- and in the transaction that replaces the function, because the one of before knows the type as it
+-- was.
+do $$
+begin
+    if not exists (
+        select
+        from pg_catalog.pg_attribute as a
+        where a.attrelid = 'rota.claimed_job'::regclass and a.attname = 'headers'
+    ) then
+        alter type rota.claimed_job add attribute headers jsonb;
+    end if;
+end;
+$$;
+
 -- Lanes, (queue, priority) pairs, are walked highest priority first; of lanes with one priority
 -- the one whose oldest due job is oldest comes first, so no queue of a call starves. Inside a lane
 -- jobs go by (run_at, id), each lane one index range with an equality prefix.
@@ -28,10 +43,11 @@ drop function if exists rota.claim_next_job(text[], text, interval, integer);
 -- whoever reads on this is two calls: what lies behind the cursor is looked at now and then, and a
 -- scan that was slow is noted.
 --
--- With max_bytes a claim stops when the payloads that it has taken pass that limit. A row must be
--- locked before its size counts (it might be gone, or another's), so a lane is taken in slices: 100
--- jobs at first, then as many as fit if they are as large as those before. Locked in vain, until
--- this transaction ends, are less than 100 rows, but where large payloads begin behind small ones.
+-- With max_bytes a claim stops when the payloads and headers that it has taken pass that limit. A
+-- row must be locked before its size counts (it might be gone, or another's), so a lane is taken in
+-- slices: 100 jobs at first, then as many as fit if they are as large as those before. Locked in
+-- vain, until this transaction ends, are less than 100 rows, but where large payloads begin behind
+-- small ones.
 --
 -- A queue that lies behind a wall of the caller is to him as one without jobs: it is left out
 -- before lanes are looked for.
@@ -178,7 +194,9 @@ begin
                 v_more := cardinality(v_found) < v_number or coalesce(v_number = v_slice, false);
 
                 if max_bytes is not null then
-                    select sum(rota._most_bytes(j.payload)) into v_bytes
+                    select sum(
+                        rota._most_bytes(j.payload) + coalesce(rota._most_bytes(j.headers), 0)
+                    ) into v_bytes
                     from rota.live_jobs as j
                     where j.ctid = any(v_found);
 
@@ -213,12 +231,12 @@ begin
                     where j.ctid = any(v_found)
                     returning
                         j.id, j.task, j.payload, j.queue, j.priority, j.attempt, j.max_retries,
-                        j.scheduled_for, j.lease_until, j.timeout, j.run, j.run_at
+                        j.scheduled_for, j.lease_until, j.timeout, j.run, j.headers, j.run_at
                 )
                 select
                     c.id, v_token, c.task::text, c.payload, c.queue::text, c.priority::integer,
                     c.attempt, c.max_retries::integer, c.scheduled_for,
-                    c.lease_until::timestamptz, c.timeout::interval, c.run::bigint
+                    c.lease_until::timestamptz, c.timeout::interval, c.run::bigint, c.headers
                 from claimed as c
                 order by c.run_at, c.id;
 
@@ -242,4 +260,4 @@ $$;
 
 comment on function rota.claim_next_job is
     'Lease the next due jobs of these queues to a worker, until there are max_jobs or their '
-    'payloads pass max_bytes; no rows when there are none.';
+    'payloads and headers pass max_bytes; no rows when there are none.';

@@ -1,3 +1,7 @@
+drop function if exists rota._bad_job(
+    text, jsonb, text, timestamptz, integer, integer, interval, text
+);
+
 -- One place says what a job may look like, for a single job, for a bulk of them and for a
 -- schedule. The CHECKs of live_jobs refuse the same, but cannot tell the caller what to mend.
 -- Written so that the planner can inline it. Times stay within the years that every client
@@ -10,7 +14,8 @@ create or replace function rota._bad_job(
     priority integer,
     max_retries integer,
     timeout interval,
-    unique_key text
+    unique_key text,
+    headers jsonb
 )
     returns text
     language sql
@@ -42,6 +47,8 @@ as $$
             )
         when unique_key is not null and length(unique_key) not between 1 and 500
             then format('unique_key must have 1 to 500 characters, not %s', length(unique_key))
+        when headers is not null
+            then rota._bad_headers(headers)
     end
 $$;
 

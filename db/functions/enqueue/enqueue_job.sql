@@ -1,3 +1,7 @@
+drop function if exists rota.enqueue_job(
+    text, jsonb, text, timestamptz, integer, integer, interval, text
+);
+
 -- Committed with the caller's transaction, or not at all; works at every isolation level. With a
 -- unique_key, the partial unique index decides: "on conflict do nothing" waits for a concurrent
 -- holder's transaction to end, and then either inserts or finds the holder. The holder may have
@@ -14,7 +18,8 @@ create or replace function rota.enqueue_job(
     priority integer default 0,
     max_retries integer default null,
     timeout interval default null,
-    unique_key text default null
+    unique_key text default null,
+    headers jsonb default null
 )
     returns rota.enqueued_job
     language plpgsql
@@ -26,7 +31,7 @@ declare
     v_now timestamptz := rota._enqueue_time();
     v_run_at timestamptz := coalesce(run_at, v_now);
     v_complaint text := rota._bad_job(
-        task, payload, queue, run_at, priority, max_retries, timeout, unique_key
+        task, payload, queue, run_at, priority, max_retries, timeout, unique_key, headers
     );
     v_job rota.enqueued_job;
 begin
@@ -47,7 +52,7 @@ begin
     loop
         insert into rota.live_jobs as j (
             task, payload, queue, priority, run_at, scheduled_for,
-            max_retries, timeout, unique_key, created_at
+            max_retries, timeout, unique_key, created_at, headers
         )
         select
             enqueue_job.task,
@@ -59,7 +64,8 @@ begin
             coalesce(enqueue_job.max_retries, q.max_retries, 3),
             coalesce(enqueue_job.timeout, q.timeout),
             enqueue_job.unique_key,
-            v_now
+            v_now,
+            nullif(enqueue_job.headers, '{}')
         from (select) as one
         left join rota.queues as q on q.name = enqueue_job.queue
         on conflict ((j.unique_key), (j.queue)) where j.unique_key is not null do nothing

@@ -37,7 +37,7 @@ begin
                 e.place,
                 e.job - array[
                     'task', 'payload', 'queue', 'run_at',
-                    'priority', 'max_retries', 'timeout', 'unique_key'
+                    'priority', 'max_retries', 'timeout', 'unique_key', 'headers'
                 ] as unknown
             from jsonb_array_elements(jobs) with ordinality as e(job, place)
         ) as o
@@ -59,16 +59,18 @@ begin
                         coalesce(t.priority, 0),
                         t.max_retries,
                         t.timeout,
-                        t.unique_key
+                        t.unique_key,
+                        t.headers
                     ) as complaint
                 from rows from (
                     jsonb_to_recordset(jobs) as (
                         task text, payload jsonb, queue text, run_at timestamptz,
-                        priority integer, max_retries integer, timeout interval, unique_key text
+                        priority integer, max_retries integer, timeout interval, unique_key text,
+                        headers jsonb
                     )
                 ) with ordinality as t(
                     task, payload, queue, run_at, priority, max_retries, timeout, unique_key,
-                    place
+                    headers, place
                 )
             ) as i
             where i.complaint is not null
@@ -111,10 +113,11 @@ begin
             from rows from (
                 jsonb_to_recordset(jobs) as (
                     task text, payload jsonb, queue text, run_at timestamptz, priority integer,
-                    max_retries integer, timeout interval, unique_key text
+                    max_retries integer, timeout interval, unique_key text, headers jsonb
                 )
             ) with ordinality as t(
-                task, payload, queue, run_at, priority, max_retries, timeout, unique_key, place
+                task, payload, queue, run_at, priority, max_retries, timeout, unique_key,
+                headers, place
             )
             where t.unique_key is not null
             order by t.unique_key collate "C", coalesce(t.queue, 'default') collate "C", t.place
@@ -130,7 +133,8 @@ begin
                 priority => coalesce(v_keyed.priority, 0),
                 max_retries => v_keyed.max_retries,
                 timeout => v_keyed.timeout,
-                unique_key => v_keyed.unique_key
+                unique_key => v_keyed.unique_key,
+                headers => v_keyed.headers
             );
             v_ids[v_keyed.place] := v_job.job_id;
             v_created[v_keyed.place] := v_job.created;
@@ -143,15 +147,16 @@ begin
             from rows from (
                 jsonb_to_recordset(jobs) as (
                     task text, payload jsonb, queue text, run_at timestamptz, priority integer,
-                    max_retries integer, timeout interval, unique_key text
+                    max_retries integer, timeout interval, unique_key text, headers jsonb
                 )
             ) with ordinality as t(
-                task, payload, queue, run_at, priority, max_retries, timeout, unique_key, place
+                task, payload, queue, run_at, priority, max_retries, timeout, unique_key,
+                headers, place
             )
         ), unkeyed as (
             insert into rota.live_jobs (
                 id, task, payload, queue, priority, run_at, scheduled_for,
-                max_retries, timeout, created_at
+                max_retries, timeout, created_at, headers
             )
             select
                 i.id,
@@ -166,7 +171,8 @@ begin
                 coalesce(i.run_at, v_now),
                 coalesce(i.max_retries, q.max_retries, 3),
                 coalesce(i.timeout, q.timeout),
-                v_now
+                v_now,
+                nullif(i.headers, '{}')
             from item as i
             left join rota.queues as q on q.name = coalesce(i.queue, 'default')
             where i.unique_key is null

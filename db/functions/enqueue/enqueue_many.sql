@@ -1,3 +1,7 @@
+drop function if exists rota.enqueue_many(
+    text, jsonb, text, timestamptz, integer, integer, interval
+);
+
 -- Many jobs of one task: all is said once but the payloads, so all is checked once, and the
 -- document is walked once. All or nothing, and ids come in the order of the payloads. A document,
 -- not an array of jsonb, whose text costs more to read than its jobs to insert.
@@ -8,7 +12,8 @@ create or replace function rota.enqueue_many(
     run_at timestamptz default null,
     priority integer default 0,
     max_retries integer default null,
-    timeout interval default null
+    timeout interval default null,
+    headers jsonb default null
 )
     returns setof rota.enqueued_job
     language plpgsql
@@ -20,7 +25,7 @@ declare
     v_now timestamptz := rota._enqueue_time();
     v_run_at timestamptz := coalesce(run_at, v_now);
     v_complaint text := rota._bad_job(
-        task, '{}', queue, run_at, priority, max_retries, timeout, null
+        task, '{}', queue, run_at, priority, max_retries, timeout, null, headers
     );
     v_queue rota.queues;
 begin
@@ -41,7 +46,8 @@ begin
 
     return query
         insert into rota.live_jobs as j (
-            task, payload, queue, priority, run_at, scheduled_for, max_retries, timeout, created_at
+            task, payload, queue, priority, run_at, scheduled_for, max_retries, timeout,
+            created_at, headers
         )
         select
             enqueue_many.task,
@@ -52,7 +58,8 @@ begin
             v_run_at,
             coalesce(enqueue_many.max_retries, v_queue.max_retries, 3),
             coalesce(enqueue_many.timeout, v_queue.timeout),
-            v_now
+            v_now,
+            nullif(enqueue_many.headers, '{}')
         from jsonb_array_elements(payloads) as e(payload)
         returning j.id, true;
 

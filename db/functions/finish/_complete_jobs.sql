@@ -45,17 +45,18 @@ begin
         returning
             j.id, j.task, j.payload, j.queue, j.priority, j.schedule_type, j.run_at,
             j.scheduled_for, j.run, j.attempt, j.max_retries, j.timeout, j.unique_key, j.worker,
-            j.token, j.progress, j.last_error, j.created_at, j.started_at
+            j.token, j.progress, j.last_error, j.created_at, j.started_at, j.headers
     )
     insert into rota.finished_jobs (
         id, task, payload, queue, priority, state, schedule_type, run_at, scheduled_for, run,
         attempt, max_retries, timeout, unique_key, worker, token, progress, last_error, result,
-        created_at, started_at, finished_at
+        created_at, started_at, finished_at, headers
     )
     select
         g.id, g.task, g.payload, g.queue, g.priority, 'COMPLETED', g.schedule_type, g.run_at,
         g.scheduled_for, g.run, g.attempt, g.max_retries, g.timeout, g.unique_key, g.worker,
-        g.token, g.progress, g.last_error, r.result, g.created_at, g.started_at, v_now
+        g.token, g.progress, g.last_error, r.result, g.created_at, g.started_at, v_now,
+        g.headers
     from gone as g
     left join unnest(job_ids, results) as r(job_id, result) on r.job_id = g.id;
 

@@ -151,14 +151,14 @@ begin
                 id, task, payload, queue, priority, state, schedule_type, run_at, scheduled_for,
                 run, attempt, max_retries, timeout, unique_key, name, worker, token, progress,
                 cancel_requested_at, cancel_reason, last_error, result, created_at, started_at,
-                finished_at
+                finished_at, headers
             )
             select
                 d.id, d.task, d.payload, d.queue, d.priority, d.new_state, d.schedule_type,
                 d.run_at, d.scheduled_for, d.run, d.attempt, d.max_retries, d.timeout,
                 d.unique_key, d.name, d.worker, case when d.is_both then d.token end, d.progress,
                 d.cancel_requested_at, d.cancel_reason, coalesce(d.error, d.last_error), d.result,
-                d.created_at, d.started_at, v_now
+                d.created_at, d.started_at, v_now, d.headers
             from decided as d
             where d.new_state <> 'SCHEDULED'
         ), recorded as (

@@ -17,13 +17,13 @@ begin
     insert into rota.finished_jobs (
         id, task, payload, queue, priority, state, schedule_type, run_at, scheduled_for, run,
         attempt, max_retries, timeout, unique_key, name, progress, cancel_requested_at,
-        cancel_reason, last_error, created_at, finished_at
+        cancel_reason, last_error, created_at, finished_at, headers
     )
     values (
         job.id, job.task, job.payload, job.queue, job.priority, state, job.schedule_type,
         job.run_at, job.scheduled_for, job.run, job.attempt, job.max_retries, job.timeout,
         job.unique_key, job.name, job.progress, case state when 'CANCELLED' then at end, reason,
-        job.last_error, job.created_at, at
+        job.last_error, job.created_at, at, job.headers
     );
 end;
 $$;

@@ -1,3 +1,7 @@
+drop function if exists rota._check_schedule(
+    text, jsonb, interval, text, text, text, text, integer, integer, interval
+);
+
 create or replace function rota._check_schedule(
     task text,
     payload jsonb,
@@ -8,7 +12,8 @@ create or replace function rota._check_schedule(
     queue text,
     priority integer,
     max_retries integer,
-    timeout interval
+    timeout interval,
+    headers jsonb
 )
     returns void
     language plpgsql
@@ -17,7 +22,9 @@ create or replace function rota._check_schedule(
 as $$
 declare
     v_complaint text := coalesce(
-        rota._bad_job(task, payload, queue, null, priority, max_retries, timeout, null),
+        rota._bad_job(
+            task, payload, queue, null, priority, max_retries, timeout, null, headers
+        ),
         case
             when num_nonnulls(every, cron) <> 1
                 then 'give either every or cron'

@@ -57,7 +57,8 @@ begin
             timeout => v_job.timeout,
             unique_key => format(
                 'backfill of job %s for %s', v_job.id, replace(rota._utc_text(v_slot), '+00', '')
-            )
+            ),
+            headers => v_job.headers
         );
 
         if v_made.created then

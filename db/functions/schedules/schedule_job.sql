@@ -1,3 +1,8 @@
+drop function if exists rota.schedule_job(
+    text, jsonb, interval, text, text, timestamptz, text, text, text, integer, integer, interval,
+    timestamptz, bigint, boolean, interval, integer, interval, text
+);
+
 -- With a name, the partial unique index on live names decides, as it does for unique_key in
 -- enqueue_job: find the holder and lock it, or insert, or turn round because somebody else did, or
 -- because the holder just ended. Lock order: the job's row, then its schedule.
@@ -28,7 +33,8 @@ create or replace function rota.schedule_job(
     jitter interval default '0',
     misfire_cap integer default 100,
     max_lateness interval default null,
-    overlap text default 'coalesce'
+    overlap text default 'coalesce',
+    headers jsonb default null
 )
     returns rota.enqueued_job
     language plpgsql
@@ -48,12 +54,14 @@ declare
     v_job rota.enqueued_job;
 begin
     perform rota._check_schedule(
-        task, payload, every, cron, time_zone, name, queue, priority, max_retries, timeout
+        task, payload, every, cron, time_zone, name, queue, priority, max_retries, timeout,
+        headers
     );
     perform rota._check_schedule_options(
         every, starts_at, ends_at, max_runs, fixed_delay, jitter, misfire, misfire_cap,
         max_lateness, overlap
     );
+    headers := nullif(headers, '{}');
     perform rota._check_wall(queue);
 
     if name is not null then
@@ -92,7 +100,7 @@ begin
 
         insert into rota.live_jobs as j (
             task, payload, queue, priority, schedule_type, run_at, scheduled_for,
-            max_retries, timeout, name, created_at
+            max_retries, timeout, name, created_at, headers
         )
         select
             schedule_job.task,
@@ -105,7 +113,8 @@ begin
             coalesce(schedule_job.max_retries, q.max_retries, 3),
             coalesce(schedule_job.timeout, q.timeout),
             schedule_job.name,
-            v_now
+            v_now,
+            schedule_job.headers
         from (select) as one
         left join rota.queues as q on q.name = schedule_job.queue
         on conflict ((j.name)) where j.name is not null do nothing
@@ -152,6 +161,7 @@ begin
             j.attempt - case j.state when 'RUNNING' then 1 else 0 end
         ),
         timeout = coalesce(schedule_job.timeout, j.timeout),
+        headers = schedule_job.headers,
         cancel_requested_at = null,
         cancel_reason = null
     where j.id = v_held.id
@@ -200,8 +210,8 @@ begin
     end if;
 
     if v_old is distinct from v_schedule
-        or (v_held.task, v_held.payload, v_held.queue, v_held.priority)
-            is distinct from (task, payload, queue, priority)
+        or (v_held.task, v_held.payload, v_held.queue, v_held.priority, v_held.headers)
+            is distinct from (task, payload, queue, priority, headers)
         or v_held.max_retries <> max_retries
         or coalesce(v_held.timeout, '0') <> timeout
         or v_held.cancel_requested_at is not null

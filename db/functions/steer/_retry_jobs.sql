@@ -45,11 +45,12 @@ begin
     with revived as (
         insert into rota.live_jobs as j (
             id, task, payload, queue, priority, schedule_type, run_at, scheduled_for, run,
-            max_retries, timeout, unique_key, name, last_error, created_at
+            max_retries, timeout, unique_key, name, last_error, created_at, headers
         )
         select
             f.id, f.task, f.payload, f.queue, f.priority, f.schedule_type, t.run_at, t.run_at,
-            f.run + 1, f.max_retries, f.timeout, f.unique_key, f.name, f.last_error, f.created_at
+            f.run + 1, f.max_retries, f.timeout, f.unique_key, f.name, f.last_error, f.created_at,
+            f.headers
         from rota.finished_jobs as f
         cross join lateral (
             select case when f.schedule_type = 'ONE_TIME' then at else rota._retry_time(f, at) end
