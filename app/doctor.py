@@ -71,8 +71,8 @@ def examine() -> Response:
     """Say what is wrong with this installation.
 
     The worst first, and what to do about each; nothing when all is well. No row is locked and
-    nothing is written; the live jobs are read once or twice, so once a minute is often enough. It
-    is about all queues, so a token behind a wall gets 403.
+    nothing is written; the live jobs are counted unless workers did so in the last 30 seconds, so
+    once a minute is often enough. It is about all queues, so a token behind a wall gets 403.
     ---
     tags: [doctor]
     operationId: examine

@@ -16,12 +16,6 @@ import psycopg
 from rota.app.database import Database, ForeignRoleError
 from rota.db.gateway import call
 
-# As worker/upkeep.py has it: each look reads the whole table of live jobs.
-RECOVER_PERIOD = 5.0  # seconds, at least
-RECOVER_SHARE = 100  # times what the last look took, at least
-LONGEST_RECOVER_PERIOD = 60.0  # seconds
-CENSUS_PERIOD = 10.0  # seconds
-ROLL_UP_PERIOD = 20.0  # seconds
 MAINTAIN_PERIOD = 3600.0  # seconds
 AGAIN = 10.0  # seconds after one that failed
 FIRST_BATCH = 1000  # jobs; half as many after each time that failed
@@ -52,7 +46,7 @@ class Upkeep:
                 self._thread.start()
 
     def _run(self) -> None:
-        due = dict.fromkeys((self._recover, self._take_census, self._roll_up, self._maintain), 0.0)
+        due = dict.fromkeys((self._do_chores, self._maintain), 0.0)
         while True:
             self._claimed.wait()
             self._claimed.clear()
@@ -74,27 +68,15 @@ class Upkeep:
             log.warning("a chore failed, it is tried again later", extra={"fields": fields})
             return AGAIN
 
-    def _recover(self) -> float:
-        began = time.monotonic()
+    def _do_chores(self) -> float:
         batch, self._batch = self._batch, max(1, self._batch // 2)
         with self._database.transaction(self._token_hash) as conn:
-            count = call(conn, "recover_jobs", max_jobs=batch)[0]["recover_jobs"]
-        took = time.monotonic() - began
-        self._batch = batch if count else FIRST_BATCH
-        if count:
-            log.warning("took back jobs whose leases ran out", extra={"fields": {"jobs": count}})
-            return took  # there may be more
-        return max(RECOVER_PERIOD, min(RECOVER_SHARE * took, LONGEST_RECOVER_PERIOD))
-
-    def _take_census(self) -> float:
-        with self._database.transaction(self._token_hash) as conn:
-            call(conn, "take_census")
-        return CENSUS_PERIOD
-
-    def _roll_up(self) -> float:
-        with self._database.transaction(self._token_hash) as conn:
-            call(conn, "roll_up")
-        return ROLL_UP_PERIOD
+            (done,) = call(conn, "do_chores", max_jobs=batch)
+        self._batch = batch if done["recovered"] else FIRST_BATCH
+        if done["recovered"]:
+            fields = {"jobs": done["recovered"]}
+            log.warning("took back jobs whose leases ran out", extra={"fields": fields})
+        return done["again_in_seconds"]
 
     def _maintain(self) -> float:
         with self._database.transaction(self._token_hash) as conn:

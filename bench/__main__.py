@@ -24,6 +24,7 @@ from bench.measure.idle import empty_claim, idle_worker
 from bench.measure.latency import latency, middle
 from bench.measure.limit import limit
 from bench.measure.snapshot import snapshot
+from bench.measure.statistics import statistics
 from bench.server import Server
 from bench.sizes import BY_NAME, Sizes
 
@@ -89,6 +90,7 @@ class Run:
         """Measure everything."""
         server, sizes = self._server, self._sizes
         self._rota("limit", lambda: limit(server, sizes))
+        self._rota("statistics", lambda: statistics(server, sizes))
         self._each("drain", lambda c: drain(server, c, sizes))
         self._each("bulk", lambda c: bulk(server, c, sizes))
         self._each("enqueue", lambda c: enqueue(server, c, sizes))

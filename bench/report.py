@@ -109,7 +109,7 @@ def marks(results: Results) -> list[Mark]:
     found = []
     makers = (
         *(_drain_marks, _enqueue_marks, _latency_marks, _http_start_marks, _http_marks),
-        *(_limit_marks, _backlog_marks, _other_marks),
+        *(_limit_marks, _statistics_marks, _backlog_marks, _other_marks),
     )
     for make in makers:
         try:
@@ -240,6 +240,13 @@ def _limit_marks(results: Results) -> list[Mark]:
         )
     )
     return found
+
+
+def _statistics_marks(results: Results) -> list[Mark]:
+    return [
+        _ratio(f"{what}, with statistics to without", both["on"], both["off"], 0.95)
+        for what, both in results["statistics"].items()
+    ]
 
 
 def _backlog_marks(results: Results) -> list[Mark]:

@@ -444,7 +444,8 @@ def _index_history(conn: Connection, report: Callable[[str], None]) -> None:
 
     A small one is indexed at once. Whoever finishes a job would wait for a large one, so that is
     done beside them, which may take as long as transactions are open; nobody waits for it. What a
-    build that was cut off left goes first.
+    build that was cut off left goes first. As in a new week (_make_partition) pages that are not
+    full yet are not described: whoever finishes a job would have to correct that.
     """
     for index, partition, size in conn.execute(
         """
@@ -475,6 +476,10 @@ def _index_history(conn: Connection, report: Callable[[str], None]) -> None:
             )
             attach = f"alter index {index} attach partition rota.{name}"
             _patiently(lambda attach=attach: conn.execute(attach))
+            conn.execute(
+                "select brin_desummarize_range(%s::regclass, greatest(%s, 1) - 1)",
+                [f"rota.{name}", size // 8192],
+            )
         except errors.LockNotAvailable:
             report(
                 f"rota.{partition} is in use and could not be indexed by time: until the next"

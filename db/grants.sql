@@ -59,6 +59,7 @@ begin
                 ('function', 'next_due_in',         '{rota_worker, rota_api}'),
                 ('function', 'announce_worker',     '{rota_worker}'),
                 ('function', 'dismiss_worker',      '{rota_worker}'),
+                ('function', 'do_chores',           '{rota_worker, rota_operator}'),
                 ('function', 'recover_jobs',        '{rota_worker, rota_operator}'),
                 ('function', 'recover_workers',     '{rota_worker, rota_operator}'),
                 ('function', 'maintain',            '{rota_worker, rota_operator}'),

@@ -31,7 +31,7 @@ begin
                     'explain_job', '_explain_waiting', '_explain_service', '_explain_order',
                     '_row_lockers', 'doctor', '_find_in_queues', '_find_in_workers',
                     '_find_in_schedules', '_find_old_snapshots', '_find_in_tables',
-                    '_find_in_server'
+                    '_find_in_server', '_find_in_statistics', '_count_live'
                 ]),
                 ('enable_seqscan', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', '_share_cursor',

@@ -473,7 +473,8 @@ select
     c.lost,
     c.overdue,
     c.oldest_due_at,
-    c.lost_since
+    c.lost_since,
+    c.overdue_since
 from rota.census as c
 where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
     and (

@@ -255,6 +255,8 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("end_sleep", given(queues=[]), {}),
     ("announce_worker", given(**WORKER), {}),
     ("dismiss_worker", given(worker="w"), {}),
+    ("do_chores", lost, {}),
+    ("do_chores", to_be_counted, {}),
     ("recover_jobs", lost, {}),
     ("recover_jobs", of_a_dead_worker, {}),
     ("recover_workers", of_a_dead_worker, {}),

@@ -37,6 +37,7 @@ BEHIND_A_WALL = {
     "enqueue_job": REFUSED,
     "enqueue_jobs": REFUSED,
     "enqueue_many": REFUSED,
+    "do_chores": CHORE,
     "explain_job": OWN,
     "finish_job": TOKEN,
     "finish_jobs": TOKEN,

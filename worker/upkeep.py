@@ -4,6 +4,7 @@ import random
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 
@@ -16,14 +17,9 @@ from rota.worker.tasks import registry
 
 ANNOUNCE_PERIOD = 30.0  # seconds
 ANNOUNCE_AGAIN = 5.0  # seconds, at least, when what we would say has changed
-RECOVER_PERIOD = 5.0  # seconds, at least
-RECOVER_SHARE = 100  # times what the last recovery took, at least
-LONGEST_RECOVER_PERIOD = 60.0  # seconds
 RECOVER_BATCH = 1000  # jobs
 LONG_RECOVERY = 2.0  # seconds; after one that took longer, less is asked for
 EARLY = 3.0  # seconds after our start, in which the rest of a fleet may start: we look each second
-CENSUS_PERIOD = 10.0  # seconds; the database leaves it out where it would take too much of a core
-ROLL_UP_PERIOD = 20.0  # seconds; a minute is counted when it has been over for that and 15 s
 MAINTAIN_PERIOD = 3600.0  # seconds
 FORWARD_BATCH = 1000  # jobs
 LONGEST_CHORE_PAUSE = 60.0  # seconds before a chore that failed is tried again, at most
@@ -76,14 +72,12 @@ class Upkeep:
         self._announced = 0.0
         self._overrun = 0  # as announced
         self._announce_chore = Chore("announce_worker", self._announce)
-        self._recover_chore = Chore("recover_jobs", self._recover)
+        self._often_chore = Chore("do_chores", self._do_chores)
         self._chores = [
             self._announce_chore,
             Chore("bring_forward_jobs", self._bring_forward),  # after saying what we can handle
             Chore("recover_workers", self._look_for_dead),  # before taking back what they held
-            self._recover_chore,
-            Chore("take_census", self._take_census),
-            Chore("roll_up", self._roll_up),
+            self._often_chore,
             Chore("maintain", self._maintain),
         ]
         self._under_way: Chore | None = None
@@ -202,42 +196,25 @@ class Upkeep:
         rows = self._link.once(lambda conn: call(conn, "recover_workers"))
         seconds = rows[0]["recover_workers"].total_seconds()
         if not seconds:
-            self._recover_chore.due = 0.0
+            self._often_chore.due = 0.0
         return min(seconds, 1.0) if clock() < self._began + EARLY else seconds
 
-    def _recover(self) -> float:
-        """Take back jobs of the dead, and those whose leases ran out; say when to look for more.
+    def _do_chores(self) -> float:
+        """Take back jobs of the dead, and those whose leases ran out; else have all be counted."""
 
-        After a find soon, for there may be more of them than one call takes back; else after a
-        hundred times what it took to look, for each look reads the whole table.
-        """
-        took = 0.0
-
-        def recover(conn: Connection) -> int:
-            nonlocal took
-            began = clock()
+        def do_chores(conn: Connection) -> dict[str, Any]:
             with self._portion.tried():
-                rows = call(conn, "recover_jobs", max_jobs=self._portion.size)
-            took = clock() - began
-            return rows[0]["recover_jobs"]
+                return call(conn, "do_chores", max_jobs=self._portion.size)[0]
 
-        count = self._link.once(recover)
-        if not count:
-            rest = min(RECOVER_SHARE * took, LONGEST_RECOVER_PERIOD)
-            return _about(max(RECOVER_PERIOD, rest))
+        done = self._link.once(do_chores)
+        seconds = done["again_in_seconds"]
+        if not done["recovered"]:
+            return _about(seconds)
         log.warning(
             "took back jobs whose workers died, or whose leases ran out",
-            extra={"fields": {"jobs": count}},
+            extra={"fields": {"jobs": done["recovered"]}},
         )
-        return took
-
-    def _take_census(self) -> float:
-        self._link.once(lambda conn: call(conn, "take_census"))
-        return _about(CENSUS_PERIOD)
-
-    def _roll_up(self) -> float:
-        self._link.once(lambda conn: call(conn, "roll_up"))
-        return _about(ROLL_UP_PERIOD)
+        return seconds
 
     def _maintain(self) -> float:
         self._link.once(lambda conn: call(conn, "maintain"))

@@ -76,7 +76,7 @@ def limit(server: Server, sizes: Sizes) -> dict[str, Any]:
         conn.execute(BARE)
         found: dict[str, Any] = {}
         for clients in sizes.limit_clients:
-            rates = _in_turns(
+            rates = in_turns(
                 sizes.limit_rounds,
                 {
                     who: lambda text=text: pgbench(server, arena, text, clients, sizes)  # noqa: B023
@@ -85,7 +85,7 @@ def limit(server: Server, sizes: Sizes) -> dict[str, Any]:
                 lambda: _empty(arena, conn),
             )
             found[f"enqueue one by one, {clients} client{'s' * (clients > 1)}"] = rates
-        bulks = _in_turns(
+        bulks = in_turns(
             sizes.limit_rounds,
             {"bare": lambda: _copy(conn, sizes.limit_jobs)}
             | {
@@ -95,16 +95,16 @@ def limit(server: Server, sizes: Sizes) -> dict[str, Any]:
             lambda: _empty(arena, conn),
         )
         found |= {name: {"bare": bulks["bare"], "Rota": bulks[name]} for name in BULKS}
-        found["claim + finish of 1,000"] = _in_turns(
+        found["claim + finish of 1,000"] = in_turns(
             sizes.limit_rounds,
-            {who: lambda who=who: _ended(conn, END[who], sizes.limit_jobs) for who in END},
+            {who: lambda who=who: ended(conn, END[who], sizes.limit_jobs) for who in END},
             lambda: _fill(arena, conn, sizes.limit_jobs),
         )
         found["WAL of claim + finish"] = _wal(arena, conn, sizes.limit_jobs)
     return found
 
 
-def _in_turns(
+def in_turns(
     rounds: int, measures: dict[str, Callable[[], float]], prepare: Callable[[], None]
 ) -> dict[str, float]:
     """Return the median of each measure; the first round, which nobody counts, warms all up."""
@@ -167,7 +167,8 @@ def _fill(arena: Arena, conn: Connection, jobs: int) -> None:
     arena.vacuum()
 
 
-def _ended(conn: Connection, text: str, jobs: int) -> float:
+def ended(conn: Connection, text: str, jobs: int) -> float:
+    """Return how many jobs a second are ended by a statement that ends 1,000."""
     began = time.monotonic()
     for _ in range(jobs // 1000):
         conn.execute(text)
@@ -184,7 +185,7 @@ def _wal(arena: Arena, conn: Connection, jobs: int) -> dict[str, float]:
             for who in END:
                 _fill(arena, conn, jobs)
                 before = arena.wal()
-                _ended(conn, END[who], jobs)
+                ended(conn, END[who], jobs)
                 found[who] = (arena.wal() - before) / jobs
         finally:
             other.execute("alter system reset full_page_writes")

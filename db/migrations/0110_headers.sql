@@ -1,4 +1,4 @@
--- depends: 0106_findings
+-- depends: 0108_minutes_in_short
 
 -- What goes with a job and is not its payload: W3C's traceparent, and what else its producer wants
 -- the handler, or whom that calls, to know. An object of texts (_bad_headers), or null, which takes

@@ -1,12 +1,16 @@
 """The commands that ask what is the matter: ``rota why`` and ``rota doctor``."""
 
+import contextlib
 import json
 import os
+import struct
 import subprocess
 import sys
 
 import psycopg
 import pytest
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
 
 from rota.db.deploy import deploy
 from rota.db.embedded import Cluster
@@ -130,6 +134,42 @@ def test_the_doctor_tells_probes_by_its_exit_code_how_bad_it_is(durable, rota):
     conn.execute("alter table rota.live_jobs set (autovacuum_enabled = off)")
     told = rota("doctor", DATABASE_URL=url)
     assert (told.returncode, told.stdout.split(":")[0]) == (2, "CRITICAL  autovacuum")
+
+
+def test_the_doctor_names_the_standby_and_the_slot_that_keep_dead_rows(durable):
+    """Both hear what a standby says with hot_standby_feedback, by which it keeps what it reads."""
+    url, conn = durable
+    conn.execute("select pg_create_physical_replication_slot('of_a_standby')")
+    (oldest,) = conn.execute("select pg_current_xact_id()::text::integer").fetchone()
+    conn.execute("set synchronous_commit = off")
+    with replicate(url, "", oldest), replicate(url, "SLOT of_a_standby", oldest):
+        conn.execute(
+            "do $$ begin for v in 1..1000001 loop"
+            " perform pg_current_xact_id(); commit; end loop; end $$"
+        )
+        told = {row["finding"].split(" has kept")[0]: row for row in call(conn, "doctor")}
+
+    assert set(told) == {"The standby reports", "The replication slot of_a_standby"}
+    assert {(row["severity"], row["check"]) for row in told.values()} == {
+        ("warning", "old snapshot")
+    }
+    assert "pg_drop_replication_slot('of_a_standby')" in repr(told)
+
+
+@contextlib.contextmanager
+def replicate(url, slot, oldest):
+    """Stream as a standby does that needs all from this transaction on."""
+    standby = pq.PGconn.connect(
+        make_conninfo(url, replication="true", application_name="reports").encode()
+    )
+    try:
+        began = standby.exec_(f"START_REPLICATION {slot} PHYSICAL 0/1000000".encode())
+        assert began.status == pq.ExecStatus.COPY_BOTH, standby.error_message
+        standby.put_copy_data(struct.pack(">cqIIII", b"h", 0, oldest, 0, 0, 0))
+        standby.flush()
+        yield
+    finally:
+        standby.finish()
 
 
 def test_the_doctor_answers_programs_in_json(conn, rota):

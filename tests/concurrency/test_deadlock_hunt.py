@@ -73,6 +73,7 @@ class Hunter(threading.Thread):
                 ("cancel_job", {"job_id": job_id}),
                 ("retry_job", {"job_id": job_id}),
                 ("recover_jobs", {"max_jobs": pick.randint(1, 10)}),
+                ("do_chores", {}),
                 ("recover_workers", {}),
                 ("announce_worker", {"worker": pick.choice(WORKERS), **ABOUT, "attends": True}),
                 ("dismiss_worker", {"worker": pick.choice(WORKERS)}),

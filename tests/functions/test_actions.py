@@ -17,8 +17,8 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOT_RECORDED = {
     *("enqueue_job", "enqueue_jobs", "enqueue_many", "schedule_job"),
     *("next_run", "preview_schedule", "check_invariants", "version", "visible_queues"),
-    *("explain_job", "doctor"),
-    "binding_principals",
+    *("explain_job", "doctor", "binding_principals"),
+    *("take_census", "roll_up", "statistics_age"),
     *("claim_next_job", "finish_job", "finish_jobs", "heartbeat_job", "heartbeat_jobs"),
     *("release_job", "release_unhandled_jobs", "bring_forward_jobs", "hold_lease"),
     *("begin_sleep", "end_sleep", "next_due_in", "announce_worker", "dismiss_worker"),

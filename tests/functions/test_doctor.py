@@ -184,6 +184,42 @@ def dead_rows(world):
     )
 
 
+def bloat(world):
+    """A few rows that lie at the end of much that is empty."""
+    world.conn.execute("alter table rota.live_jobs alter column payload set storage plain")
+    world.conn.execute(
+        "select rota.enqueue_many('t', jsonb_agg(repeat('x', 7000))) from generate_series(1, 8300)"
+    )
+    world.conn.execute("delete from rota.live_jobs where id < (select max(id) from rota.live_jobs)")
+    world.conn.execute("select pg_stat_force_next_flush()")
+    world.conn.execute("vacuum rota.live_jobs")
+
+
+def held_up(world):
+    """Counted is what is over for certain: not while this transaction may have ended a job."""
+    call(world.conn, "roll_up")
+    holder = world.connect(autocommit=False)
+    enqueue(holder)
+    for _ in range(3):
+        world.clock.advance(6 * MINUTE)
+        call(world.conn, "roll_up")
+
+
+def held_up_by_a_reader(world):
+    """One that has no id yet, and so is known by its locks."""
+    holder = world.connect(autocommit=False)
+    holder.execute("select from rota.live_jobs for update")
+    world.clock.advance(6 * MINUTE)
+    call(world.conn, "roll_up")
+    world.clock.advance(11 * MINUTE)
+
+
+def nobody_counts(world):
+    alive(world)
+    world.clock.advance(6 * MINUTE)
+    alive(world)
+
+
 def autovacuum_off(world):
     world.conn.execute("alter table rota.live_jobs set (autovacuum_enabled = false)")
 
@@ -231,7 +267,7 @@ CHECKS = {
     "backlog": (backlog, "warning", "1 due jobs in queue default has waited for 20 min"),
     "paused queue": (paused_queue, "note", "Queue default was paused 0 s ago, and 1 jobs"),
     "locked jobs": (locked_jobs, "warning", "1 due jobs of queue default, such as job 1"),
-    "timeout": (over_timeout, "warning", "1 jobs of queue default, such as job 1, run longer"),
+    "timeout": (over_timeout, "warning", "1 jobs of queue default run longer than their timeout"),
     "no handler": (no_handler, "warning", "handler for task t"),
     "silent worker": (silent_worker, "warning", "Worker gone (h, pid 1) has not spoken for"),
     "version": (another_version, "warning", "1 workers have version v, and the database has"),
@@ -243,6 +279,8 @@ CHECKS = {
     "old snapshot": (old_snapshot, "warning", "a report), idle in transaction, has kept"),
     "replication slot": (forgotten_slot, "warning", "Nobody reads from the replication slot"),
     "dead rows": (dead_rows, "warning", "workers has 5"),
+    "bloat": (bloat, "note", "live_jobs takes 6"),
+    "statistics": (held_up, "warning", "only: Session "),
     "autovacuum": (autovacuum_off, "critical", "Autovacuum is off for live_jobs"),
     "storage": (lost_storage, "warning", "live_jobs has lost its fillfactor"),
     "partitions": (few_weeks, "warning", "lacks 3 of its weeks."),
@@ -291,6 +329,8 @@ def test_the_manual_has_a_row_for_each_check_and_each_is_tried_here():
         (lambda world: alive(world, overrun=2), "overrun", "critical"),
         (lambda world: world.clock.advance(60 * DAY), "partitions", "critical"),
         (clock_put_back, "clock", "warning"),
+        (held_up_by_a_reader, "statistics", "warning"),
+        (nobody_counts, "statistics", "warning"),
     ],
 )
 def test_a_fault_has_the_severity_of_what_comes_of_it(world, scene, check, severity):
@@ -304,6 +344,21 @@ def test_a_queue_that_was_forgotten_paused_for_a_day_is_a_warning(world):
     world.clock.advance(25 * HOUR)
 
     assert found(world.conn)["paused queue"]["severity"] == "warning"
+
+
+def test_the_doctor_goes_by_a_census_that_is_new_and_counts_for_himself_else(world):
+    unserved(world)
+    assert call(world.conn, "take_census") == [{"take_census": True}]
+    (job_id,) = world.conn.execute("select id from rota.live_jobs").fetchone()
+    call(world.conn, "cancel_job", job_id=job_id)
+
+    by_the_census = found(world.conn)
+    counted = call(world.conn, "doctor", max_age=timedelta(0))
+    world.clock.advance(31 * SECOND)
+
+    assert set(by_the_census) == {"unserved queue"}
+    assert {row["check"] for row in counted} <= OF_THE_TESTS
+    assert found(world.conn) == {}
 
 
 def test_what_another_session_runs_is_not_told(world):

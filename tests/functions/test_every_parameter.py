@@ -130,6 +130,18 @@ def counted_a_moment_ago(conn):
     return {"older_than": 5 * SECOND, "force": True}
 
 
+def census_of_what_is_over(conn):
+    conn.execute(
+        """
+        insert into rota.census (
+            queue, task, priority, scheduled, due, retrying, running, lost, overdue, oldest_due_at
+        )
+        values ('mail', 't', 0, 1, 1, 0, 0, 0, 0, rota._now() - interval '1 hour')
+        """
+    )
+    conn.execute("update rota.chores set ran_at = rota._now() where chore = 'take_census'")
+
+
 def two_walls(conn):
     for principal in ("rota_reader", "rota_worker"):
         for pattern in ("a.*", "b"):
@@ -193,6 +205,8 @@ SCENES = {
     "dismiss_worker": lambda conn: (
         call(conn, "announce_worker", **SCENES["announce_worker"](conn)) and None
     ),
+    "do_chores": lost_leases,
+    "doctor": census_of_what_is_over,
     "recover_jobs": lost_leases,
     "take_census": counted_a_moment_ago,
     "roll_up": minutes_that_are_over,
@@ -353,6 +367,8 @@ DIFFERENCES = {
     },
     "delete_queue": {"queue": ("mail", "post")},
     "dismiss_worker": {"worker": ("w", "v")},
+    "do_chores": {"max_jobs": (1000, 1)},
+    "doctor": {"max_age": (30 * SECOND, timedelta(0))},
     "recover_jobs": {"max_jobs": (1000, 1)},
     "take_census": {"older_than": (5 * SECOND, HOUR), "force": (False, True)},
     "roll_up": {"max_minutes": (10_080, 1)},
@@ -426,7 +442,6 @@ NO_DEFAULT = {  # that a call here could do with: one of two is needed, or the d
 NO_WORDS_NEEDED = {
     "binding_principals",
     "check_invariants",
-    "doctor",
     "maintain",
     "recover_workers",
     "needs_token",
@@ -465,8 +480,12 @@ def seen(value):
         return value.isoformat() if abs(left) > 100 * DAY else f"{round(left / MINUTE / 5)}"
     if isinstance(value, str):
         return re.sub(r"rota_[-\w]{43}", "a token", re.sub(r"pid \d+", "pid", value))
+    if isinstance(value, dict):
+        return {name: seen(entry) for name, entry in value.items() if name[-3:] != "_at"}
     if isinstance(value, timedelta) and value.microseconds:  # it was measured
         return f"{round(value / MINUTE)} minutes"
+    if isinstance(value, float):  # seconds that were measured
+        return f"{round(value / MINUTE.total_seconds())} minutes"
     return "a token" if isinstance(value, UUID) else value
 
 
@@ -623,6 +642,8 @@ LIMITS = {
         "worker": (["w", "w" * 200], ["", "w" * 201, None]),
         "queues": ([], [None]),
     },
+    "do_chores": {"max_jobs": ([1, 100_000], [0, 100_001, None])},
+    "doctor": {"max_age": ([timedelta(0), DAY], [-TICK, DAY + TICK, None])},
     "recover_jobs": {"max_jobs": ([1, 100_000], [0, 100_001, None])},
     "take_census": {"older_than": ([timedelta(0), DAY], [-TICK, DAY + TICK, None])},
     "roll_up": {"max_minutes": ([1, 100_000], [0, 100_001, None])},

@@ -454,6 +454,27 @@ def test_a_lock_on_what_runs_does_not_block_it_and_on_what_is_lost_does(world):
     assert call(world.conn, "recover_jobs") == [{"recover_jobs": 0}]
 
 
+def test_what_runs_is_read_off_a_census_that_is_new_and_counted_else(world):
+    job_id = busy(world)
+    call(world.conn, "take_census")
+    world.conn.execute("update rota.census_workers set running = 1")
+
+    by_the_census = explain(world.conn, job_id)
+    world.clock.advance(31 * SECOND)
+
+    assert "BUSY" not in by_the_census
+    assert "BUSY" in explain(world.conn, job_id)
+
+
+def test_a_queue_that_somebody_works_in_sql_is_served_by_what_he_runs_at_once(world):
+    enqueue(world.conn)
+    job_id = enqueue(world.conn)
+    call(world.conn, "take_census")
+    claim(world.conn)
+
+    assert "NO_WORKER" not in explain(world.conn, job_id)
+
+
 def test_who_is_behind_a_wall_gets_the_reasons_of_his_own_jobs_and_nobody_s_name(world):
     conn = world.conn
     conn.execute("drop role if exists rota_test_explained")

@@ -449,3 +449,62 @@ def test_maintain_waits_for_a_lock_no_longer_than_half_of_deadlock_timeout(
 
     assert seen == [f"WARNING: {lock_timeout}"]
     assert conn.execute("show lock_timeout").fetchone() == before
+
+
+def counted(conn):
+    """Return when the last census was, and up to when minutes are about to be counted."""
+    return conn.execute(
+        "select c.ran_at, r.ready_until from rota.chores as c, rota.chores as r"
+        " where c.chore = 'take_census' and r.chore = 'roll_up'"
+    ).fetchone()
+
+
+def test_chores_are_recovery_first_and_counting_when_there_is_nothing_to_recover(conn, clock):
+    before = counted(conn)
+    call(conn, "enqueue_job", task="t")
+    call(conn, "claim_next_job", lease=timedelta(seconds=1))
+    clock.advance(timedelta(minutes=5))
+
+    (found,) = call(conn, "do_chores")
+    meanwhile = counted(conn)
+    (rest,) = call(conn, "do_chores")
+
+    assert (found["recovered"], rest["recovered"]) == (1, 0)
+    assert found["again_in_seconds"] < 1
+    assert 5 <= rest["again_in_seconds"] <= 60
+    assert meanwhile == before
+    assert all(new != old for new, old in zip(counted(conn), before, strict=True))
+
+
+def test_an_empty_house_is_counted_once_a_minute_and_one_with_jobs_at_once(conn, clock):
+    def counted_anew(seconds):
+        clock.advance(timedelta(seconds=seconds))
+        before = counted(conn)[0]
+        call(conn, "do_chores")
+        return counted(conn)[0] != before
+
+    call(conn, "do_chores")
+
+    assert [counted_anew(seconds) for seconds in (20, 20, 21, 20)] == [False, False, True, False]
+    call(conn, "enqueue_job", task="t", run_at=datetime(2040, 1, 1, tzinfo=UTC))
+    assert [counted_anew(seconds) for seconds in (0, 5, 10)] == [True, False, True]
+
+
+@pytest.mark.parametrize("broken", ["take_census", "roll_up"])
+def test_what_cannot_be_counted_stops_nothing_else(conn, clock, broken):
+    (definition,) = conn.execute(
+        "select pg_get_functiondef(('rota.' || %s)::regproc)", [broken]
+    ).fetchone()
+    head, _, _ = definition.partition("AS $function$")
+    conn.execute(f"{head} as $function$ begin raise exception 'broken'; end; $function$")
+    before = counted(conn)
+    clock.advance(timedelta(minutes=5))
+    seen = warnings_of(conn)
+
+    call(conn, "do_chores")
+
+    assert [text.rpartition(": ")[2] for text in seen] == ["broken"]
+    assert [new != old for new, old in zip(counted(conn), before, strict=True)] == [
+        broken != "take_census",
+        broken != "roll_up",
+    ]

@@ -200,6 +200,7 @@ PROBES: dict[str, list[Any]] = {
     "dismiss_worker": [lambda of: {"worker": of.worker}],
     "next_due_in": [lambda of: {"queues": [of.queue], "within": HOUR}],
     "bring_forward_jobs": [lambda of: {"queues": [of.queue], "tasks": ["unhandled", "t"]}],
+    "do_chores": [lambda of: {}],
     "recover_jobs": [lambda of: {}],
     "recover_workers": [lambda of: {}],
     "maintain": [lambda of: {}],

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -279,7 +280,7 @@ def test_a_locked_announcement_keeps_no_chore_from_its_turn(
 
 @pytest.mark.parametrize(
     "chore",
-    ["announce_worker", "recover_workers", "recover_jobs", "take_census", "roll_up", "maintain"],
+    ["announce_worker", "recover_workers", "do_chores", "maintain"],
 )
 @pytest.mark.parametrize("code", ["2BP01", "42P01", "XX000", "RTV01"])
 def test_a_chore_that_fails_ends_no_worker(
@@ -340,7 +341,7 @@ def test_a_recovery_that_ran_out_of_time_asks_for_half(db: str, conn: Connection
     desk = Desk({})
     link = Link(db, "test", desk.stopping, 0.3, 0.5)
     upkeep = Upkeep(desk, link, "w", {}, lambda: None)
-    (recover,) = [chore for chore in upkeep._chores if chore.name == "recover_jobs"]
+    (recover,) = [chore for chore in upkeep._chores if chore.name == "do_chores"]
 
     for _ in range(4):
         upkeep._do(recover)
@@ -362,9 +363,36 @@ def test_the_pause_after_a_slow_look_for_lost_leases_has_an_end(db: str, conn: C
     desk = Desk({})
     link = Link(db, "test", desk.stopping, 5.0, 0.5)
 
-    seconds = Upkeep(desk, link, "w", {}, lambda: None)._recover()
+    seconds = Upkeep(desk, link, "w", {}, lambda: None)._do_chores()
 
     assert 45 < seconds < 75
+    link.close()
+
+
+def test_what_upkeep_asks_of_the_database_is_no_more_than_before_there_were_statistics(
+    db: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by when each chore comes again: a new call is one that every idle worker makes."""
+    monkeypatch.setattr("random.uniform", lambda low, high: 1.0)
+    desk = Desk({})
+    link = Link(db, "test", desk.stopping, 5.0, 0.5)
+    about = {"queues": ["default"], "concurrency": 1, "pid": 1, "version": "v"}
+    upkeep = Upkeep(desk, link, str(uuid4()), about, lambda: None)
+    upkeep._began -= 10  # a worker that has just started looks oftener
+    seconds = {}
+
+    for chore in upkeep._chores:
+        upkeep._do(chore)
+        seconds[chore.name] = round(chore.due - clock())
+
+    assert seconds == {
+        "announce_worker": 30,
+        "bring_forward_jobs": 30,
+        "recover_workers": 2,
+        "do_chores": 5,
+        "maintain": 3600,
+    }
+    assert conn.execute("select census_at is not null from rota.statistics_age()").fetchone()[0]
     link.close()
 
 

@@ -1,5 +1,7 @@
 -- Is anybody there for the job's queue, with a handler and a free place? A worker counts that spoke
--- within three of its announcements. One in SQL need not announce itself: it shows by what it runs.
+-- within three of its announcements. One in SQL need not announce itself: it shows by what it runs,
+-- which is looked for where jobs are claimed first, and in the census. What runs altogether the
+-- census tells, if there is one of the last half minute; else it is counted.
 -- How many places one over HTTP has is not known, so where there is one nobody is said to be busy.
 -- Behind a wall a worker that serves others, too, counts as being there; what it does is not told.
 create or replace function rota._explain_service(
@@ -13,6 +15,7 @@ create or replace function rota._explain_service(
     set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_census_at constant timestamptz := rota._census_at(at, interval '30 seconds');
     v_workers bigint;
     v_foreign bigint;
     v_knowing bigint;
@@ -37,8 +40,18 @@ begin
     if v_workers = 0 then
         if not exists (
             select
-            from rota.live_jobs as o
-            where o.queue = job.queue and o.state = 'RUNNING' and o.lease_until >= at
+            from (
+                select o.state, o.lease_until
+                from rota.live_jobs as o
+                where o.queue = job.queue
+                order by o.queue, o.priority desc, o.run_at, o.id
+                limit 10000
+            ) as o
+            where o.state = 'RUNNING' and o.lease_until >= at
+        ) and not exists (
+            select
+            from rota.census as c
+            where v_census_at is not null and c.queue = job.queue and c.running > c.lost
         ) then
             return next row(
                 true,
@@ -87,11 +100,17 @@ begin
         return;
     end if;
 
-    select count(*) into v_running
-    from rota.live_jobs as o
-    where o.state = 'RUNNING'
-        and o.worker = any(v_names)
-        and (visible is null or o.queue = any(visible));
+    if v_census_at is not null then
+        select coalesce(sum(c.running), 0) into v_running
+        from rota.census_workers as c
+        where c.worker = any(v_names) and (visible is null or c.queue = any(visible));
+    else
+        select count(*) into v_running
+        from rota.live_jobs as o
+        where o.state = 'RUNNING'
+            and o.worker = any(v_names)
+            and (visible is null or o.queue = any(visible));
+    end if;
 
     if v_running + v_overrun >= v_places then
         return next row(

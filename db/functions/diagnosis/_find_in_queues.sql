@@ -1,32 +1,36 @@
--- One pass over the live jobs, and one more if a transaction that may hold some is older than ten
--- seconds. A worker is alive that spoke within three of its announcements; one in SQL need not, and
--- shows by what it runs.
-create or replace function rota._find_in_queues(at timestamptz)
+-- What waits and runs is read off the census of census_at, or counted here if that is null; what is
+-- said of it is said as of then. One more pass over the live jobs is made if a transaction that may
+-- hold some is older than ten seconds. A worker is alive that spoke within three of its
+-- announcements; one in SQL need not, and shows by what it runs.
+drop function if exists rota._find_in_queues(timestamptz);
+
+create or replace function rota._find_in_queues(at timestamptz, census_at timestamptz)
     returns setof rota.finding
     language sql
     stable
     set search_path = pg_catalog, pg_temp
 as $$
-    with live as materialized (
+    with counted as materialized (
+        select c.*
+        from rota.census as c
+        where census_at is not null
+        union all
+        select n.*
+        from rota._count_live(at) as n
+        where census_at is null
+    ), live as materialized (
         select
-            j.queue::text as queue,
-            count(*) filter (where j.state = 'SCHEDULED' and j.run_at <= at) as due,
-            min(j.run_at::timestamptz) filter (
-                where j.state = 'SCHEDULED' and j.run_at <= at
-            ) as oldest_due_at,
-            count(*) filter (where j.lease_until >= at) as running,
-            count(*) filter (where j.lease_until < at) as lost,
-            min(j.lease_until::timestamptz) filter (where j.lease_until < at) as lost_since,
-            count(*) filter (
-                where j.lease_until >= at
-                    and j.started_at + j.timeout::interval < at - interval '1 minute'
-            ) as over_timeout,
-            min(j.id) filter (
-                where j.lease_until >= at
-                    and j.started_at + j.timeout::interval < at - interval '1 minute'
-            ) as one_over_timeout
-        from rota.live_jobs as j
-        group by j.queue
+            c.queue,
+            coalesce(census_at, at) as counted_at,
+            sum(c.due) as due,
+            min(c.oldest_due_at) as oldest_due_at,
+            sum(c.running - c.lost) as running,
+            sum(c.lost) as lost,
+            min(c.lost_since) as lost_since,
+            sum(c.overdue) as overdue,
+            min(c.overdue_since) as overdue_since
+        from counted as c
+        group by c.queue
     ), known as materialized (
         select
             l.*,
@@ -59,14 +63,17 @@ as $$
         format(
             'The leases of %s jobs in queue %s ran out, the first %s ago, and nobody takes them'
             ' back.',
-            k.lost, k.queue, rota._rough_span(at - k.lost_since)
+            k.lost, k.queue, rota._rough_span(k.counted_at - k.lost_since)
         ) as finding,
         'Start a worker, or: select recover_jobs()' as remedy,
         jsonb_build_object(
-            'queue', k.queue, 'jobs', k.lost, 'since', k.lost_since
+            'queue', k.queue,
+            'jobs', k.lost,
+            'since', k.lost_since,
+            'counted_at', k.counted_at
         ) as evidence
     from known as k
-    where k.lost_since < at - interval '1 minute'
+    where k.lost_since < k.counted_at - interval '1 minute'
 
     union all
     select
@@ -74,12 +81,17 @@ as $$
         'unserved queue',
         format(
             '%s jobs are due in queue %s, the oldest for %s, and no live worker serves it.',
-            k.due, k.queue, rota._rough_span(at - k.oldest_due_at)
+            k.due, k.queue, rota._rough_span(k.counted_at - k.oldest_due_at)
         ),
         'rota worker --queues ' || rota._shell_word(k.queue),
-        jsonb_build_object('queue', k.queue, 'due', k.due, 'oldest_due_at', k.oldest_due_at)
+        jsonb_build_object(
+            'queue', k.queue,
+            'due', k.due,
+            'oldest_due_at', k.oldest_due_at,
+            'counted_at', k.counted_at
+        )
     from known as k
-    where k.oldest_due_at < at - interval '1 minute'
+    where k.oldest_due_at < k.counted_at - interval '1 minute'
         and not k.is_served
         and k.paused_at is null
 
@@ -89,14 +101,20 @@ as $$
         'backlog',
         format(
             'The oldest of %s due jobs in queue %s has waited for %s, though it is served; %s run.',
-            k.due, k.queue, rota._rough_span(at - k.oldest_due_at), k.running
+            k.due, k.queue, rota._rough_span(k.counted_at - k.oldest_due_at), k.running
         ),
         'Start more workers; explain_job says of a job what it waits for.',
         jsonb_build_object(
-            'queue', k.queue, 'due', k.due, 'oldest_due_at', k.oldest_due_at, 'running', k.running
+            'queue', k.queue,
+            'due', k.due,
+            'oldest_due_at', k.oldest_due_at,
+            'running', k.running,
+            'counted_at', k.counted_at
         )
     from known as k
-    where k.oldest_due_at < at - interval '15 minutes' and k.is_served and k.paused_at is null
+    where k.oldest_due_at < k.counted_at - interval '15 minutes'
+        and k.is_served
+        and k.paused_at is null
 
     union all
     select
@@ -130,15 +148,20 @@ as $$
         'warning',
         'timeout',
         format(
-            '%s jobs of queue %s, such as job %s, run longer than their timeout.',
-            k.over_timeout, k.queue, k.one_over_timeout
+            '%s jobs of queue %s run longer than their timeout, the first by %s.',
+            k.overdue, k.queue, rota._rough_span(k.counted_at - k.overdue_since)
         ),
-        'Their handlers do not give way: restart the workers, and mend the handlers.',
+        'Their handlers do not give way: restart the workers, and mend the handlers. Which they'
+            ' are: select id, task, worker from jobs where state = ''RUNNING'''
+            ' and started_at + timeout < now()',
         jsonb_build_object(
-            'queue', k.queue, 'jobs', k.over_timeout, 'one_of_them', k.one_over_timeout
+            'queue', k.queue,
+            'jobs', k.overdue,
+            'since', k.overdue_since,
+            'counted_at', k.counted_at
         )
     from known as k
-    where k.over_timeout > 0
+    where k.overdue_since < k.counted_at - interval '1 minute'
 
     union all
     select

@@ -12,6 +12,7 @@ as $$
             s.n_dead_tup,
             greatest(s.last_autovacuum, s.last_vacuum) as vacuumed_at,
             pg_relation_size(s.relid) as bytes,
+            pg_indexes_size(s.relid) as index_bytes,
             coalesce(k.reloptions, '{}') as options
         from pg_catalog.pg_stat_all_tables as s
         join pg_catalog.pg_class as k on k.oid = s.relid
@@ -40,6 +41,23 @@ as $$
         to_jsonb(h) - 'options' as evidence
     from hot as h
     where h.n_dead_tup > greatest(50000, 0.2 * h.n_live_tup)
+
+    union all
+    select
+        'note',
+        'bloat',
+        format(
+            '%s takes %s, and its indexes %s, for about %s rows: who reads all of it reads that.',
+            h.relname, pg_size_pretty(h.bytes), pg_size_pretty(h.index_bytes), h.n_live_tup
+        ),
+        format(
+            'Nothing, if as many jobs come again; else, in a quiet minute, for it locks the table:'
+            ' vacuum (full) rota.%I',
+            h.relname
+        ),
+        to_jsonb(h) - 'options'
+    from hot as h
+    where greatest(h.bytes, h.index_bytes) > greatest(64 * 2 ^ 20, 20000.0 * h.n_live_tup)
 
     union all
     select

@@ -2,8 +2,9 @@
 -- of it is decided by the rows of one snapshot, that of the statement that asks. So it may be asked
 -- of a standby, and of a job that somebody holds. Who holds it is read off the row (_row_holders).
 -- A job behind a wall is one that there is not, found out by as many looks.
--- What it costs is a count or two of up to 10,000 rows by index, and a scan of live_jobs where
--- workers are there: for a person who asks, not for each page of a list.
+-- What it costs is a count or three of up to 10,000 rows by index, and a scan of live_jobs where
+-- workers are there, but no census is of the last half minute: for a person who asks, not for each
+-- page of a list.
 create or replace function rota.explain_job(job_id bigint)
     returns setof rota.job_reason
     language plpgsql

@@ -45,14 +45,14 @@ begin
     ), timed as (
         select
             e.*,
-            greatest(extract(epoch from e.finished_at - e.started_at)::float8, 0) as ran,
+            greatest(date_part('epoch', e.finished_at - e.started_at), 0) as ran,
             case when e.first_due_at is not null
-                then greatest(extract(epoch from e.started_at - e.first_due_at)::float8, 0)
+                then greatest(date_part('epoch', e.started_at - e.first_due_at), 0)
             end as waited
         from ended as e
     ), told_apart as (
         select
-            date_trunc('minute', t.finished_at, 'UTC') as minute,
+            date_bin('1 minute', t.finished_at, '2000-01-01 00:00:00+00') as minute,
             t.queue, t.task, t.outcome,
             case when t.started_at is not null then rota._bucket(t.ran) end as ran_bucket,
             rota._bucket(t.waited) as waited_bucket,

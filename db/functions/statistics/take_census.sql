@@ -36,26 +36,7 @@ begin
     end if;
 
     with counted as materialized (
-        select
-            j.queue::text as queue,
-            j.task::text as task,
-            j.priority::integer as priority,
-            count(*) filter (where j.state = 'SCHEDULED') as scheduled,
-            count(*) filter (where j.state = 'SCHEDULED' and j.run_at <= v_now) as due,
-            count(*) filter (where j.state = 'SCHEDULED' and j.attempt > 0) as retrying,
-            count(*) filter (where j.state = 'RUNNING') as running,
-            count(*) filter (where j.state = 'RUNNING' and j.lease_until < v_now) as lost,
-            count(*) filter (
-                where j.state = 'RUNNING' and v_now >= rota._later(j.started_at, j.timeout)
-            ) as overdue,
-            min(j.run_at::timestamptz) filter (
-                where j.state = 'SCHEDULED' and j.run_at <= v_now
-            ) as oldest_due_at,
-            min(j.lease_until::timestamptz) filter (
-                where j.state = 'RUNNING' and j.lease_until < v_now
-            ) as lost_since
-        from rota.live_jobs as j
-        group by j.queue, j.task, j.priority
+        select n.* from rota._count_live(v_now) as n
     ), gone as (
         delete from rota.census as c
         where (c.queue, c.task, c.priority) not in (
@@ -70,24 +51,25 @@ begin
             lost = n.lost,
             overdue = n.overdue,
             oldest_due_at = n.oldest_due_at,
-            lost_since = n.lost_since
+            lost_since = n.lost_since,
+            overdue_since = n.overdue_since
         from counted as n
         where (n.queue, n.task, n.priority) = (c.queue, c.task, c.priority)
             and (
                 n.scheduled, n.due, n.retrying, n.running, n.lost, n.overdue, n.oldest_due_at,
-                n.lost_since
+                n.lost_since, n.overdue_since
             ) is distinct from (
                 c.scheduled, c.due, c.retrying, c.running, c.lost, c.overdue, c.oldest_due_at,
-                c.lost_since
+                c.lost_since, c.overdue_since
             )
     )
     insert into rota.census (
         queue, task, priority, scheduled, due, retrying, running, lost, overdue, oldest_due_at,
-        lost_since
+        lost_since, overdue_since
     )
     select
         n.queue, n.task, n.priority, n.scheduled, n.due, n.retrying, n.running, n.lost, n.overdue,
-        n.oldest_due_at, n.lost_since
+        n.oldest_due_at, n.lost_since, n.overdue_since
     from counted as n
     where (n.queue, n.task, n.priority) not in (
         select c.queue, c.task, c.priority from rota.census as c

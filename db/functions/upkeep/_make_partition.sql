@@ -4,6 +4,9 @@
 -- Of the week only what no other partition holds: bounds were once read in the session's time zone,
 -- and a week that so begins or ends some hours late is kept as it is. The table lies where the
 -- default partition does, whatever the session's default_tablespace is.
+-- PostgreSQL has the index by time describe the first pages of a table while they are empty, and
+-- each job that ends would then have to correct that. Without it they are described once, when they
+-- are full, as all others are.
 create or replace function rota._make_partition(parent text, at timestamptz)
     returns void
     language plpgsql
@@ -16,6 +19,7 @@ declare
     v_from timestamptz := date_trunc('week', at, 'UTC');
     v_to timestamptz := rota._later(v_from, interval '7 days');
     v_name text := rota._partition_name(parent, v_from);
+    v_index regclass;
 begin
     select o.starts_at, o.ends_at into v_from, v_to
     from rota._open_range(parent, v_from, v_to) as o;
@@ -51,6 +55,14 @@ begin
         'alter table rota.%I attach partition rota.%I for values from (%L) to (%L)',
         parent, v_name, rota._utc_text(v_from), rota._utc_text(v_to)
     );
+
+    select i.indexrelid into v_index
+    from pg_catalog.pg_index as i
+    join pg_catalog.pg_class as c on c.oid = i.indexrelid
+    join pg_catalog.pg_am as m on m.oid = c.relam
+    where i.indrelid = ('rota.' || quote_ident(v_name))::regclass and m.amname = 'brin';
+
+    perform brin_desummarize_range(v_index, 0);
 end;
 $$;
 
