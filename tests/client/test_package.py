@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.test_compose import free_port
 from tests.waiting import wait_until
@@ -130,7 +131,7 @@ def test_the_wheel_takes_no_name_but_rota(wheel):
 def test_what_we_pin_is_within_the_ranges_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {
-        requirement.name.lower(): str(next(iter(requirement.specifier)).version)
+        canonicalize_name(requirement.name): str(next(iter(requirement.specifier)).version)
         for name in ("requirements.txt", "requirements-dev.txt")
         for line in (ROOT / name).read_text().splitlines()
         if line and not line.startswith(("#", "-"))
@@ -139,7 +140,7 @@ def test_what_we_pin_is_within_the_ranges_of_the_package():
     extras = project["optional-dependencies"]
     ranges = [*project["dependencies"], *extras["server"], *extras["otel"]]
     for wanted in map(Requirement, ranges):
-        assert wanted.specifier.contains(pinned[wanted.name.lower()]), wanted
+        assert wanted.specifier.contains(pinned[canonicalize_name(wanted.name)]), wanted
 
 
 def test_a_project_with_names_like_our_folders_deploys_enqueues_and_works(
