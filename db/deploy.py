@@ -54,6 +54,7 @@ LOCK_TIMEOUT = "3s"  # how long one statement may hold up the queue behind a tab
 ATTEMPTS = 10
 SMALL = 32 * 2**20  # bytes of a table that is read in a moment
 LONGEST_CALL = 10.0  # seconds
+BUILD_PATIENCE = 60.0  # seconds in which builds wait for old transactions, all of them together
 
 Result = TypeVar("Result")
 
@@ -443,10 +444,12 @@ def _index_history(conn: Connection, report: Callable[[str], None]) -> None:
     """Give the weeks that were there before 0100 the index that their parents have now.
 
     A small one is indexed at once. Whoever finishes a job would wait for a large one, so that is
-    done beside them, which may take as long as transactions are open; nobody waits for it. What a
-    build that was cut off left goes first. As in a new week (_make_partition) pages that are not
-    full yet are not described: whoever finishes a job would have to correct that.
+    done beside them; it waits for transactions that are open, and nobody waits for it. One that
+    stays open holds up every such build, so once all have waited long enough the rest hardly do.
+    What a build that was cut off left goes first. As in a new week (_make_partition) pages that are
+    not full yet are not described: whoever finishes a job would have to correct that.
     """
+    patience = BUILD_PATIENCE
     for index, partition, size in conn.execute(
         """
         select i.indexrelid::regclass::text, p.relname, pg_relation_size(p.oid)
@@ -466,13 +469,14 @@ def _index_history(conn: Connection, report: Callable[[str], None]) -> None:
         """
     ).fetchall():
         name = f"{partition}_times"
+        began = time.monotonic()
         try:
             _patiently(lambda name=name: conn.execute(f"drop index if exists rota.{name}"))
             _build_index(
                 conn,
                 f"{name} on rota.{partition} using brin (finished_at)"
                 " with (pages_per_range = 32, autosummarize = on)",
-                beside_writers=size > SMALL,
+                patience=patience if size > SMALL else None,
             )
             attach = f"alter index {index} attach partition rota.{name}"
             _patiently(lambda attach=attach: conn.execute(attach))
@@ -481,17 +485,20 @@ def _index_history(conn: Connection, report: Callable[[str], None]) -> None:
                 [f"rota.{name}", size // 8192],
             )
         except errors.LockNotAvailable:
+            patience -= time.monotonic() - began
             report(
                 f"rota.{partition} is in use and could not be indexed by time: until the next"
                 " deploy has done it, statistics read all of it once a minute"
             )
 
 
-def _build_index(conn: Connection, index: str, *, beside_writers: bool) -> None:
-    if not beside_writers:
+def _build_index(conn: Connection, index: str, *, patience: float | None) -> None:
+    """Build an index; beside writers, if it may wait for so many seconds, or as for any lock."""
+    if patience is None:
         _patiently(lambda: conn.execute(f"create index {index}"))
         return
-    conn.execute("select set_config('lock_timeout', '1min', false)")
+    if patience > 0:
+        conn.execute("select set_config('lock_timeout', %s, false)", [f"{patience + 1:.0f}s"])
     try:
         conn.execute(f"create index concurrently {index}")
     finally:

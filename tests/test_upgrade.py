@@ -5,6 +5,7 @@ one-time job is its row in finished_jobs, and no row of its own.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 
 import psycopg
@@ -663,6 +664,32 @@ def test_a_week_in_use_is_left_without_its_index_and_the_deploy_says_so(empty_db
         said.clear()
         deploy(empty_db, report=said.append)
         assert not [line for line in said if "in use" in line]
+
+
+def test_an_old_transaction_does_not_hold_a_deploy_up_for_each_week_anew(empty_db, monkeypatch):
+    monkeypatch.setattr("rota.db.deploy.SMALL", -1)
+    deploy(empty_db, report=lambda line: None)
+    with (
+        psycopg.connect(empty_db, autocommit=True) as conn,
+        psycopg.connect(empty_db) as holder,
+    ):
+        conn.execute(
+            """
+            drop index rota.finished_jobs_times, rota.times_of_attempts;
+            delete from rota._yoyo_migration where migration_id like '0100%';
+            """
+        )
+        holder.execute("set transaction isolation level repeatable read")
+        holder.execute("select from rota.live_jobs")
+        monkeypatch.setattr("rota.db.deploy.BUILD_PATIENCE", 0.5)
+        monkeypatch.setattr("rota.db.deploy.LOCK_TIMEOUT", "100ms")
+        said = []
+
+        began = time.monotonic()
+        deploy(empty_db, report=said.append)
+
+        assert time.monotonic() - began < 20
+        assert len([line for line in said if "is in use" in line]) == 12
 
 
 # What the functions of before 0110 did not know: each file's text now, and the text of then.

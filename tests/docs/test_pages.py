@@ -218,7 +218,7 @@ def test_every_setting_is_listed():
     sources = [
         path
         for folder in ("app", "db", "demo", "rota", "worker")
-        for path in (ROOT / folder).glob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
     ]
     variables = {
         name
@@ -241,7 +241,7 @@ def test_every_request_is_listed():
         f"{method} " + re.sub(r"<\w+:(\w+)>", r"{\1}", str(rule)).replace("{job_id}", "{id}")
         for rule in rules
         for method in rule.methods - {"HEAD", "OPTIONS"}
-        if not str(rule).startswith("/api") and str(rule) != "/"
+        if not str(rule).startswith(("/api", "/ui")) and str(rule) != "/"
     }
 
     listed = set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*[^`?/…])`", page("rest")))

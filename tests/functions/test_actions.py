@@ -22,7 +22,7 @@ NOT_RECORDED = {
     *("claim_next_job", "finish_job", "finish_jobs", "heartbeat_job", "heartbeat_jobs"),
     *("release_job", "release_unhandled_jobs", "bring_forward_jobs", "hold_lease"),
     *("begin_sleep", "end_sleep", "next_due_in", "announce_worker", "dismiss_worker"),
-    *("recover_jobs", "recover_workers", "maintain"),
+    *("recover_jobs", "recover_workers", "do_chores", "maintain"),
     *("authenticate_token", "principal_of", "needs_token"),
     *("begin_request", "end_request", "ended_jobs"),
 }

@@ -165,6 +165,7 @@ def forgotten_slot(world):
 
 def dead_rows(world):
     """An old snapshot keeps them from being removed, so autovacuum changes nothing of it."""
+    world.conn.execute("vacuum rota.workers, rota.live_jobs")
     holder = world.connect(autocommit=False)
     holder.execute("set transaction isolation level repeatable read")
     holder.execute("select from rota.live_jobs")
@@ -182,6 +183,7 @@ def dead_rows(world):
             " where schemaname = 'rota' and relname = 'workers'"
         ).fetchone()[0]
     )
+    world.clock.advance(10 * MINUTE)
 
 
 def bloat(world):
@@ -394,6 +396,24 @@ def test_a_house_at_work_is_healthy(world):
     call(world.conn, "finish_job", **claim(world.conn), error="boom", retry=False)
     call(world.conn, "configure_queue", queue="new", max_retries=1)
     world.connect(autocommit=False).execute("select from rota.live_jobs for update")
+
+    assert found(world.conn) == {}
+
+
+def test_dead_rows_are_no_news_where_autovacuum_has_just_been(world):
+    dead_rows(world)
+    world.clock.advance(-10 * MINUTE)
+
+    assert found(world.conn) == {}
+
+
+def test_a_large_table_is_not_bloated_where_a_crash_or_a_standby_has_lost_its_counts(world):
+    world.conn.execute("alter table rota.live_jobs alter column payload set storage plain")
+    world.conn.execute(
+        "select rota.enqueue_many('t', jsonb_agg(repeat('x', 7000))) from generate_series(1, 8300)"
+    )
+    world.conn.execute("vacuum rota.live_jobs")
+    world.conn.execute("select pg_stat_reset()")
 
     assert found(world.conn) == {}
 

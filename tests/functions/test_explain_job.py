@@ -79,7 +79,7 @@ def ended(world):
 
 
 def for_later(world):
-    return enqueue(world.conn, run_at="2040-01-01")
+    return enqueue(world.conn, run_at="2040-01-01 00:00+00")
 
 
 def backoff(world):
@@ -94,7 +94,7 @@ def schedule(world, **arguments):
 
 
 def slot(world):
-    return schedule(world, starts_at="2040-01-01")
+    return schedule(world, starts_at="2040-01-01 00:00+00")
 
 
 def paused_schedule(world):
