@@ -37,7 +37,7 @@ AGES = """
     select
         extract(epoch from clock_timestamp() - s.census_at)::float8,
         extract(epoch from clock_timestamp() - s.counted_until)::float8,
-        rota.visible_queues() is null
+        rota.visible_queues()
     from rota.statistics_age() as s
 """
 CENSUS = """
@@ -150,7 +150,8 @@ def _house(scrapes: Scrapes) -> House:
     principal = g.get("principal")
     with transaction() as conn:
         conn.execute(LONGEST_LOOK)
-        census_age, rollup_age, sees_all = _rows(conn, AGES)[0]
+        census_age, rollup_age, visible = _rows(conn, AGES)[0]
+        sees_all = visible is None
         house = House(
             census=_rows(conn, CENSUS),
             totals=_rows(conn, TOTALS),
@@ -159,7 +160,7 @@ def _house(scrapes: Scrapes) -> House:
             census_age=census_age,
             rollup_age=rollup_age,
         )
-    house.heads = scrapes.heads.get(principal, _heads)
+    house.heads = scrapes.heads.get((principal, visible and tuple(visible)), _heads)
     if sees_all:
         looked = diagnosis()
         house.findings = _count(looked.findings)

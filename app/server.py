@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import email.utils
 import functools
+import html
 import http
 import io
 import json
@@ -77,6 +78,12 @@ SPARED = 1 / 4  # of a lane's threads, by requests for one path
 
 BUSY = 503, "too many requests are ahead of this one; try again"
 REASONS = {status.value: status.phrase for status in http.HTTPStatus}
+
+PROBLEM = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>'
+    '<body><main><p>{status}</p><h1>{title}</h1><p><a href="/ui/">To the overview</a></p></main>'
+    "</body></html>\n"
+)
 
 log = logging.getLogger("rota.api")
 
@@ -206,12 +213,12 @@ class Server:
     def refuse(self, request: "Request", status: int, message: str) -> None:
         """Answer in the loop without asking the application, as its own errors are."""
         self._has_waited(request)
-        body = {"code": f"HTTP{status}", "message": message, "detail": None, "hint": None}
-        headers = [*HEADERS.items(), ("Content-Type", "application/json")]
+        kind, body = _told(request, status, message)
+        headers = [*HEADERS.items(), ("Content-Type", kind)]
         headers.append(("Cache-Control", "no-store"))
         if status == 503:
             headers.append(("Retry-After", "1"))
-        answer = written(request, f"{status} {REASONS[status]}", headers, json.dumps(body).encode())
+        answer = written(request, f"{status} {REASONS[status]}", headers, body.encode())
         request.connection.send(request, answer)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -567,6 +574,15 @@ def ask(app: Callable[..., Iterable[bytes]], request: Request) -> bytes:
         if hasattr(answered, "close"):
             answered.close()
     return written(request, *began, body)
+
+
+def _told(request: Request, status: int, message: str) -> tuple[str, str]:
+    """Return the type and the text of a refusal: a page for who looks at pages."""
+    if is_page(request.path or request.target.decode("latin-1").partition("?")[0]):
+        words = message[:1].upper() + message[1:]
+        return "text/html; charset=utf-8", PROBLEM.format(title=html.escape(words), status=status)
+    body = {"code": f"HTTP{status}", "message": message, "detail": None, "hint": None}
+    return "application/json", json.dumps(body)
 
 
 def written(request: Request, status: str, headers: list[tuple[str, str]], body: bytes) -> bytes:

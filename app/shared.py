@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from rota.app.errors import RequestError
 
 LONGEST_WAIT = 5.0  # seconds that a request waits for the answer that another one gets
-MOST_KEYS = 200  # then what is over goes, or everything
+MOST_KEYS = 200  # then everything goes; what is over goes before
 
 Value = TypeVar("Value")
 
@@ -31,9 +31,10 @@ class Shared(Generic[Value]):
             Exception: whatever ``load`` raises; then nothing is kept, and the next one asks.
         """
         with self._lock:
-            if len(self._entries) >= MOST_KEYS and key not in self._entries:
+            if key not in self._entries:
                 now = time.monotonic()
-                self._entries = {k: e for k, e in self._entries.items() if now < e.until}
+                kept = {k: e for k, e in self._entries.items() if now < e.until or e.lock.locked()}
+                self._entries = kept
             if len(self._entries) >= MOST_KEYS and key not in self._entries:
                 self._entries.clear()
             entry = self._entries.setdefault(key, _Entry())

@@ -142,10 +142,11 @@ def _is_open() -> bool:
 
 
 def _token() -> str | None:
-    if is_page(request.path) and "Authorization" not in request.headers:
-        return request.cookies.get(COOKIE)
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    if scheme.lower() == "bearer":
+        return token.strip()
+    # Another scheme is for a proxy in front, which may have asked for a password of its own.
+    return request.cookies.get(COOKIE) if is_page(request.path) else None
 
 
 def is_loopback(address: str) -> bool:

@@ -71,9 +71,14 @@ def let_in(token: str, target: str) -> Response:
     return response
 
 
+def lead_in(target: str = "") -> Response:
+    """Lead to where a token can be given, and from there to a page."""
+    return redirect(url_for("ui.sign_in", to=target or None), 303)
+
+
 def let_out(target: str = "") -> Response:
     """Forget the token, and lead to where another can be given, and from there to a page."""
-    response = redirect(url_for("ui.sign_in", to=target or None), 303)
+    response = lead_in(target)
     response.delete_cookie(COOKIE, path=PAGES, httponly=True, samesite="Strict")
     return response
 

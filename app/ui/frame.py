@@ -67,6 +67,7 @@ RIGHTS = """
         where p.pronamespace = 'rota'::regnamespace
             and left(p.proname, 1) <> '_'
             and has_function_privilege(p.oid, 'execute')
+            and (p.proname <> 'doctor' or (select rota.visible_queues()) is null)
     )
 """
 
@@ -97,6 +98,11 @@ def rows(
     return conn.execute(query, arguments).fetchall()
 
 
+def rights(conn: psycopg.Connection[dict[str, Any]]) -> set[str]:
+    """Return the functions that whoever asks may call; the doctor's is for who has no walls."""
+    return set(conn.execute(RIGHTS).fetchone()["array"])
+
+
 def page(template: str, read: Callable[[psycopg.Connection], dict[str, Any]]) -> Response:
     """Answer with a page.
 
@@ -112,10 +118,10 @@ def page(template: str, read: Callable[[psycopg.Connection], dict[str, Any]]) ->
 
     def make() -> tuple[str, float]:
         with reading() as conn:
-            rights = set(conn.execute(RIGHTS).fetchone()["array"])
+            allowed = rights(conn)
             shown = read(conn)
-        found = diagnosis().findings if "doctor" in rights else None
-        body = render_template(template, rights=rights, said=said, found=found, **shown)
+        found = diagnosis().findings if "doctor" in allowed else None
+        body = render_template(template, rights=allowed, said=said, found=found, **shown)
         return body, SHARED_SECONDS
 
     body = make()[0] if said else shared().get(key, make)
@@ -153,11 +159,13 @@ def say(text: str, target: str, is_bad: bool = False) -> Response:
 
 
 def _take_said() -> dict[str, Any] | None:
+    """Return what the cookie says; nothing if it is none of ours, as another port may have set."""
     try:
         text, is_bad = json.loads(base64.urlsafe_b64decode(request.cookies.get(SAID, "")))
-        return {"text": str(text), "is_bad": bool(is_bad)}
-    except ValueError:
+        text.encode()
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
+    return {"text": text, "is_bad": bool(is_bad)}
 
 
 @blueprint.before_request
@@ -174,9 +182,21 @@ def lead_in() -> Response:
 
 
 @blueprint.get("/login")
-def sign_in() -> str:
-    """Ask for a token."""
-    return render_template("sign_in.html", target=door.own_target(request.args.get("to", "")))
+def sign_in() -> Response | str:
+    """Ask for a token, unless the browser has one that it left out on the way from another site.
+
+    Over plain HTTP it does not say that he comes from there, so whoever is led here comes once
+    more, from here.
+    """
+    target = door.own_target(request.args.get("to", ""))
+    has_token, comes_again = door.COOKIE in request.cookies, "again" in request.args
+    if has_token and comes_again:
+        return redirect(target)
+    if "to" in request.args and not (
+        has_token or comes_again or "Sec-Fetch-Site" in request.headers
+    ):
+        return render_template("lead_on.html", target=url_for(".sign_in", to=target, again=1))
+    return render_template("sign_in.html", target=target)
 
 
 @blueprint.post("/login")
@@ -246,9 +266,11 @@ def _ask_for_token() -> Response:
     Who follows a link on another site comes without his cookie; from a page of ours he comes with
     it. So that page only leads here again.
     """
+    # As it was written: a name may have what would end a path.
+    target = door.own_target(request.environ.get("REQUEST_URI", ""))
     if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.method == "GET":
-        response = Response(render_template("lead_on.html", target=request.full_path))
+        response = Response(render_template("lead_on.html", target=target))
         response.headers["Content-Security-Policy"] = POLICY
         return response
-    target = request.full_path.rstrip("?") if request.method == "GET" else ""
-    return door.let_out(target)
+    back = target if request.method == "GET" else ""
+    return door.let_out(back) if door.COOKIE in request.cookies else door.lead_in(back)

@@ -101,9 +101,37 @@ def _uncover(value: Any, original: Any) -> Any:
         return uncovered
     if isinstance(value, list):
         known_items = original if isinstance(original, list) else []
-        padding = [None] * (len(value) - len(known_items))
-        return [_uncover(*pair) for pair in zip(value, known_items + padding, strict=False)]
+        return [_uncover(*pair) for pair in zip(value, _pair(value, known_items), strict=True)]
     return value
+
+
+def _pair(items: list[Any], originals: list[Any]) -> list[Any]:
+    """Return for each item the original whose covered values it has.
+
+    That is the one that reads the same; else the one at its place, if it was changed there: not if
+    that one stands elsewhere now, or if some were taken out or added, so that places tell nothing.
+    """
+    covered = _cover(originals)
+    if items == covered:
+        return originals
+    alike: dict[str, Any] = {}  # None for some that read the same and are not
+    for original, reads in zip(originals, map(_written, covered), strict=True):
+        alike[reads] = original if alike.setdefault(reads, original) == original else None
+    texts = [_written(item) for item in items]
+    known = set(texts)
+    paired = []
+    for place, (item, text) in enumerate(zip(items, texts, strict=True)):
+        is_same_length = len(items) == len(originals)
+        if is_same_length and (item == covered[place] or _written(covered[place]) not in known):
+            paired.append(originals[place])
+        else:
+            paired.append(alike.get(text))
+    return paired
+
+
+def _written(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=_digits)
+    return DECIMAL.sub(r"\1", text)
 
 
 def _digits(number: Decimal) -> str:

@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import psycopg
 from flask import Blueprint, Response, redirect, render_template, request, url_for
@@ -111,8 +112,8 @@ DONE = {"retry": "retried", "cancel": "cancelled"}
 def index() -> Response:
     """List jobs."""
     if "" in request.args.values():  # of fields of the form that were left empty
-        kept = {name: value for name, value in request.args.items() if value}
-        return redirect(url_for(".index", **kept))
+        kept = urlencode({name: value for name, value in request.args.items() if value})
+        return redirect(f"{request.path}?{kept}" if kept else request.path)
     given = read_query(FILTERS | {"id": Field(row_id), "before": Field(Place.parse)})
     if "id" in given:
         return redirect(url_for(".show", job_id=given["id"]))

@@ -264,7 +264,7 @@ def _search(
     upper = None
     edge = start
     while True:
-        lower = None if edge <= oldest + size else edge - size
+        lower = None if edge - oldest <= size else edge - size
         began = time.monotonic()
         jobs += read(lower, upper, most + 1 - len(jobs))
         if len(jobs) > most:

@@ -231,7 +231,7 @@ REASONS = {
     "LOCKED": (locked, True, "the holder), idle in transaction, holds its row"),
     "OVERRUN": (overrun, True, "2 by handlers that go on"),
     "BUSY": (busy, False, "All 2 places of the 1 workers of queue default"),
-    "BEHIND_OTHERS": (behind_others, False, "1 due jobs of a higher priority come first, and 1"),
+    "BEHIND_OTHERS": (behind_others, False, "1 due jobs of a higher priority and 1 earlier"),
     "OLD_SNAPSHOT": (old_snapshot, False, "keeps a snapshot that is 7"),
     "RUNNING": (runs, False, "on worker w, attempt 1 of 4"),
     "CANCEL_PENDING": (cancel_pending, False, "asked to stop 0 s ago"),

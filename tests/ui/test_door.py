@@ -1,6 +1,8 @@
 """Who comes in at the dashboard, and which forms are taken."""
 
+import base64
 from collections.abc import Iterator
+from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -10,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from rota.app import create_app
 from rota.db.gateway import call
+from tests.api.conftest import Server
 
 ORIGIN = {"Origin": "http://localhost"}
 
@@ -101,6 +104,14 @@ def test_the_cookie_opens_the_pages_and_not_the_api(client: FlaskClient, token: 
     assert client.get("/ui/nothing").status_code == 404
 
 
+def test_a_password_that_a_proxy_in_front_asks_for_is_no_matter_of_ours(
+    client: FlaskClient, token: str
+) -> None:
+    sign_in(client, token)
+    assert client.get("/ui/", headers={"Authorization": "Basic b3BzOm9wcw=="}).status_code == 200
+    assert client.get("/ui/", headers={"Authorization": "Bearer wrong"}).status_code == 303
+
+
 def test_a_token_that_is_revoked_opens_nothing_any_more(
     client: FlaskClient, conn: Connection, token: str
 ) -> None:
@@ -125,6 +136,20 @@ def test_a_link_on_another_site_leads_to_the_page_all_the_same(
     assert (
         client.get("/ui/?range=24h", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
     )
+
+
+def test_over_plain_http_a_link_on_another_site_signs_nobody_out(
+    client: FlaskClient, token: str
+) -> None:
+    """The browser leaves the cookie out and does not say why: it is asked for it from here."""
+    elsewhere = client.application.test_client()
+    refused = elsewhere.get("/ui/?range=24h")
+    assert (refused.status_code, "Set-Cookie" in refused.headers) == (303, False)
+    again = elsewhere.get(refused.headers["Location"]).text.partition('href="')[2].partition('"')[0]
+    again = unescape(again)
+    assert elsewhere.get(again).text.count('type="password"') == 1
+    sign_in(client, token)
+    assert client.get(again).headers["Location"] == "/ui/?range=24h"
 
 
 @pytest.mark.parametrize(
@@ -218,3 +243,28 @@ def test_files_are_kept_for_ever_under_an_address_of_what_they_are(client: Flask
     for outside in ("../__init__.py", "..%2f..%2fdoor.py", "%2e%2e/frame.py"):
         folder = address.partition("vendor/")[0]
         assert client.get(folder + outside).status_code == 404
+
+
+def test_who_comes_back_to_a_page_finds_it_whatever_its_name_holds(
+    client: FlaskClient, token: str
+) -> None:
+    page = "/ui/queues/a%3Fb%23c%2525?range=24h"
+    answer = client.get(page)
+    assert parse_qs(urlsplit(answer.headers["Location"]).query) == {"to": [page]}
+    assert f'href="{page}"' in client.get(page, headers={"Sec-Fetch-Site": "cross-site"}).text
+
+
+@pytest.mark.parametrize("told", [b"5", b"null", b'["\\ud800", false]', b"[" * 3000, b"[1, 2]"])
+def test_what_another_port_has_said_in_our_name_breaks_no_page(
+    client: FlaskClient, told: bytes
+) -> None:
+    client.set_cookie("rota_said", base64.urlsafe_b64encode(told).decode(), path="/ui")
+    answer = client.get("/ui/")
+    assert (answer.status_code, 'class="said' in answer.text) == (200, False)
+
+
+def test_what_the_server_itself_refuses_is_a_page_too(server: Server) -> None:
+    for path, kind in (("/ui/login", "text/html; charset=utf-8"), ("/jobs", "application/json")):
+        refused = server.request("POST", path, "x" * 5_000_000)
+        assert (refused.status, refused.headers["Content-Type"]) == (413, kind)
+    assert b"<h1>The body is too large</h1>" in server.request("POST", "/ui", "x" * 5_000_000).body

@@ -1,5 +1,6 @@
 """The page of a job: why it does not run, what it did, how it differs, and what is done to it."""
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -10,19 +11,12 @@ from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from rota.app import create_app
-from rota.app.ui import frame, hiding, job
+from rota.app.ui import hiding, job
 from rota.db.gateway import call
 from rota.testing import Clock
 from tests.ui.pages import OURS, Page, look, press, send
 
 TRACEBACK = "Traceback (most recent call last):\n  File \"a.py\", line 1\nKeyError: '<b>id</b>'"
-
-
-@pytest.fixture(autouse=True)
-def unshared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each look be one of its own."""
-    monkeypatch.setattr(frame, "shared", frame.Shared())
-    monkeypatch.setattr(frame, "SHARED_SECONDS", -1.0)
 
 
 @pytest.fixture
@@ -321,6 +315,32 @@ def test_a_copy_has_what_was_hidden_and_only_at_its_place(
     answer = send(hiding_client, form, payload='{"user": {"password": "hidden"}}')
     assert answer.status_code == 422
     assert "the job that is copied has no password there" in Page(answer).title
+
+
+def test_what_was_hidden_in_a_list_goes_with_its_item_or_nowhere(
+    hiding_client: FlaskClient, conn: Connection
+) -> None:
+    a, b, twin = ({"to": to, "token": f"of {n}"} for to, n in (("a", 1), ("b", 2), ("b", 3)))
+    one = enqueue(conn, "mail", {"list": [a, b, 1.50], "alike": [b, twin]})
+    form = look(hiding_client, f"/ui/jobs/{one}/copy").form("Enqueue")
+    hidden = [{"to": to, "token": "hidden"} for to in ("a", "b", "c")]
+
+    for items, made in (
+        ([hidden[1]], [b]),
+        ([hidden[1], hidden[0], 1], [b, a, 1]),
+        ([hidden[0], hidden[2], 1.5], [a, {"to": "c", "token": "of 2"}, 1.5]),
+        ([hidden[1], hidden[2], 1], None),
+    ):
+        answer = send(hiding_client, form, payload=json.dumps({"list": items}))
+        assert answer.status_code == (303 if made else 422), items
+        if made:
+            [[payload]] = conn.execute(
+                "select payload from rota.live_jobs order by id desc limit 1"
+            )
+            assert payload == {"list": made}
+    for wrong in ([hidden[1]], [hidden[1], 0, hidden[1]]):
+        answer = send(hiding_client, form, payload=json.dumps({"alike": wrong}))
+        assert answer.status_code == 422, wrong
 
 
 def test_keys_to_hide_that_are_nonsense_stop_the_start(

@@ -8,18 +8,11 @@ from flask.testing import FlaskClient
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from rota.app.ui import frame, jobs, search
+from rota.app.ui import jobs, search
 from rota.db.gateway import call
 from tests.ui.pages import OURS, Page, look, press, send
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e\"'/{{7*7}}"
-
-
-@pytest.fixture(autouse=True)
-def unshared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each look be one of its own."""
-    monkeypatch.setattr(frame, "shared", frame.Shared())
-    monkeypatch.setattr(frame, "SHARED_SECONDS", -1.0)
 
 
 def enqueue(conn: Connection, task: str = "t", **arguments: Any) -> int:
@@ -270,6 +263,9 @@ def test_places_at_the_ends_of_time_are_places(client: FlaskClient, conn: Connec
     for before in ("infinity,1", "-infinity,1", "0001-01-01T00:00:00Z,0", "9999-12-31T23:59:59Z,0"):
         look(client, f"/ui/jobs?state=ENDED&within=all&before={before}")
     look(client, f"/ui/jobs?state=LIVE&before={2**63 - 1}")
+    form = look(client, "/ui/jobs/retry").form("Retry 1 job")
+    last = "9999-12-31T23:59:59.999999Z,1"
+    assert press(client, form, words="retry 1", last=last).said == "0 jobs were retried."
 
 
 def test_hostile_texts_are_shown_as_texts(client: FlaskClient, conn: Connection) -> None:
@@ -493,3 +489,10 @@ def test_behind_a_wall_only_the_own_queues_are_searched_and_changed(
     assert after.said.startswith("0 jobs were cancelled.")
     states = dict(conn.execute("select id, state from rota.jobs").fetchall())
     assert states == {own: "SCHEDULED", foreign: "FAILED", live: "SCHEDULED"}
+
+
+@pytest.mark.parametrize("name", ["endpoint", "_method", "_scheme", "_external", "_anchor"])
+def test_no_word_in_an_address_is_taken_for_one_of_ours(client: FlaskClient, name: str) -> None:
+    answer = client.get("/ui/jobs", query_string={name: "DELETE", "queue": ""})
+    assert answer.headers["Location"] == f"/ui/jobs?{name}=DELETE"
+    assert client.get(answer.headers["Location"]).status_code == 422

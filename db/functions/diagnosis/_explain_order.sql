@@ -48,11 +48,17 @@ begin
         return next row(
             false,
             'BEHIND_OTHERS',
-            format(
-                '%s due jobs of a higher priority come first, and %s earlier ones of its own.',
-                case when v_higher > 10000 then 'More than 10000' else v_higher::text end,
-                case when v_earlier > 10000 then 'more than 10000' else v_earlier::text end
-            ),
+            concat_ws(
+                ' and ',
+                case
+                    when v_higher > 10000 then 'More than 10000 due jobs of a higher priority'
+                    when v_higher > 0 then v_higher || ' due jobs of a higher priority'
+                end,
+                case
+                    when v_earlier > 10000 then 'more than 10000 earlier ones of its own'
+                    when v_earlier > 0 then v_earlier || ' earlier ones of its own'
+                end
+            ) || ' come first.',
             'Start more workers, or give other priorities.',
             jsonb_build_object('higher', v_higher, 'earlier', v_earlier)
         )::rota.job_reason;
