@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -10,7 +11,7 @@ from flask import Blueprint, Response, current_app, g
 from psycopg.rows import dict_row
 
 from rota.app.answers import answer, call_rows
-from rota.app.database import transaction
+from rota.app.database import Database, database, transaction
 from rota.app.errors import status_of
 from rota.app.shared import Shared
 
@@ -20,6 +21,7 @@ blueprint = Blueprint("doctor", __name__)
 LONGEST = "set local statement_timeout = '5s'"
 KEPT = 30.0, 600.0  # seconds that a look is good for metrics and pages, at least and at most
 SHARE = 100  # times what it took
+STALE = 600.0  # seconds for which it is shown after that, while somebody looks anew
 FINDINGS = """
     select severity, "check", finding, remedy, evidence,
         extract(epoch from clock_timestamp() - (evidence ->> 'since')::timestamptz)::float8
@@ -39,22 +41,25 @@ class Diagnosis:
 
 
 def diagnosis() -> Diagnosis:
-    """Return what was found for whoever asks, half a minute ago at most, or longer if it is slow.
+    """Return what was found for whoever asks, half a minute ago or some more if it is slow.
 
-    That it was refused, or took too long, is kept, too: else each page would wait for it.
+    Who comes when that is over has a thread look anew, and gets what is kept, unless it is so old
+    that it tells nothing. That it was refused, or took too long, is kept, too: else each page would
+    wait for it.
 
     Raises:
         RequestError: 503, somebody else has asked already and gets no answer either.
     """
     kept: Shared[Diagnosis] = current_app.extensions["diagnoses"]
-    return kept.get(g.get("principal"), _look)
+    look = partial(_look, database(), g.get("token_hash"))  # a thread has no request
+    return kept.get(g.get("principal"), look, STALE)
 
 
-def _look() -> tuple[Diagnosis, float]:
+def _look(connections: Database, token_hash: bytes | None) -> tuple[Diagnosis, float]:
     began = time.monotonic()
     at = datetime.now(UTC).isoformat()
     try:
-        with transaction() as conn:
+        with connections.transaction(token_hash) as conn:
             conn.execute(LONGEST)
             findings = conn.cursor(row_factory=dict_row).execute(FINDINGS).fetchall()
         looked = Diagnosis(at, time.monotonic(), findings)

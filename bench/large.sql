@@ -127,6 +127,16 @@ cross join lateral (
 
 select setval('rota.job_ids', 6800000);
 
+-- How deep forty queues were: eight days by minute, seven weeks by hour.
+insert into rota.depths (minute, seconds, queue, scheduled, due, running)
+select date_trunc('minute', now()) - n * interval '1 minute', 60, 'q' || q, n % 1000, n % 77, n % 13
+from generate_series(1, 11520) as n
+cross join generate_series(0, 39) as q
+union all
+select date_trunc('hour', now()) - n * interval '1 hour', 3600, 'q' || q, n % 1000, n % 77, n % 13
+from generate_series(193, 1344) as n
+cross join generate_series(0, 39) as q;
+
 insert into rota.workers (
     worker, host, pid, queues, concurrency, version, started_at, last_seen_at, tasks, overrun, clock
 )

@@ -73,8 +73,9 @@ RIGHTS = """
 
 
 def init_app(app: Flask) -> None:
-    """Have errors of these pages be pages, and keep pages for those who ask for the same."""
+    """Have errors of these pages be pages, and keep what is made for those who ask for the same."""
     app.extensions["pages"] = Shared()
+    app.extensions["charts"] = Shared()
     app.after_request(_as_page)
 
 

@@ -61,7 +61,7 @@ EXECUTIONS = sql.SQL(
     from (
         select *
         from rota.executions as e
-        where job_id = %(id)s and {before}
+        where job_id = %(id)s and {before} and {since}
         {newest_first}
         limit %(rows)s
     ) as r
@@ -71,6 +71,9 @@ BEFORE = sql.SQL(
     "(finished_at, run, attempt, outcome)"
     " < (%(finished_at)s::timestamptz, %(run)s, %(attempt)s, %(outcome)s)"
 )
+# What runs often has enough in a short time. Behind a wall the limit does not reach the index.
+SINCE = sql.SQL("finished_at >= %(since)s::timestamptz - interval '1 day'")
+ALWAYS = sql.SQL("true")
 # A payload that is no object is one with a single key.
 DIFFERENCE = """
     with payloads as (
@@ -209,12 +212,18 @@ def _read(
         job[column] = _shown(job[column])
     other = _compare(conn, job, compare)
     conn.execute(IN_ORDER)
-    query = EXECUTIONS.format(
-        before=BEFORE if executions_before else sql.SQL("true"),
-        newest_first=NEWEST_FIRST,
-    )
     arguments = {"id": job_id, "rows": ATTEMPTS + 1} | (executions_before or {})
-    attempts = conn.execute(query, arguments, prepare=False).fetchall()
+    arguments["since"] = arguments.get("finished_at") or "now"
+    is_often = job["schedule_type"] != "ONE_TIME"
+    for since in [SINCE, ALWAYS] if is_often else [ALWAYS]:
+        query = EXECUTIONS.format(
+            before=BEFORE if executions_before else ALWAYS,
+            since=since,
+            newest_first=NEWEST_FIRST,
+        )
+        attempts = conn.execute(query, arguments, prepare=False).fetchall()
+        if len(attempts) > ATTEMPTS:
+            break
     more = _position(attempts[ATTEMPTS - 1]) if len(attempts) > ATTEMPTS else None
     del attempts[ATTEMPTS:]
     return {

@@ -1,8 +1,9 @@
 """Finds jobs, the newest first, by conditions that mostly no index serves.
 
 Live jobs are in the order of their ids, ended ones in that of (finished_at, id). Each is read a
-stretch at a time, a stretch growing while it takes little, until there are enough jobs, no more, or
-a moment has passed; then whoever asked is told how far it came, and goes on from there.
+stretch at a time, which grows while it takes little, and is given up for a shorter one when it
+takes long, until there are enough jobs, no more, or a moment has passed; then whoever asked is told
+how far it came, and goes on from there.
 """
 
 import time
@@ -27,6 +28,8 @@ CONDITIONS = {
     "payload": sql.SQL("j.payload @> %(payload)s"),
     "schedule_type": sql.SQL("j.schedule_type = %(schedule_type)s"),
     "is_asked": sql.SQL("(j.cancel_requested_at is not null) = %(is_asked)s"),
+    # Through a wall only what is said once more reaches an index.
+    "own": sql.SQL("j.queue = any(%(own)s::text[])"),
 }
 COLUMNS = sql.SQL(
     """
@@ -60,6 +63,23 @@ LIVE = sql.SQL(
     limit %(rows)s
     """
 )
+# The census knows those of each worker and queue that have run longest.
+KNOWN = sql.SQL(
+    """
+    select {columns}
+    from rota.jobs as j
+    where j.id = any(array(
+            select l.id
+            from rota.worker_census as c
+            cross join lateral unnest(c.longest_running) as l(id)
+            where l.id < %(before)s
+        ))
+        and j.finished_at is null
+        and {conditions}
+    order by j.id desc
+    limit %(rows)s
+    """
+)
 # A week of its own, or none: no statistics tell when the oldest job ended.
 OLDEST_WEEK = """
     select statement_timestamp() as now,
@@ -69,22 +89,30 @@ OLDEST_WEEK = """
     join pg_catalog.pg_class as c on c.oid = i.inhrelid
     where i.inhparent = 'rota.finished_jobs'::regclass
 """
-LIVE_IDS = """
-    select
-        (select id from rota.jobs where finished_at is null order by id limit 1) as lowest,
-        (select id from rota.jobs where finished_at is null order by id desc limit 1) as highest
-"""
-# Few enough for the queue's own index to give them all, to be sorted.
-IN_QUEUE = """
+OWN = "select rota.visible_queues() as queues"
+NEWEST = sql.SQL(
+    """
+    select j.id
+    from rota.jobs as j
+    where j.finished_at is null and {conditions}
+    order by j.id desc
+    limit 1
+    """
+)
+# Few enough for the index of their queues to give them all, to be sorted.
+IN_QUEUES = sql.SQL(
+    """
     select count(*) as count
     from (
-        select from rota.jobs where finished_at is null and queue = %(queue)s limit 5001
+        select from rota.jobs as j where j.finished_at is null and {conditions} limit 5001
     ) as j
-"""
+    """
+)
 FEW = 5000
 NO_TIME = "-infinity"
 END_OF_TIME = "infinity"
-QUICK, SLOW = 0.05, 0.25  # seconds that a stretch takes, for the next to be longer or shorter
+PATIENCE = 3, 0.03  # of the time of a search for one stretch, and seconds at least
+GROWTH, CUT = 4, 8
 
 
 @dataclass(frozen=True)
@@ -153,14 +181,24 @@ def find_live(
         before: where to begin, instead of at the newest.
         down_to: where to end; what is there is found.
     """
-    [ids] = conn.execute(LIVE_IDS).fetchall()
-    if ids["highest"] is None:
-        return Found([])
-    lowest = max(ids["lowest"], down_to.id if down_to else 0)
-    start = min(before.id if before else MAX_ID, ids["highest"] + 1)
+    began = time.monotonic()
+    [own] = conn.execute(OWN).fetchall()
+    if own["queues"] is not None:
+        filters = filters | {"own": own["queues"]}
+    of_queues = {name: filters[name] for name in ("queue", "own") if name in filters}
     is_few = bool({"key", "name"} & set(filters))  # each has an index of its own
-    if "queue" in filters and not is_few:
-        is_few = conn.execute(IN_QUEUE, filters).fetchone()["count"] <= FEW
+    if of_queues and not is_few:
+        count = IN_QUEUES.format(conditions=_conditions(of_queues, None))
+        is_few = conn.execute(count, of_queues, prepare=False).fetchone()["count"] <= FEW
+    lowest = down_to.id if down_to else 0
+    start = before.id if before else MAX_ID
+    if not is_few:
+        of_wall = {name: filters[name] for name in ("own",) if name in filters}
+        newest = NEWEST.format(conditions=_conditions(of_wall, None))
+        found = conn.execute(newest, of_wall, prepare=False).fetchone()
+        if found is None:
+            return Found([])
+        start = min(start, found["id"] + 1)
     query = LIVE.format(
         columns=COLUMNS,
         of_states=of_states(states),
@@ -177,8 +215,26 @@ def find_live(
         }
         return conn.execute(query, filters | window, prepare=False).fetchall()
 
-    size = ids["highest"] + 1 - lowest if is_few else 10_000
-    return _search(read, start, lowest, max(size, 1), most, seconds, Place)
+    size = max(start - lowest, 1) if is_few else 10_000
+    seconds -= time.monotonic() - began
+    return _search(conn, read, start, lowest, size, most, seconds, Place, is_few)
+
+
+def find_known(
+    conn: psycopg.Connection[dict[str, Any]], filters: dict[str, Any], before: Place, most: int
+) -> list[dict[str, Any]]:
+    """Return those that run and that the last census knows, the newest first.
+
+    Args:
+        conn: an open connection whose rows are dictionaries.
+        filters: values by the names of ``CONDITIONS``.
+        before: those before it.
+        most: how many at most.
+    """
+    states = ["RUNNING"]
+    query = KNOWN.format(columns=COLUMNS, conditions=_conditions(filters, states))
+    window = {"before": before.id, "rows": most, "states": states}
+    return conn.execute(query, filters | window, prepare=False).fetchall()
 
 
 def find_ended(
@@ -235,10 +291,13 @@ def find_ended(
 
     start = min(_moment(ceiling.at, now), now)
     size = timedelta(minutes=1) if "COMPLETED" in states else timedelta(hours=1)
-    return _search(read, start, oldest, size, most, seconds, lambda at: Place(0, _written(at)))
+    return _search(
+        conn, read, start, oldest, size, most, seconds, lambda at: Place(0, _written(at))
+    )
 
 
 def _search(
+    conn: psycopg.Connection[dict[str, Any]],
     read: Callable[[Any, Any, int], list[dict[str, Any]]],
     start: Any,
     oldest: Any,
@@ -246,10 +305,12 @@ def _search(
     most: int,
     seconds: float,
     place_at: Callable[[Any], Place],
+    whole: bool = False,
 ) -> Found:
     """Read one stretch after the other.
 
     Args:
+        conn: what it is read by.
         read: returns so many jobs of a stretch, from its lower to below its upper end; None stands
             for where the search ends, and for where it begins.
         start: the newest end of the first stretch; what is newer belongs to it.
@@ -258,29 +319,41 @@ def _search(
         most: how many jobs at most.
         seconds: when to stop.
         place_at: returns the place just before an end.
+        whole: whether a shorter stretch takes as long.
     """
+    share, least = PATIENCE
+    patience = max(seconds / share, least)
     deadline = time.monotonic() + seconds
     jobs: list[dict[str, Any]] = []
     upper = None
     edge = start
     while True:
         lower = None if edge - oldest <= size else edge - size
+        # Once its time is over one stretch, by then a short one, may take as long as any query.
+        is_bounded = not whole and (upper is not None or time.monotonic() < deadline)
         began = time.monotonic()
-        jobs += read(lower, upper, most + 1 - len(jobs))
+        try:
+            with conn.transaction(force_rollback=True):  # which takes back the setting
+                if is_bounded:
+                    conn.execute(f"set local statement_timeout = {1000 * patience:.0f}")
+                jobs += read(lower, upper, most + 1 - len(jobs))
+        except psycopg.errors.QueryCanceled:
+            if not is_bounded:
+                raise
+            size = (min(size, edge - oldest) if edge > oldest else size) // CUT or size
+            lower = edge
         if len(jobs) > most:
             return Found(jobs[:most], Place.of(jobs[most - 1]))
         if lower is None:
             return Found(jobs)
-        upper = edge = lower
         now = time.monotonic()
-        if now > deadline:
-            place = place_at(lower)
+        if lower < edge:
+            upper = edge = lower
+            if now - began < patience / GROWTH:
+                size *= GROWTH
+        if now > deadline and upper is not None:
+            place = place_at(edge)
             return Found(jobs, place, place.at or place.id)
-        if now - began < QUICK:
-            size *= 4
-        elif now - began > SLOW:
-            size /= 2
-            size = int(size) or 1 if isinstance(size, float) else size
 
 
 def _written(moment: datetime) -> str:

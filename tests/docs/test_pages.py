@@ -223,7 +223,7 @@ def test_every_setting_is_listed():
     variables = {
         name
         for source in sources
-        for name in re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", source.read_text())
+        for name in re.findall(r"os\.environ(?:\.get\(|\[)\"(\w+)\"", source.read_text())
     }
     usage = subprocess.run(
         [sys.executable, "-m", "rota.worker", "--help"], cwd=ROOT, capture_output=True, text=True

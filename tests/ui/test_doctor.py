@@ -13,6 +13,7 @@ from rota.app.tokens import COOKIE
 from rota.app.ui import doctor
 from rota.db.gateway import call
 from tests.ui.pages import Page, look
+from tests.waiting import wait_until
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -31,8 +32,9 @@ def test_findings_come_by_severity_with_remedy_and_evidence(
     unserved = page.region("1 jobs are due in queue a/b")
     assert unserved.text.startswith("unserved queue 1 jobs are due")
     assert unserved.one("code").text == "rota worker --queues a/b"
-    assert unserved.one("dl").text.startswith("due 1 queue a/b ")
-    assert "oldest due at 2020-01-01 00:00" in unserved.one("dl").text
+    evidence = unserved.one("dl").text
+    assert evidence.startswith("due 1 queue a/b counted at ")
+    assert evidence.endswith("oldest due at 2020-01-01 00:00")
     assert page.link("a/b") == "/ui/queues/a%2Fb"
     paused = page.region("Queue reports was paused")
     assert paused.one("code").text == "select resume_queue('reports')"
@@ -149,3 +151,18 @@ def test_what_was_found_before_a_wall_is_not_shown_behind_it(
         assert "theirs" not in client.get(path).text
     asks["Accept"] = "application/openmetrics-text"
     assert "theirs" not in client.get("/metrics", headers=asks).text
+
+
+def test_who_comes_late_gets_what_is_kept_while_it_is_looked_anew(
+    client: FlaskClient, conn: Connection, look_as: Callable[..., FlaskClient],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    look_as("operator")
+    call(conn, "configure_queue", queue="reports")
+    monkeypatch.setattr(rota.app.doctor, "KEPT", (0.0, 0.0))
+    assert "reports was paused" not in look(client, "/ui/doctor").text
+    call(conn, "pause_queue", queue="reports")
+
+    assert "reports was paused" not in look(client, "/ui/doctor").text  # as the last one found it
+    # The thread looks as the same principal: it is not refused.
+    wait_until(lambda: "reports was paused" in look(client, "/ui/doctor").text)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from psycopg import Connection
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from rota.app.ui import jobs, search
@@ -182,7 +183,7 @@ def test_a_search_that_takes_too_long_says_how_far_it_came_and_goes_on_from_ther
     for _ in range(3):
         enqueue(conn, "other", queue="b")
     monkeypatch.setattr(jobs, "SECONDS", 0.0)
-    monkeypatch.setattr(search, "QUICK", 0.0)  # so the stretches stay as short as they begin
+    monkeypatch.setattr(search, "GROWTH", 1)  # so the stretches stay as short as they begin
 
     path, looks = f"/ui/jobs?state={state}&task=t&within=all", 0
     while True:
@@ -201,13 +202,53 @@ def test_a_search_that_takes_too_long_says_how_far_it_came_and_goes_on_from_ther
     conn.execute("delete from rota.finished_jobs")
 
 
+def test_those_that_run_behind_many_that_wait_are_known_by_the_census(
+    client: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [enqueue(conn), enqueue(conn)]
+    for _ in runs:
+        call(conn, "claim_next_job", worker="w")
+    call(conn, "take_census", older_than="0 seconds", force=True)
+    conn.execute("select setval('rota.job_ids', 100000)")
+    enqueue(conn)
+    monkeypatch.setattr(jobs, "SECONDS", 0.0)
+    monkeypatch.setattr(search, "GROWTH", 1)
+
+    page = look(client, "/ui/jobs?state=RUNNING")
+
+    assert ids(page, "live") == runs[::-1]
+    assert "of the older ones the last census knows those that have run longest" in page.text
+    assert ids(look(client, page.link("Go on searching")), "live") == runs[::-1]
+    assert ids(look(client, "/ui/jobs?state=RUNNING&task=other"), "live") == []
+
+
+def test_a_stretch_that_takes_long_is_given_up_for_a_shorter_one(conn: Connection) -> None:
+    conn.row_factory = dict_row
+    stretches = []
+
+    def read(lower: int | None, upper: int | None, rows: int) -> list[dict[str, Any]]:
+        stretches.append((lower, upper))
+        slow = 0 if lower is not None and 1000 - lower < 20 else 9
+        return conn.execute("select pg_sleep(%s)", [slow]).fetchall()[1:]
+
+    with conn.transaction():
+        conn.execute("set local statement_timeout = '8s'")
+        found = search._search(conn, read, 1000, 0, 800, 50, 0.3, search.Place)
+        assert conn.execute("show statement_timeout").fetchone() == {"statement_timeout": "8s"}
+
+    assert stretches[:3] == [(200, None), (900, None), (988, None)]
+    assert found.stopped_at is not None
+    assert 900 < found.stopped_at <= 988
+    assert found.more == search.Place(found.stopped_at)
+
+
 def test_what_is_to_be_retried_is_found_however_long_it_takes(
     client: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = failed(conn)
     conn.execute("update rota.finished_jobs set finished_at = finished_at - interval '5 hours'")
     monkeypatch.setattr(jobs, "COUNT_SECONDS", 0.0)
-    monkeypatch.setattr(search, "QUICK", 0.0)
+    monkeypatch.setattr(search, "GROWTH", 1)
 
     page, looks = look(client, "/ui/jobs/retry?task=t"), 1
     while "None found yet: searched back to" in page.text:

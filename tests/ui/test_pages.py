@@ -221,8 +221,9 @@ def test_a_hundred_tabs_cost_one_look_in_two_seconds(
     looks = (time.monotonic() - began) / 2 + 1
     assert set(answers) == {200, 304}
     assert len(answers) > 4 * looks
-    # Beside the page: the doctor, whether a token is needed, the upkeep, and we ourselves.
-    assert transactions(conn) - before < 3 * looks + 10
+    # Beside the page: the doctor, whether a token is needed, what four connections ask when they
+    # are new, the upkeep, and we ourselves.
+    assert transactions(conn) - before < 3 * looks + 30
 
 
 def transactions(conn: Connection) -> int:

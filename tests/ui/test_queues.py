@@ -10,7 +10,7 @@ from psycopg import Connection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from rota.app.ui import queues, workers
+from rota.app.ui import charts, queues, workers
 from rota.db.gateway import call
 from tests.ui.pages import Page, look, press, send
 
@@ -455,3 +455,19 @@ def test_for_settings_and_names_no_job_is_counted(conn: Connection) -> None:
     arguments = {"at": None, "until": None, "named": None, "limit": 1, "offset": 0}
     assert looks_at_jobs(queues.QUEUES, **arguments) == 1
     assert looks_at_jobs(workers.WORKER.as_string(conn), worker="w") == 0
+
+
+def test_charts_of_weeks_are_counted_once_in_some_minutes(
+    client: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(conn, "configure_queue", queue="a")
+    conn.execute("select rota.roll_up()")
+    asked: list[object] = []
+    rows = charts.rows
+    monkeypatch.setattr(charts, "rows", lambda *a, **b: asked.append(a) or rows(*a, **b))
+
+    for path, queries in (("?range=3h", 6), ("?range=8w", 3), ("/queues/a?range=8w", 3)):
+        asked.clear()
+        look(client, f"/ui/{path}".replace("//", "/"))
+        look(client, f"/ui/{path}".replace("//", "/"))
+        assert len(asked) == queries

@@ -48,3 +48,32 @@ def test_an_error_is_kept_for_nobody() -> None:
     with pytest.raises(RuntimeError, match="once"):
         shared.get("page", fail)
     assert shared.get("page", lambda: ("made", 60.0)) == "made"
+
+
+def test_what_is_over_is_shown_while_one_thread_makes_it_anew() -> None:
+    shared, go_on = Shared(), threading.Event()
+    assert shared.get("page", lambda: ("old", -1.0), 60) == "old"
+
+    def make() -> tuple[str, float]:
+        assert go_on.wait(30)
+        return "new", 60.0
+
+    assert [shared.get("page", make, 60) for _ in range(3)] == ["old"] * 3
+    go_on.set()
+    wait_until(lambda: shared.get("page", lambda: ("never", 60.0), 60) == "new")
+
+    assert shared.get("another", lambda: ("old", -61.0), 60) == "old"
+    assert shared.get("another", lambda: ("new", 60.0), 60) == "new"
+
+
+def test_what_cannot_be_made_anew_is_tried_again() -> None:
+    shared, tried = Shared(), []
+    shared.get("page", lambda: ("old", -1.0), 60)
+
+    def fail() -> tuple[str, float]:
+        tried.append(1)
+        raise RuntimeError
+
+    assert shared.get("page", fail, 60) == "old"
+    wait_until(lambda: tried)
+    wait_until(lambda: shared.get("page", lambda: ("new", 60.0), 60) == "new")
