@@ -60,8 +60,12 @@ VIEWS = [
     "queue_status",
     "worker_status",
     "queue_census",
+    "worker_census",
     "queue_heads",
+    "queue_depths",
+    "attempt_minutes",
     "attempt_totals",
+    "actions",
 ]
 MISSING_RIGHTS = """
     select f.name

@@ -160,7 +160,8 @@ def _house(scrapes: Scrapes) -> House:
             census_age=census_age,
             rollup_age=rollup_age,
         )
-    house.heads = scrapes.heads.get((principal, visible and tuple(visible)), _heads)
+    walls = None if sees_all else tuple(visible)
+    house.heads = scrapes.heads.get((principal, walls), _heads)
     if sees_all:
         looked = diagnosis()
         house.findings = _count(looked.findings)

@@ -297,7 +297,7 @@ def told(answer: Any, of: Things) -> tuple[Any, ...]:
     def plain(text: str) -> str:
         for job_id in sorted(set(of.ids), reverse=True):
             text = re.sub(rf"\b{job_id}\b", "ID", text)
-        text = re.sub(r"\b7\d{5}\b", "NEW", text)
+        text = re.sub(r"(?<!\.)\b7\d{5}\b", "NEW", text)  # an id, no microseconds
         text = re.sub(
             r"\b(globex|nobody)\.(queue|schedule|worker|key|request|task)\d", "NAME", text
         )

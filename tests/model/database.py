@@ -35,6 +35,11 @@ EMPTY = """
     delete from rota.lanes;
     delete from rota.queues;
     delete from rota.workers;
+    delete from rota.minutes;
+    delete from rota.totals;
+    update rota.chores
+    set since = null, until = null, ready_until = null, xid = null, readers = null
+    where chore = 'roll_up';
 """
 
 JOBS = """
@@ -80,6 +85,9 @@ class Database:
 
     def set_clock(self, instant: datetime) -> None:
         self.observer.execute("update rota_test.instant set at = %s", [instant])
+
+    def count(self) -> None:
+        self.observer.execute("select rota.roll_up()")
 
     def close(self) -> None:
         for conn in [self.observer, *self.sessions]:

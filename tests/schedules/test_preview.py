@@ -238,3 +238,15 @@ def test_a_preview_far_from_the_start_notes_the_changes_of_the_clocks(preview):
 def test_no_run_of_an_expression_is_listed_before_its_schedule_starts(preview):
     rows = preview(cron="0 9 * * *", n=1, from_time=SPRING, starts_at=SPRING + 3 * DAY)
     assert rows == [("02 09:00:00+02:00", "")]
+
+
+def test_a_fine_grid_that_began_long_ago_has_its_next_slots(conn):
+    rows = conn.execute(
+        "select run_at from rota.preview_schedule(every => '1 millisecond',"
+        " starts_at => '2000-01-01', from_time => '2030-01-01', n => 2)"
+    ).fetchall()
+
+    assert [str(at) for (at,) in rows] == [
+        "2030-01-01 00:00:00+00:00",
+        "2030-01-01 00:00:00.001000+00:00",
+    ]

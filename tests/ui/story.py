@@ -4,6 +4,7 @@ from psycopg import Connection
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
+from tests.waiting import wait_until
 
 HOURS = 5
 
@@ -133,8 +134,8 @@ def tell(conn: Connection) -> int:
     failed = "Traceback (most recent call last):\n  …\nCardDeclined: insufficient funds"
     call(conn, "finish_job", job_id=job["id"], token=job["token"], error=failed)
     call(conn, "take_census", older_than="0 seconds", force=True)
-    for _ in range(4):
-        call(conn, "roll_up")
+    until = "select counted_until > now() - interval '2 minutes' from rota.statistics_age()"
+    wait_until(lambda: call(conn, "roll_up") and conn.execute(until).fetchone()[0])
     return watched
 
 

@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from rota.app.ui import charts, queues, workers
 from rota.db.gateway import call
 from tests.ui.pages import Page, look, press, send
+from tests.waiting import wait_until
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -49,7 +50,8 @@ def count_minutes(conn: Connection) -> None:
         "update rota.chores set until = date_trunc('minute', now()) - interval '10 minutes'"
         " where chore = 'roll_up'"
     )
-    call(conn, "roll_up")
+    until = "select counted_until > now() - interval '2 minutes' from rota.statistics_age()"
+    wait_until(lambda: call(conn, "roll_up") and conn.execute(until).fetchone()[0])
 
 
 def run(conn: Connection, queue: str = "mail", error: str | None = None) -> None:

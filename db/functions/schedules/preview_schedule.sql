@@ -21,7 +21,7 @@ declare
     v_from timestamptz := coalesce(from_time, rota._now());
     v_start timestamptz := coalesce(starts_at, v_from);
     v_slot timestamptz := greatest(v_from, v_start) - interval '1 microsecond';
-    v_number integer;
+    v_number bigint;
     v_locals timestamp[];
     v_local timestamp;
     v_offset interval;

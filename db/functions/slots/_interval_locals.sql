@@ -1,3 +1,5 @@
+drop function if exists rota._interval_locals(timestamptz, interval, text, timestamptz, integer);
+
 -- Counts the grid up from a slot's number, as _interval_slot does. Only an interval of months or
 -- days names local times; any other is elapsed time, which the clocks cannot move.
 create or replace function rota._interval_locals(
@@ -5,7 +7,7 @@ create or replace function rota._interval_locals(
     every interval,
     time_zone text,
     slot timestamptz,
-    inout number integer,
+    inout number bigint,
     out locals timestamp[]
 )
     returns record
