@@ -29,6 +29,8 @@ FAILED = 1  # pytest's exit code when tests failed
 
 WORKER_TESTS = ["tests/worker", "tests/faults", "tests/history", "tests/test_minimal_worker.py"]
 
+PAGE_TESTS = ["tests/ui", "tests/client"]  # with browsers and terminals, which take their time
+
 # Of the schedules those that are soon done; "make hostile" runs all.
 HOSTILE_TESTS = [
     "tests/functions",
@@ -55,12 +57,17 @@ def main(arguments: list[str]) -> int:
             print(f"PostgreSQL {version} is not installed here: passed by", flush=True)
     if not installed:
         return 1
-    others = [f"--ignore={tests}" for tests in (*server_tests, *WORKER_TESTS)]
+    others = [f"--ignore={tests}" for tests in (*server_tests, *WORKER_TESTS, *PAGE_TESTS)]
     first = {"ROTA_PG": installed[0]}
-    with ThreadPoolExecutor(2) as at_once:
-        worker = at_once.submit(_run, WORKER_TESTS, first, "worker: ")
-        else_ = at_once.submit(_run, others, first, "")
-    results = {"worker": worker.result(), "all else": else_.result()}
+    with ThreadPoolExecutor(1) as aside, ThreadPoolExecutor(1) as beside:
+        worker = aside.submit(_run, WORKER_TESTS, first, "worker: ")
+        pages = aside.submit(_run, PAGE_TESTS, first, "pages: ")
+        else_ = beside.submit(_run, others, first, "")
+    results = {
+        "worker": worker.result(),
+        "pages and commands": pages.result(),
+        "all else": else_.result(),
+    }
     with ThreadPoolExecutor(len(installed) + 1) as at_once:
         runs = {
             version: at_once.submit(_run, server_tests, {"ROTA_PG": version}, f"{version}: ")
