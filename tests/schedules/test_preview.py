@@ -242,11 +242,9 @@ def test_no_run_of_an_expression_is_listed_before_its_schedule_starts(preview):
 
 def test_a_fine_grid_that_began_long_ago_has_its_next_slots(conn):
     rows = conn.execute(
-        "select run_at from rota.preview_schedule(every => '1 millisecond',"
-        " starts_at => '2000-01-01', from_time => '2030-01-01', n => 2)"
+        "select extract(epoch from run_at - '2030-01-01 00:00:00+00')::text"
+        " from rota.preview_schedule(every => '1 millisecond',"
+        " starts_at => '2000-01-01 00:00:00+00', from_time => '2030-01-01 00:00:00+00', n => 2)"
     ).fetchall()
 
-    assert [str(at) for (at,) in rows] == [
-        "2030-01-01 00:00:00+00:00",
-        "2030-01-01 00:00:00.001000+00:00",
-    ]
+    assert [float(seconds) for (seconds,) in rows] == [0, 0.001]
