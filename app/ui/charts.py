@@ -3,12 +3,12 @@
 from typing import Any
 
 import psycopg
-from flask import current_app, g, request
+from flask import current_app, request
 from psycopg import sql
 
 from rota.app.errors import invalid
 from rota.app.shared import Shared
-from rota.app.ui.frame import rows
+from rota.app.ui.frame import rows, visitor
 from rota.app.ui.words import quantile
 
 # How far back, of how long a time each point tells, and for how many seconds they are kept: to
@@ -130,7 +130,7 @@ def read(
         return {"ended": ended, "depths": depths}, seconds
 
     kept: Shared[dict[str, Any]] = current_app.extensions["charts"]
-    key = (g.get("token_hash"), g.get("principal"), chosen, queue)
+    key = (*visitor(), chosen, queue)
     return {
         "ranges": {name: words for name, (_, _, words, _) in RANGES.items()},
         "range": chosen,

@@ -7,9 +7,9 @@ import psycopg
 from flask import Blueprint, Response, url_for
 
 from rota.app.doctor import Diagnosis, diagnosis
+from rota.app.ui.figures import AGE
 from rota.app.ui.frame import page, rights, rows
-from rota.app.ui.overview import AGE
-from rota.app.ui.words import cut, job_path, schedule_path
+from rota.app.ui.words import cut
 
 blueprint = Blueprint("doctor", __name__)
 
@@ -26,9 +26,9 @@ PLACES = {
     "queues": lambda name: url_for("ui.queues.show", queue=name),
     "worker": lambda name: url_for("ui.workers.show", worker=name),
     "workers": lambda name: url_for("ui.workers.show", worker=name),
-    "name": schedule_path,
-    "job_id": job_path,
-    "one_of_them": job_path,
+    "name": lambda name: url_for("ui.schedules.show", name=name),
+    "job_id": lambda job_id: url_for("ui.jobs.show", job_id=job_id),
+    "one_of_them": lambda job_id: url_for("ui.jobs.show", job_id=job_id),
 }
 
 

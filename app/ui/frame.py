@@ -115,7 +115,7 @@ def page(template: str, read: Callable[[psycopg.Connection], dict[str, Any]]) ->
         read: returns what it shows, read in one transaction.
     """
     said = _take_said()
-    key = (request.full_path, g.get("token_hash"), g.get("principal"))
+    key = (request.full_path, *visitor())
 
     def make() -> tuple[str, float]:
         with reading() as conn:
@@ -137,6 +137,11 @@ def page(template: str, read: Callable[[psycopg.Connection], dict[str, Any]]) ->
 def shared() -> Shared[Any]:
     """Return what is kept for those who ask for the same, by what it is and who may see it."""
     return current_app.extensions["pages"]
+
+
+def visitor() -> tuple[bytes | None, str | None]:
+    """Return what tells apart those who must not be shown what was made for each other."""
+    return g.get("token_hash"), g.get("principal")
 
 
 def act(function: str, **arguments: Any) -> list[dict[str, Any]]:

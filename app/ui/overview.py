@@ -4,50 +4,26 @@ from typing import Any
 
 import psycopg
 from flask import Blueprint, Response
+from psycopg import sql
 
-from rota.app.ui import charts
+from rota.app.ui import charts, figures
 from rota.app.ui.frame import page, rows
 
 blueprint = Blueprint("overview", __name__)
 
-AGE = """
-    select census_at, counted_until, counted_since,
-        extract(epoch from statement_timestamp() - census_at)::float8 as census_age
-    from rota.statistics_age()
-"""
-TOTALS = """
-    select coalesce(sum(scheduled), 0)::bigint as scheduled, coalesce(sum(due), 0)::bigint as due,
-        coalesce(sum(running), 0)::bigint as running, coalesce(sum(lost), 0)::bigint as lost,
-        coalesce(sum(retrying), 0)::bigint as retrying,
-        extract(epoch from %(at)s::timestamptz - min(oldest_due_at))::float8 as oldest_due
-    from rota.queue_census
-"""
-QUEUES = """
+QUEUES = sql.SQL(
+    """
     select c.queue, sum(c.scheduled)::bigint as scheduled, sum(c.due)::bigint as due,
         sum(c.running)::bigint as running,
         extract(epoch from %(at)s::timestamptz - min(c.oldest_due_at))::float8 as oldest_due,
         coalesce(m.succeeded, 0)::float8 as succeeded, coalesce(m.failed, 0)::float8 as failed
     from rota.queue_census as c
-    left join (
-        select queue,
-            sum(ended) filter (where outcome = 'SUCCEEDED') / 15.0 as succeeded,
-            sum(ended) filter (where outcome not in ('SUCCEEDED', 'RELEASED')) / 15.0 as failed
-        from rota.attempt_minutes
-        where minute >= %(until)s::timestamptz - interval '15 minutes'
-        group by queue
-    ) as m on m.queue = c.queue
+    left join ({rates}) as m on m.queue = c.queue
     group by c.queue, m.succeeded, m.failed
     order by sum(c.due) desc, c.queue
     limit 12
-"""
-HOUR = """
-    select coalesce(sum(ended) filter (where outcome = 'SUCCEEDED'), 0)::bigint as succeeded,
-        coalesce(sum(ended) filter (
-            where outcome not in ('SUCCEEDED', 'RELEASED')), 0)::bigint as failed,
-        coalesce(sum(gave_up), 0)::bigint as gave_up
-    from rota.attempt_minutes
-    where minute >= %(until)s::timestamptz - interval '1 hour'
-"""
+    """
+).format(rates=figures.RATES)
 FAILURES = """
     select j.task, right(e.error, 200) as error, count(*) as times, max(e.finished_at) as last
     from (
@@ -83,16 +59,12 @@ def show() -> Response:
 
 
 def _read(conn: psycopg.Connection, chosen: str) -> dict[str, Any]:
-    [age] = rows(conn, AGE)
-    at = age["census_at"]
-    until = age["counted_until"]
-    [totals] = rows(conn, TOTALS, at=at)
-    [hour] = rows(conn, HOUR, until=until)
+    read = figures.read(conn)
+    at, until = read["age"]["census_at"], read["age"]["counted_until"]
     [workers] = rows(conn, WORKERS)
-    return charts.read(conn, chosen, until) | {
-        "age": age,
-        "totals": totals,
-        "hour": hour,
+    return {
+        **read,
+        **charts.read(conn, chosen, until),
         "workers": workers,
         "queues": rows(conn, QUEUES, at=at, until=until),
         "failures": rows(conn, FAILURES),

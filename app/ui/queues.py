@@ -6,33 +6,27 @@ from typing import Any
 
 import psycopg
 from flask import Blueprint, Response, request, url_for
+from psycopg import sql
 
 from rota.app.errors import RequestError, invalid
 from rota.app.inputs import MAX_INTEGER, Field, read_query, text
-from rota.app.ui import charts
+from rota.app.ui import charts, figures
 from rota.app.ui.frame import act, page, rows, say
-from rota.app.ui.overview import AGE
 
 blueprint = Blueprint("queues", __name__)
 
 ON_A_PAGE = 100
 MOST_TASKS = 100
 # A worker is alive that spoke within three of its announcements, as the doctor has it.
-QUEUES = """
+QUEUES = sql.SQL(
+    """
     with counted as (
         select queue, sum(scheduled)::bigint as scheduled, sum(due)::bigint as due,
             sum(running)::bigint as running, sum(lost)::bigint as lost,
             extract(epoch from %(at)s::timestamptz - min(oldest_due_at))::float8 as oldest_due
         from rota.queue_census
         group by queue
-    ), ended as (
-        select queue,
-            sum(ended) filter (where outcome = 'SUCCEEDED') / 15.0 as succeeded,
-            sum(ended) filter (where outcome not in ('SUCCEEDED', 'RELEASED')) / 15.0 as failed
-        from rota.attempt_minutes
-        where minute >= %(until)s::timestamptz - interval '15 minutes'
-        group by queue
-    ), served as (
+    ), ended as ({rates}), served as (
         select s.queue, count(distinct w.worker) as workers
         from rota.worker_status as w
         cross join lateral unnest(w.queues) as s(queue)
@@ -51,7 +45,8 @@ QUEUES = """
     where %(named)s::text is null or strpos(lower(q.queue), lower(%(named)s)) > 0
     order by due desc, running desc, q.queue
     limit %(limit)s offset %(offset)s
-"""
+    """
+).format(rates=figures.RATES)
 # All are read, for asked for one by name the view counts its jobs, though nobody wants to know.
 QUEUE = """
     with known as materialized (
@@ -64,23 +59,6 @@ QUEUE = """
         extract(epoch from k.timeout)::float8 as timeout
     from known as k
     where k.queue = %(queue)s
-"""
-FIGURES = """
-    select coalesce(sum(scheduled), 0)::bigint as scheduled, coalesce(sum(due), 0)::bigint as due,
-        coalesce(sum(retrying), 0)::bigint as retrying,
-        coalesce(sum(running), 0)::bigint as running, coalesce(sum(lost), 0)::bigint as lost,
-        coalesce(sum(overdue), 0)::bigint as overdue,
-        extract(epoch from %(at)s::timestamptz - min(oldest_due_at))::float8 as oldest_due
-    from rota.queue_census
-    where queue = %(queue)s
-"""
-HOUR = """
-    select coalesce(sum(ended) filter (where outcome = 'SUCCEEDED'), 0)::bigint as succeeded,
-        coalesce(sum(ended) filter (
-            where outcome not in ('SUCCEEDED', 'RELEASED')), 0)::bigint as failed,
-        coalesce(sum(gave_up), 0)::bigint as gave_up
-    from rota.attempt_minutes
-    where minute >= %(until)s::timestamptz - interval '1 hour' and queue = %(queue)s
 """
 TASKS = """
     with counted as (
@@ -160,7 +138,7 @@ def index() -> Response:
     named = asked.get("named", "").strip() or None
 
     def read(conn: psycopg.Connection) -> dict[str, Any]:
-        [age] = rows(conn, AGE)
+        [age] = rows(conn, figures.AGE)
         queues = rows(
             conn,
             QUEUES,
@@ -200,18 +178,15 @@ def _read(conn: psycopg.Connection, queue: str, chosen: str) -> dict[str, Any]:
             code="RTN03",
             hint="A queue begins with its first job, or with its first settings.",
         )
-    [age] = rows(conn, AGE)
-    asked = {"queue": queue, "at": age["census_at"], "until": age["counted_until"]}
-    [figures] = rows(conn, FIGURES, **asked)
-    [hour] = rows(conn, HOUR, **asked)
+    read = figures.read(conn, queue)
+    asked = {"at": read["age"]["census_at"], "until": read["age"]["counted_until"]}
     [served] = rows(conn, SERVED, queue=queue)
-    return charts.read(conn, chosen, age["counted_until"], queue) | {
-        "age": age,
+    return {
+        **read,
+        **charts.read(conn, chosen, asked["until"], queue),
         "queue": found[0],
-        "figures": figures,
-        "hour": hour,
         "served": served,
-        "tasks": rows(conn, TASKS, **asked, limit=MOST_TASKS),
+        "tasks": rows(conn, TASKS, **asked, queue=queue, limit=MOST_TASKS),
         "settings": [
             {"name": name, "label": label, "default": default, "help": help_, "value": value}
             for name, (_, label, default, help_) in SETTINGS.items()

@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
-from flask import Blueprint, Response, g, request, url_for
+from flask import Blueprint, Response, request, url_for
 from psycopg import sql
 
 from rota.app.errors import RequestError, invalid
 from rota.app.inputs import Field, instant, one_of, read_query, row_id, text
-from rota.app.ui.frame import act, page, rows, say, shared
+from rota.app.ui.frame import act, page, rows, say, shared, visitor
 from rota.app.ui.timings import cron_in_words, interval_in_words
 from rota.app.ui.words import number
 
@@ -88,16 +88,22 @@ ONE = sql.SQL(
     where name = %(name)s
     """
 ).format(SCHEDULE)
+RUN = sql.SQL(
+    """
+    job_id, run, attempt, outcome, worker, started_at, finished_at, scheduled_for,
+    right(error, 2000) as error,
+    case outcome when 'SKIPPED' then result ->> 'slots' end as slots,
+    extract(epoch from finished_at - started_at)::float8 as took
+    """
+)
 # The last attempts of some jobs, each job's newest first. Behind a wall the limit does not reach
 # the index, and all attempts since then are read.
-LAST = """
+LAST = sql.SQL(
+    """
     select e.*
     from unnest(%(ids)s::bigint[]) as i(id)
     cross join lateral (
-        select job_id, run, attempt, outcome, worker, started_at, finished_at, scheduled_for,
-            right(error, 2000) as error,
-            case outcome when 'SKIPPED' then result ->> 'slots' end as slots,
-            extract(epoch from finished_at - started_at)::float8 as took
+        select {run}
         from rota.executions
         where job_id = i.id
             and finished_at >= statement_timestamp() - %(within)s::interval
@@ -105,13 +111,12 @@ LAST = """
         limit %(most)s
     ) as e
     order by e.job_id, e.finished_at desc, e.run desc, e.attempt desc, e.outcome desc
-"""
+    """
+).format(run=RUN)
 WITHIN = ("1 hour", "1 day", "60 days", "100 years")  # what runs often has enough in a short time
-RUNS_OF = """
-    select job_id, run, attempt, outcome, worker, started_at, finished_at, scheduled_for,
-        right(error, 2000) as error,
-        case outcome when 'SKIPPED' then result ->> 'slots' end as slots,
-        extract(epoch from finished_at - started_at)::float8 as took
+RUNS_OF = sql.SQL(
+    """
+    select {run}
     from rota.executions
     where job_id = %(id)s
         and finished_at >= %(since)s
@@ -119,7 +124,8 @@ RUNS_OF = """
         and (scheduled_for >= %(since)s or outcome = 'SKIPPED')
     order by finished_at, run, attempt
     limit %(most)s
-"""
+    """
+).format(run=RUN)
 NEXT = """
     select run_at, local_time, note
     from rota.preview_schedule(
@@ -454,7 +460,7 @@ def _read_calendar(
             return None, seconds
 
     key = (
-        *("calendar", g.get("token_hash"), g.get("principal"), view),
+        *("calendar", *visitor(), view),
         *(schedule["job_id"], schedule["paused_at"], *_definition(schedule).values()),
     )
     return shared().get(key, count)

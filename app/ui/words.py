@@ -2,12 +2,9 @@
 
 import math
 from datetime import UTC, datetime
-from urllib.parse import quote, urlencode
 
 from flask import Flask
 from markupsafe import Markup, escape
-
-from rota.app.paths import PAGES
 
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 COMMANDS = ("rota ", "select ", "alter ", "vacuum ", "grant ", "rollback ", "drop ")
@@ -43,11 +40,8 @@ def init_app(app: Flask) -> None:
         "first_line": first_line,
         "cut": cut,
         "rate": rate,
-        "job_path": job_path,
-        "schedule_path": schedule_path,
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
     }
-    app.jinja_env.globals["jobs_path"] = jobs_path
 
 
 def number(value: float | None) -> str:
@@ -118,8 +112,7 @@ def remedy(text: str | None) -> Markup:
 def first_line(text: str | None, length: int = 120) -> str:
     """Return what an error says at its end, where a traceback has the reason, or at its start."""
     lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-    line = lines[-1] if lines else ""
-    return line if len(line) <= length else line[: length - 1] + "…"
+    return cut(lines[-1] if lines else "", length)
 
 
 def cut(text: str, length: int = 120) -> str:
@@ -130,21 +123,6 @@ def cut(text: str, length: int = 120) -> str:
 def rate(value: float) -> str:
     """Write how often something happens in a minute; a decimal where that tells something."""
     return "0" if not value else f"{value:.1f}" if value < 99.95 else number(value)
-
-
-def job_path(job_id: int) -> str:
-    """Return where a job is shown."""
-    return f"{PAGES}/jobs/{job_id}"
-
-
-def jobs_path(**filters: str) -> str:
-    """Return where the jobs are listed that pass these filters."""
-    return f"{PAGES}/jobs?{urlencode(filters)}"
-
-
-def schedule_path(name: str) -> str:
-    """Return where a schedule is shown."""
-    return f"{PAGES}/schedules/{quote(name, safe='')}"
 
 
 def quantile(histogram: list[int] | None, part: float) -> float | None:

@@ -8,8 +8,8 @@ from psycopg import sql
 
 from rota.app.errors import RequestError
 from rota.app.inputs import Field, one_of, read_query, text
+from rota.app.ui.figures import AGE
 from rota.app.ui.frame import page, rows
-from rota.app.ui.overview import AGE
 from rota.app.ui.queues import page_number
 
 blueprint = Blueprint("workers", __name__)

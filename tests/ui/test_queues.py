@@ -455,7 +455,7 @@ def test_for_settings_and_names_no_job_is_counted(conn: Connection) -> None:
     assert looks_at_jobs("select queue, paused_at, timeout from rota.queue_status") == 1
     assert looks_at_jobs(queues.QUEUE, queue="mail") == 1
     arguments = {"at": None, "until": None, "named": None, "limit": 1, "offset": 0}
-    assert looks_at_jobs(queues.QUEUES, **arguments) == 1
+    assert looks_at_jobs(queues.QUEUES.as_string(conn), **arguments) == 1
     assert looks_at_jobs(workers.WORKER.as_string(conn), worker="w") == 0
 
 
