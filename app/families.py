@@ -7,7 +7,6 @@ for each value of a label is a series that Prometheus keeps.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 from prometheus_client import Metric
@@ -16,12 +15,11 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
 )
-from prometheus_client.utils import floatToGoString
+
+from rota.exposition import BOUNDS, OTHER, add_histogram
 
 MOST_PAIRS = 1000  # of a queue and a task
 MOST_QUEUES = 1000
-OTHER = "other"
-BUCKETS = [*(floatToGoString(0.001 * 4**power) for power in range(13)), "+Inf"]  # as _bucket has it
 STATES = ("scheduled", "due", "retrying", "running", "lost")
 
 Rows = list[tuple[Any, ...]]
@@ -226,7 +224,7 @@ class _Sum:
     """Several histograms added up, and the seconds in them."""
 
     def __init__(self) -> None:
-        self.numbers = [0] * len(BUCKETS)
+        self.numbers = [0] * (len(BOUNDS) + 1)
         self.seconds = 0.0
 
     def add(self, histogram: list[int], seconds: float) -> None:
@@ -256,6 +254,5 @@ def _histogram(
 ) -> Metric:
     family = HistogramMetricFamily(name, text, labels=labels)
     for names, total in values.items():
-        buckets = list(zip(BUCKETS, accumulate(total.numbers), strict=True))
-        family.add_metric(names, buckets, sum_value=total.seconds)
+        add_histogram(family, names, BOUNDS, total.numbers, total.seconds)
     return family

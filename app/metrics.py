@@ -13,13 +13,13 @@ from typing import Any
 
 import psycopg
 from flask import Blueprint, Response, current_app, g, request
-from prometheus_client import CollectorRegistry, exposition
-from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client import CollectorRegistry
 
 from rota.app.database import transaction
 from rota.app.doctor import diagnosis
 from rota.app.families import House
 from rota.app.shared import Shared
+from rota.exposition import writer
 
 blueprint = Blueprint("metrics", __name__)
 
@@ -30,8 +30,6 @@ SHARE = 100  # times what a look took, before it is done again
 HEADS_KEPT = 30.0  # seconds, at most
 
 TOO_LONG = psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable
-
-OPENMETRICS = "application/openmetrics-text"
 
 AGES = """
     select
@@ -128,16 +126,13 @@ def scrape() -> Response:
     """
     with transaction():
         pass  # a token that was revoked is refused, whatever is kept
-    chosen: Any = exposition
-    content_type = exposition.CONTENT_TYPE_PLAIN_0_0_4
-    if OPENMETRICS in request.headers.get("Accept", ""):
-        chosen, content_type = openmetrics, openmetrics.CONTENT_TYPE_LATEST
+    write, content_type = writer(request.headers.get("Accept", ""))
     scrapes: Scrapes = current_app.extensions["scrapes"]
 
     def render() -> tuple[bytes, float]:
         registry = CollectorRegistry()
         registry.register(_house(scrapes))
-        return chosen.generate_latest(registry), KEPT
+        return write(registry), KEPT
 
     text = scrapes.texts.get((g.get("principal"), content_type), render)
     response = Response(text, content_type=content_type)

@@ -12,24 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
-from itertools import accumulate
 from typing import Any
 from urllib.parse import urlsplit
 
-from prometheus_client import CollectorRegistry, Metric, exposition
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.utils import floatToGoString
 
+from rota.exposition import BOUNDS, OTHER, add_histogram, writer
 from rota.worker.attempt import Attempt
 from rota.worker.descriptor import Descriptor
 
 CLAIM_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-HANDLER_BOUNDS = tuple(0.001 * 4**power for power in range(13))  # as rota_run_duration_seconds
 MOST_TASKS = 1000
-OTHER = "other"
 LEASE_LOST = "LEASE_LOST"
-OPENMETRICS = "application/openmetrics-text"
 
 PATIENCE = 5.0  # seconds for one scrape, whatever its client does
 LOOK_PERIOD = 1.0  # seconds between two looks at what cannot wake the thread that looks
@@ -40,7 +35,7 @@ _lost: list["_Listener"] = []  # kept, for to let go of a socket is to close its
 class Histogram:
     """How many spans of time were how long; one thread adds, others may read."""
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
         self._numbers = [0] * (len(bounds) + 1)
         self._seconds = 0.0
@@ -52,9 +47,7 @@ class Histogram:
 
     def put_into(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
         """Make it one of a family's."""
-        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
-        buckets = list(zip(bounds, accumulate(self._numbers), strict=True))
-        family.add_metric(labels, buckets, sum_value=self._seconds)
+        add_histogram(family, labels, self._bounds, self._numbers, self._seconds)
 
 
 class Metrics:
@@ -118,7 +111,7 @@ class Metrics:
 
     def _new_handler(self, task: str) -> Histogram:
         name = task if len(self._handlers) < MOST_TASKS else OTHER
-        return self._handlers.setdefault(name, Histogram(HANDLER_BOUNDS))
+        return self._handlers.setdefault(name, Histogram(BOUNDS))
 
 
 class Port:
@@ -204,11 +197,8 @@ class _Scrape(BaseHTTPRequestHandler):
         if urlsplit(self.path).path != "/metrics":
             self._answer(404, b"there is nothing at this path but at /metrics\n", "text/plain")
             return
-        chosen: Any = exposition
-        content_type = exposition.CONTENT_TYPE_PLAIN_0_0_4
-        if OPENMETRICS in self.headers.get("Accept", ""):
-            chosen, content_type = openmetrics, openmetrics.CONTENT_TYPE_LATEST
-        self._answer(200, chosen.generate_latest(self.server.registry), content_type)
+        write, content_type = writer(self.headers.get("Accept", ""))
+        self._answer(200, write(self.server.registry), content_type)
 
     do_HEAD = do_GET  # noqa: N815
 

@@ -13,9 +13,10 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
 from rota.app import create_app
-from rota.app.families import BUCKETS, MOST_PAIRS, MOST_QUEUES, House
+from rota.app.families import MOST_PAIRS, MOST_QUEUES, House
 from rota.app.shared import Shared
 from rota.db.gateway import call
+from rota.exposition import BOUNDS
 from tests.waiting import wait_until
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -138,7 +139,7 @@ def test_counters_stay_when_history_goes(scrape, conn, clock):
 
     assert conn.execute("select count(*) from rota.jobs").fetchone() == (0,)
     counted = [name for name in before if re.search("_(total|bucket|sum|count)$", name[0])]
-    assert len(counted) > 2 * len(BUCKETS)
+    assert len(counted) > 2 * (len(BOUNDS) + 1)
     assert all(after[name] == before[name] for name in counted)
 
 

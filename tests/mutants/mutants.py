@@ -2512,9 +2512,9 @@ MUTANTS = [
     ),
     mutant(
         "the buckets of a histogram are not summed up",
-        "app/families.py",
-        "list(zip(BUCKETS, accumulate(total.numbers), strict=True))",
-        "list(zip(BUCKETS, total.numbers, strict=True))",
+        "rota/exposition.py",
+        "list(zip(_names(bounds), accumulate(numbers), strict=True))",
+        "list(zip(_names(bounds), numbers, strict=True))",
         f"{METRICS}::test_counters_are_what_history_has",
     ),
     mutant(
