@@ -47,6 +47,16 @@ def claim(conn, **arguments):
     return [row["task"] for row in call(conn, "claim_next_job", **arguments)]
 
 
+def let_autovacuum_end(conn):
+    """Wait for what autovacuum has open now: while it is, what a scan found is not settled."""
+    transactions = """
+        select a.pid, a.backend_xid::text from pg_stat_activity as a
+        where a.backend_type = 'autovacuum worker' and a.backend_xid is not null
+    """
+    were_open = set(conn.execute(transactions))
+    wait_until(lambda: were_open.isdisjoint(conn.execute(transactions)))
+
+
 def scan_slowly(conn, queue="default", priority=0, first_job=None, shared=False):
     """Do what a claim does after a slow scan of a lane, which may have found nothing."""
     conn.execute(
@@ -65,6 +75,7 @@ def scan_slowly(conn, queue="default", priority=0, first_job=None, shared=False)
         """,
         {"queue": queue, "priority": priority, "first_job": first_job, "shared": shared},
     )
+    let_autovacuum_end(conn)
 
 
 def set_cursor(conn, **lane):

@@ -11,7 +11,14 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
-from tests.functions.test_cursor import STEP, behind, claim, enqueue, scan_slowly
+from tests.functions.test_cursor import (
+    STEP,
+    behind,
+    claim,
+    enqueue,
+    let_autovacuum_end,
+    scan_slowly,
+)
 from tests.functions.test_cursor import still as still  # the fixture
 from tests.waiting import wait_until
 
@@ -136,6 +143,7 @@ def test_the_first_claim_of_a_session_reads_little_of_what_an_old_snapshot_pins(
             before = blocks(worker)
             assert claim(worker, queues=queues) == [f"ahead {number}"]
             read.append(blocks(worker) - before)
+        let_autovacuum_end(conn)
 
     # The first two found out for all the others; each of them stepped over all that is pinned.
     assert min(read[:2]) > 400
