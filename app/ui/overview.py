@@ -41,10 +41,11 @@ FAILURES = """
 """
 WORKERS = """
     select count(*) filter (where is_alive) as alive,
-        count(*) filter (where not is_alive) as silent,
+        count(*) filter (where not is_alive and version is not null) as silent,
         coalesce(sum(concurrency) filter (where is_alive), 0) as places
     from (
-        select concurrency, last_seen_at > statement_timestamp() - interval '90 s' as is_alive
+        select concurrency, version,
+            last_seen_at > statement_timestamp() - interval '90 seconds' as is_alive
         from rota.worker_status
         where stopped_at is null and last_seen_at > statement_timestamp() - interval '1 hour'
     ) as w

@@ -96,6 +96,18 @@ def test_the_list_tells_the_states_of_workers_apart(client: FlaskClient, crew: C
     assert tiles[3] == f"Deployed version {version(crew)[:12]} 1 alive with another"
 
 
+def test_the_overview_calls_nobody_silent_of_whom_nothing_can_be_heard(
+    client: FlaskClient, crew: Connection
+) -> None:
+    tile = next(
+        tile.text
+        for tile in look(client, "/ui/").region("figures").all("div")
+        if tile["class"] == "tile" and tile.text.startswith("Workers")
+    )
+
+    assert tile == "Workers 2 1 silent"  # the other that has said nothing works over HTTP
+
+
 def test_the_list_shows_places_queues_version_and_clock(
     client: FlaskClient, crew: Connection
 ) -> None:
