@@ -264,6 +264,7 @@ def _look(
         "span": SPANS[given.get("within", USUAL_SPAN)][0],
         "is_ended": what == "retry",
         "total": outcome["matched"],
+        "most": MOST_AT_ONCE,
         "refused": len(places) - outcome["matched"],
         "search": found,
         "first": places[0] if places else None,
