@@ -105,6 +105,12 @@ SINCE = """
 """
 
 
+def roll_up_all(conn: Connection) -> None:
+    """Have all minutes counted that are over; it takes several looks, and waits for others."""
+    until = "select counted_until > now() - interval '2 minutes' from rota.statistics_age()"
+    wait_until(lambda: call(conn, "roll_up") and conn.execute(until).fetchone()[0])
+
+
 def tell(conn: Connection) -> int:
     """Write the story; return the job whose page is to be looked at."""
     hours = {"hours": HOURS}
@@ -134,8 +140,7 @@ def tell(conn: Connection) -> int:
     failed = "Traceback (most recent call last):\n  …\nCardDeclined: insufficient funds"
     call(conn, "finish_job", job_id=job["id"], token=job["token"], error=failed)
     call(conn, "take_census", older_than="0 seconds", force=True)
-    until = "select counted_until > now() - interval '2 minutes' from rota.statistics_age()"
-    wait_until(lambda: call(conn, "roll_up") and conn.execute(until).fetchone()[0])
+    roll_up_all(conn)
     return watched
 
 

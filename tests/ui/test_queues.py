@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from rota.app.ui import charts, queues, workers
 from rota.db.gateway import call
 from tests.ui.pages import Page, look, press, send
-from tests.waiting import wait_until
+from tests.ui.story import roll_up_all
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -50,8 +50,7 @@ def count_minutes(conn: Connection) -> None:
         "update rota.chores set until = date_trunc('minute', now()) - interval '10 minutes'"
         " where chore = 'roll_up'"
     )
-    until = "select counted_until > now() - interval '2 minutes' from rota.statistics_age()"
-    wait_until(lambda: call(conn, "roll_up") and conn.execute(until).fetchone()[0])
+    roll_up_all(conn)
 
 
 def run(conn: Connection, queue: str = "mail", error: str | None = None) -> None:
