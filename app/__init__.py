@@ -46,6 +46,7 @@ def create_app(database_url: str | None = None) -> Flask:
     app.url_map.converters |= {
         "id": paths.IdConverter,
         "queue": paths.QueueConverter,
+        "key": paths.KeyConverter,
         "schedule": paths.ScheduleConverter,
         "name": paths.AnyNameConverter,
     }

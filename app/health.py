@@ -51,6 +51,7 @@ FUNCTIONS = [
     "pause_queue",
     "resume_queue",
     "configure_queue",
+    "configure_key",
     "delete_queue",
 ]
 VIEWS = [
@@ -58,6 +59,7 @@ VIEWS = [
     "executions",
     "schedule_status",
     "queue_status",
+    "key_limits",
     "worker_status",
     "queue_census",
     "worker_census",

@@ -51,6 +51,17 @@ from rota.db.gateway import call
 
 blueprint = Blueprint("jobs", __name__)
 
+LONGEST_TO_RUN = timedelta(days=36_000)  # from now; as long as an interval may be
+
+
+def time_to_run(value: Any) -> timedelta:
+    """Take in how long from now a job is to run."""
+    wait = seconds_from_zero(value)
+    if not timedelta() <= wait <= LONGEST_TO_RUN:
+        raise ValueError(f"must be from 0 to {LONGEST_TO_RUN.total_seconds():.0f}")
+    return wait
+
+
 COMMON = {
     "task": Field(text, required=True),
     "payload": Field(json_value),
@@ -59,11 +70,14 @@ COMMON = {
     "max_retries": Field(integer),
     "timeout_seconds": Field(seconds, argument="timeout"),
     "headers": Field(headers),
+    "key": Field(text),
 }
 ONE_TIME = COMMON | {
     "run_at": Field(instant),
-    "run_in_seconds": Field(seconds_from_zero, argument="run_in"),
+    "run_in_seconds": Field(time_to_run, argument="run_in"),
     "unique_key": Field(text),
+    "unique_for_seconds": Field(seconds, argument="unique_for"),
+    "replace": Field(boolean),
 }
 INTERVAL = COMMON | {
     "run_at": Field(instant, argument="starts_at"),
@@ -92,6 +106,7 @@ FILTERS = {
     "task": Field(text),
     "schedule_type": Field(one_of("ONE_TIME", "INTERVAL", "CRON")),
     "unique_key": Field(text),
+    "key": Field(text),
     "worker": Field(text),
     "created_since": Field(instant),
     "created_before": Field(instant),
@@ -125,9 +140,9 @@ LOOK = 100_000  # jobs that one page looks at; those that no index finds come pa
 SUMMARY = sql.SQL(
     """
     id, task, state, schedule_type, queue, priority, {run_at}, {scheduled_for}, run, attempt,
-    max_retries, extract(epoch from timeout)::float8 as timeout_seconds, unique_key, name, worker,
-    {lease_until}, {cancel_requested_at}, cancel_reason, last_error, {created_at}, {started_at},
-    {finished_at}
+    max_retries, extract(epoch from timeout)::float8 as timeout_seconds, unique_key, key, name,
+    worker, {lease_until}, {cancel_requested_at}, cancel_reason, last_error,
+    {created_at}, {started_at}, {finished_at}
     """
 ).format(
     **moments(
@@ -301,6 +316,7 @@ def list_jobs() -> Response:
       - $ref: "#/components/parameters/OfTask"
       - $ref: "#/components/parameters/OfScheduleType"
       - $ref: "#/components/parameters/OfUniqueKey"
+      - $ref: "#/components/parameters/OfKey"
       - $ref: "#/components/parameters/OfWorker"
       - $ref: "#/components/parameters/CreatedSince"
       - $ref: "#/components/parameters/CreatedBefore"
@@ -347,6 +363,7 @@ def count_jobs() -> Response:
       - $ref: "#/components/parameters/OfTask"
       - $ref: "#/components/parameters/OfScheduleType"
       - $ref: "#/components/parameters/OfUniqueKey"
+      - $ref: "#/components/parameters/OfKey"
       - $ref: "#/components/parameters/OfWorker"
       - $ref: "#/components/parameters/CreatedSince"
       - $ref: "#/components/parameters/CreatedBefore"
@@ -654,6 +671,7 @@ def _filter(value: Any) -> Jsonb:
         "task": Field(text),
         "schedule_type": Field(text),
         "unique_key": Field(text),
+        "key": Field(text),
         **WINDOWS,
     }
     for name, item in value.items():
@@ -734,8 +752,6 @@ def _one_time(job: dict[str, Any], within: str = "") -> dict[str, Any]:
     """Check that a job is not to run at two times."""
     if "run_at" in job and "run_in" in job:
         raise invalid(f"{within}run_in_seconds", "give this or run_at")
-    if job.get("run_in", timedelta()) < timedelta():
-        raise invalid(f"{within}run_in_seconds", "must not be negative")
     return job
 
 
@@ -746,10 +762,7 @@ def _set_times(conn: psycopg.Connection, jobs: list[dict[str, Any]]) -> None:
     row = conn.execute("select extract(epoch from now())::float8").fetchone()
     for job in jobs:
         if "run_in" in job:
-            try:
-                job["run_at"] = datetime.fromtimestamp(row[0], UTC) + job.pop("run_in")
-            except OverflowError:
-                raise invalid("run_in_seconds", "is out of range") from None
+            job["run_at"] = datetime.fromtimestamp(row[0], UTC) + job.pop("run_in")
 
 
 def _bulk(value: Any) -> list[dict[str, Any]]:

@@ -86,7 +86,10 @@ DEAD_ROWS = """
     select s.relname::text, s.n_dead_tup::float8
     from pg_catalog.pg_stat_all_tables as s
     where s.schemaname = 'rota'
-        and s.relname in ('live_jobs', 'workers', 'lanes', 'lane_cursors', 'schedules')
+        and s.relname in (
+            'live_jobs', 'turns', 'flows', 'flow_locks', 'workers', 'lanes', 'lane_cursors',
+            'schedules'
+        )
     order by 1
 """
 Rows = list[tuple[Any, ...]]

@@ -75,9 +75,15 @@ class _NameConverter(BaseConverter):
 
 
 class QueueConverter(_NameConverter):
-    """A queue's name."""
+    """A queue's name; before `/keys` it ends, and with a slash it does not."""
 
-    regex = "[^/].*(?<!/pause)(?<!/resume)(?<!/claim)"
+    regex = r"[^/](?:(?!/keys(?:/|\Z)).)*(?<!/pause)(?<!/resume)(?<!/claim)(?<!/)"
+
+
+class KeyConverter(_NameConverter):
+    """A key in a queue, of whatever characters."""
+
+    regex = "(?s:.+)"
 
 
 class ScheduleConverter(_NameConverter):

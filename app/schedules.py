@@ -58,6 +58,7 @@ OPTIONS = {
     "max_retries": Field(integer),
     "timeout_seconds": Field(seconds, argument="timeout"),
     "headers": Field(headers),
+    "key": Field(text),
 }
 NAME = {"name": Field(text, required=True)}
 PREVIEW = {
@@ -76,7 +77,7 @@ SUMMARY = sql.SQL(
     job_id, name, task, schedule_type, cron, every::text as every, time_zone, {starts_at},
     {ends_at}, max_runs, fixed_delay, extract(epoch from jitter)::float8 as jitter_seconds, misfire,
     misfire_cap, extract(epoch from max_lateness)::float8 as max_lateness_seconds, overlap, queue,
-    priority, max_retries, extract(epoch from timeout)::float8 as timeout_seconds, {paused_at},
+    key, priority, max_retries, extract(epoch from timeout)::float8 as timeout_seconds, {paused_at},
     state, run, {scheduled_for}, {run_at}, last_error, {created_at}
     """  # what is infinite is null
 ).format(**moments("starts_at", "ends_at", "paused_at", "scheduled_for", "run_at", "created_at"))

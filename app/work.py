@@ -112,7 +112,7 @@ HELD_JOB = ID | HELD
 
 CLAIMED = """
     id, token, task, payload, queue, priority, attempt, max_retries, {scheduled_for},
-    {lease_until}, extract(epoch from timeout)::float8 as timeout_seconds, run, headers
+    {lease_until}, extract(epoch from timeout)::float8 as timeout_seconds, run, headers, key
 """
 
 

@@ -21,6 +21,7 @@ from bench.measure.drain import backlog, bulk, drain
 from bench.measure.enqueue import enqueue
 from bench.measure.http import http_rates, http_start
 from bench.measure.idle import empty_claim, idle_worker
+from bench.measure.keys import keys
 from bench.measure.latency import latency, middle
 from bench.measure.limit import limit
 from bench.measure.snapshot import snapshot
@@ -90,6 +91,7 @@ class Run:
         """Measure everything."""
         server, sizes = self._server, self._sizes
         self._rota("limit", lambda: limit(server, sizes))
+        self._rota("keys", lambda: keys(server, sizes))
         self._rota("statistics", lambda: statistics(server, sizes))
         self._each("drain", lambda c: drain(server, c, sizes))
         self._each("bulk", lambda c: bulk(server, c, sizes))

@@ -109,7 +109,7 @@ def marks(results: Results) -> list[Mark]:
     found = []
     makers = (
         *(_drain_marks, _enqueue_marks, _latency_marks, _http_start_marks, _http_marks),
-        *(_limit_marks, _statistics_marks, _backlog_marks, _other_marks),
+        *(_limit_marks, _keys_marks, _statistics_marks, _backlog_marks, _other_marks),
     )
     for make in makers:
         try:
@@ -237,6 +237,53 @@ def _limit_marks(results: Results) -> list[Mark]:
             "≤ 700 bytes a job",
             f"{wal['Rota']:.0f} (a bare table {wal['bare']:.0f})",
             wal["Rota"] <= 700,
+        )
+    )
+    return found
+
+
+KEYS = {  # what a claim of jobs with keys may take of what one of plain jobs takes, at most
+    ("one", "keys"): ("claim of one, keys without limits, to no keys", 1.3),
+    ("one", "limited keys"): ("claim of one, limited keys, to no keys", 1.8),
+    ("batch", "limited keys"): ("claim of 1,000 over 1,000 limited keys, to no keys", 3),
+}
+
+
+def _keys_marks(results: Results) -> list[Mark]:
+    keys = results["keys"]
+    full, tenant, pinned = (keys[name] for name in ("full key", "small tenant", "old snapshot"))
+    ratios = [
+        (what, keys[kind][queue], keys[kind]["plain"], goal)
+        for (kind, queue), (what, goal) in KEYS.items()
+    ]
+    ratios += [
+        (
+            f"claim beside {full['jobs']:,} jobs of a full key, to 10",
+            full["many"],
+            full["few"],
+            1.3,
+        ),
+        (
+            f"old snapshot, claim of a key after {pinned['jobs']:,} jobs with keys, to before",
+            *(pinned["after"], pinned["before"], 2),
+        ),
+    ]
+    found = [
+        Mark(
+            what,
+            f"<= {goal:g} x",
+            f"{ours / theirs:.2f} x ({ours:.2f} ms to {theirs:.2f} ms)",
+            ours <= goal * theirs,
+        )
+        for what, ours, theirs, goal in ratios
+    ]
+    found.append(
+        Mark(
+            f"ten jobs of a tenant, 3 workers at {tenant['jobs']:,} of another",
+            "< 50 ms",
+            f"{tenant['p50']:.1f} ms, {tenant['worst']:.1f} at worst"
+            f" ({tenant['left']:,} of the other left)",
+            tenant["p50"] < 50 and tenant["left"] > 0,
         )
     )
     return found
@@ -393,6 +440,16 @@ def _limit_section(results: Results) -> str:
     )
 
 
+def _keys_section(results: Results) -> str:
+    if not results.get("keys"):
+        return ""
+    rows = {
+        f"a claim of {many}": results["keys"][kind]
+        for kind, many in (("one", "one"), ("batch", "1,000"))
+    }
+    return _by_contestant("Claims of jobs with keys", rows, ", ms; keys are 1,000")
+
+
 def _cost_section(results: Results) -> str:
     if "drain" not in results:
         return ""
@@ -525,6 +582,7 @@ def _snapshot_section(results: Results) -> str:
 
 SECTIONS: tuple[Callable[[Results], str], ...] = (
     _limit_section,
+    _keys_section,
     _drain_section,
     _enqueue_section,
     _latency_section,

@@ -33,6 +33,11 @@ class Sizes:
     limit_seconds: int  # of each round
     limit_clients: tuple[int, ...]
     limit_jobs: int
+    key_calls: int  # single claims of each kind, a round
+    key_backlog: int  # jobs of a key that waits for room
+    key_noisy: int  # jobs of a tenant, beside those of small ones
+    key_tenants: int  # small ones, one after the other
+    key_pinned: int  # jobs with keys that are finished under an old snapshot
     http_rounds: int
     http_seconds: float  # of each kind of request
 
@@ -68,6 +73,11 @@ FULL = Sizes(
     limit_seconds=4,
     limit_clients=(1, 8, 32),
     limit_jobs=100_000,
+    key_calls=500,
+    key_backlog=1_000_000,
+    key_noisy=300_000,
+    key_tenants=10,
+    key_pinned=60_000,
     http_rounds=3,
     http_seconds=2.0,
 )
@@ -97,6 +107,11 @@ SHORT = Sizes(
     limit_seconds=2,
     limit_clients=(1, 8, 32),
     limit_jobs=50_000,
+    key_calls=300,
+    key_backlog=1_000_000,
+    key_noisy=300_000,
+    key_tenants=5,
+    key_pinned=60_000,
     http_rounds=2,
     http_seconds=1.5,
 )
@@ -126,6 +141,11 @@ QUICK = Sizes(
     limit_seconds=1,
     limit_clients=(1, 8),
     limit_jobs=20_000,
+    key_calls=300,
+    key_backlog=100_000,
+    key_noisy=60_000,
+    key_tenants=5,
+    key_pinned=20_000,
     http_rounds=1,
     http_seconds=1.0,
 )

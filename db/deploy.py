@@ -101,7 +101,7 @@ def deploy(
         _take_turn(turn, report)
         watch.at("replacing views and functions")
         functions = _patiently(lambda: _replace_functions(conn, folder))
-        _drop_outlived_index(conn)
+        _drop_outlived_indexes(conn)
         watch.at("indexing the weeks of history")
         _index_history(conn, report)
         watch.at("triggers, ids and the first round of upkeep")
@@ -429,15 +429,17 @@ def _has_old_view(conn: Connection) -> bool:
     )
 
 
-def _drop_outlived_index(conn: Connection) -> None:
-    """Drop the index by which the functions before this deploy knew the holder of a unique key.
+def _drop_outlived_indexes(conn: Connection) -> None:
+    """Drop the indexes that only the functions before this deploy looked at.
 
-    It has keys unique in the whole database, and so refuses what the functions of now allow. Nor
-    do they look at it: one of two calls of a key at the same instant may get 23505 by it.
+    One had unique keys unique in the whole database, and so refuses what the functions of now
+    allow. Nor do they look at it: one of two calls of a key at the same instant may get 23505 by
+    it. The other was of lanes before there were keys; each write to a job pays for it.
     """
-    if conn.execute("select to_regclass('rota.live_jobs_unique_key')").fetchone() != (None,):
-        _outlast_calls(conn)
-        _patiently(lambda: conn.execute("drop index rota.live_jobs_unique_key"))
+    for index in ("live_jobs_unique_key", "live_jobs_by_lane"):
+        if conn.execute(f"select to_regclass('rota.{index}')").fetchone() != (None,):
+            _outlast_calls(conn)
+            _patiently(lambda index=index: conn.execute(f"drop index rota.{index}"))
 
 
 def _index_history(conn: Connection, report: Callable[[str], None]) -> None:

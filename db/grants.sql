@@ -79,6 +79,7 @@ begin
                 ('function', 'backfill_schedule',   '{rota_operator}'),
                 ('function', 'delete_schedule',     '{rota_operator}'),
                 ('function', 'configure_queue',     '{rota_operator}'),
+                ('function', 'configure_key',       '{rota_operator}'),
                 ('function', 'delete_queue',        '{rota_operator}'),
                 ('function', 'configure_retention', '{rota_operator}'),
                 ('function', 'wall',                '{rota_operator}'),
@@ -101,12 +102,14 @@ begin
                 ('function', 'visible_queues',
                     '{rota_producer, rota_worker, rota_operator, rota_reader}'),
                 ('function', 'binding_principals',  '{rota_operator, rota_reader}'),
+                ('function', '_lane',               '{rota_operator, rota_reader}'), -- in a view
 
                 ('table',    'jobs',                '{rota_operator, rota_reader}'),
                 ('table',    'executions',          '{rota_operator, rota_reader}'),
                 ('table',    'job_executions',      '{rota_operator, rota_reader}'),
                 ('table',    'schedule_status',     '{rota_operator, rota_reader}'),
                 ('table',    'queue_status',        '{rota_operator, rota_reader}'),
+                ('table',    'key_limits',          '{rota_operator, rota_reader}'),
                 ('table',    'queue_heads',         '{rota_operator, rota_reader}'),
                 ('table',    'worker_status',       '{rota_operator, rota_reader}'),
                 ('table',    'queue_census',        '{rota_operator, rota_reader}'),

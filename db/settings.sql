@@ -6,9 +6,11 @@
 --     compile it (finish: 295 against 12 us a job).
 -- enable_seqscan: a plan that is made while the tables are empty must not survive their growth.
 -- enable_nestloop: nor may the joins between the sets of a batch be nested loops: 1,000 x 1,000.
+--     A claim takes its rows by their places, one after the other, and returns them so.
 --
--- A setting costs each call of its function about half a microsecond. What is called for every job
--- has none at all, so that the planner can put it in the place of its call (_is_lease, _ones).
+-- A setting costs each call of its function about half a microsecond. What only claim_next_job
+-- calls runs under its settings. What is called for every job has none at all, so that the planner
+-- can put it in the place of its call (_is_lease, _ones).
 do $$
 declare
     v record;
@@ -20,18 +22,20 @@ begin
                 ('plan_cache_mode', 'force_generic_plan', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', 'next_due_in',
                     '_complete_jobs', '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
-                    '_cancel_jobs', '_retry_jobs'
+                    '_cancel_jobs', '_retry_jobs', '_post_turns'
                 ]),
                 ('jit', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', 'next_due_in',
                     '_complete_jobs',
                     '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
                     'enqueue_jobs', '_id_ahead', 'check_invariants', 'cancel_jobs', 'retry_jobs',
-                    '_binding_walls', 'take_census', '_count_minutes',
+                    'visible_queues', 'release_unhandled_jobs', '_binding_walls', 'take_census',
+                    '_count_minutes',
                     'explain_job', '_explain_waiting', '_explain_service', '_explain_order',
                     '_row_lockers', 'doctor', '_find_in_queues', '_find_in_workers',
                     '_find_in_schedules', '_find_old_snapshots', '_find_in_tables',
-                    '_find_in_server', '_find_in_statistics', '_count_live'
+                    '_find_in_server', '_find_in_statistics', '_count_live', '_post_turns',
+                    '_offer_room'
                 ]),
                 ('enable_seqscan', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', '_share_cursor',
@@ -42,8 +46,11 @@ begin
                     '_retry_jobs', '_retry_time', 'schedule_job', '_lock_schedule',
                     '_missed_slots', 'backfill_schedule', 'bring_forward_jobs',
                     'release_unhandled_jobs', '_count_minutes', 'explain_job', '_explain_order',
-                    '_row_holders'
+                    '_row_holders', '_post_turns', '_offer_room', '_limits_changed',
+                    '_forget_flows', '_forget_unique_keys'
                 ]),
+                ('enable_nestloop', 'on', array['claim_next_job']),
+                ('enable_tidscan', 'on', array['claim_next_job']),
                 ('enable_nestloop', 'off', array[
                     '_complete_jobs', '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
                     'enqueue_jobs'

@@ -22,13 +22,13 @@ begin
         after insert on rota.live_jobs
         referencing new table as changed
         for each statement
-        execute function rota._refuse_impossible_jobs();
+        execute function rota._watch_jobs();
 
     create trigger impossible_changes
         after update on rota.live_jobs
         referencing new table as changed
         for each statement
-        execute function rota._refuse_impossible_jobs();
+        execute function rota._watch_jobs();
 
     alter table rota.live_jobs
         drop constraint if exists running_iff_leased,

@@ -101,7 +101,8 @@ select
     j.progress,
     j.cancel_requested_at,
     j.cancel_reason,
-    j.headers
+    j.headers,
+    j.key::text as key
 from rota.live_jobs as j
 union all
 select
@@ -130,7 +131,8 @@ select
     f.progress,
     f.cancel_requested_at,
     f.cancel_reason,
-    f.headers
+    f.headers,
+    f.key
 from rota.finished_jobs as f;
 
 comment on view rota._all_jobs is
@@ -320,7 +322,8 @@ select
     nullif(j.run_at::timestamptz, 'infinity') as run_at,
     j.last_error,
     j.created_at,
-    j.headers
+    j.headers,
+    j.key::text as key
 from rota.live_jobs as j
 join rota.schedules as s on s.job_id = j.id
 where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
@@ -346,7 +349,14 @@ select
     coalesce(c.scheduled, 0) as scheduled,
     coalesce(c.due, 0) as due,
     coalesce(c.running, 0) as running,
-    c.oldest_due_at
+    c.oldest_due_at,
+    q.max_running,
+    q.max_starts,
+    q.starts_period,
+    q.key_max_running,
+    q.key_max_starts,
+    q.key_starts_period,
+    q.key_in_order
 from (
     select l.queue from rota.lanes as l
     where l.retired_at is null
@@ -386,8 +396,28 @@ where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
 comment on view rota.queue_status is
     'Every queue that has had a job or a setting, with what waits and runs in it now.';
 
+create or replace view rota.key_limits with (security_barrier) as
+select
+    f.queue,
+    f.key,
+    f.max_running,
+    f.max_starts,
+    f.starts_period
+from rota.flows as f
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or f.queue = any((select rota.visible_queues())::text[])
+    )
+    and f.key <> ''
+    and num_nonnulls(f.max_running, f.max_starts, f.starts_period) > 0;
+
+comment on view rota.key_limits is
+    'Every key with limits of its own; where one is null, that of its queue holds.';
+
 -- One probe of an index for each lane, past the jobs that run, so it may be asked every few
--- seconds. Where an old snapshot keeps the rows of ended jobs it has to read past those, too.
+-- seconds. Where an old snapshot keeps the rows of ended jobs it has to read past those, too. Of
+-- keys the first turn tells, and from when on it could be taken: one that is full waits for itself.
 create or replace view rota.queue_heads with (security_barrier) as
 select
     n.queue,
@@ -403,14 +433,36 @@ cross join lateral (
     select min(d.run_at) as oldest_due_at
     from rota.lanes as l
     cross join lateral (
-        select j.run_at::timestamptz as run_at
-        from rota.live_jobs as j
-        where j.queue = l.queue
-            and j.priority = l.priority
-            and j.state = 'SCHEDULED'
-            and j.run_at <= statement_timestamp()
-        order by j.run_at, j.id
-        limit 1
+        (
+            select j.run_at::timestamptz as run_at
+            from rota.live_jobs as j
+            where l.keyed is null
+                and j.queue = l.queue
+                and rota._lane(j.key, j.priority) = l.priority
+                and j.state = 'SCHEDULED'
+                and j.run_at <= statement_timestamp()
+            order by j.run_at, j.id
+            limit 1
+        )
+        union all
+        (
+            select t.ready_at
+            from rota.turns as t
+            where l.keyed
+                and t.queue = l.queue
+                and t.priority = l.priority
+                and t.ready_at <= statement_timestamp()
+                and exists (
+                    select from rota.live_jobs as j
+                    where j.queue = t.queue
+                        and rota._lane(j.key, j.priority) = rota._lane(t.key, t.priority)
+                        and j.key = t.key
+                        and j.state = 'SCHEDULED'
+                        and j.run_at <= statement_timestamp()
+                )
+            order by t.ready_at
+            limit 1
+        )
     ) as d
     where l.queue = n.queue
 ) as h
@@ -474,7 +526,9 @@ select
     c.overdue,
     c.oldest_due_at,
     c.lost_since,
-    c.overdue_since
+    c.overdue_since,
+    c.no_room,
+    c.oldest_with_room_at
 from rota.census as c
 where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
     and (

@@ -30,9 +30,13 @@ ENQUEUE = {
     "timeout": "interval",
     "unique_key": "text",
     "headers": "jsonb",
+    "key": "text",
+    "unique_for": "interval",
+    "replace": "boolean",
 }
+NOT_SHARED = ("payload", "unique_key", "unique_for", "replace")  # by jobs that come together
 ENQUEUE_MANY = {"payloads": "jsonb"} | {
-    name: type_ for name, type_ in ENQUEUE.items() if name not in ("payload", "unique_key")
+    name: type_ for name, type_ in ENQUEUE.items() if name not in NOT_SHARED
 }
 SCHEDULE = {
     "task": "text",
@@ -55,6 +59,7 @@ SCHEDULE = {
     "max_retries": "integer",
     "timeout": "interval",
     "headers": "jsonb",
+    "key": "text",
 }
 
 
@@ -79,9 +84,10 @@ def enqueue(conn: Any, task: str, payload: Any = None, **options: Any) -> Enqueu
         payload: any JSON value; None is left out, which is an empty object.
         options: ``queue``, ``run_at`` (a datetime with a time zone, or text), ``priority`` (higher
             goes first), ``max_retries``, ``timeout`` (a timedelta, seconds, or text),
-            ``unique_key`` and ``headers`` (texts by names in lower case, which ``Job.headers`` has
-            and no handler's arguments), as SQL's ``rota.enqueue_job`` takes them. What is None is
-            left out.
+            ``unique_key``, ``unique_for`` (a span as well) and ``replace``, ``key`` (what jobs of
+            the queue share who take turns) and ``headers`` (texts by names in lower case, which
+            ``Job.headers`` has and no handler's arguments), as SQL's ``rota.enqueue_job`` takes
+            them. What is None is left out.
 
     Returns:
         The id, and whether the job is new.
@@ -116,7 +122,7 @@ def enqueue_many(
             payloads, mappings with ``task`` and what else ``enqueue`` takes, by the same names.
         payloads: JSON values, each of them a job of that task; None is an empty object.
         options: what all those jobs share: ``queue``, ``run_at``, ``priority``, ``max_retries``,
-            ``timeout`` and ``headers``.
+            ``timeout``, ``headers`` and ``key``.
 
     Returns:
         The jobs, in the same order.

@@ -65,9 +65,9 @@ ENDED = """
 select
     e.finished_at,
     json_build_object(
-        'finished_at', e.finished_at, 'job_id', e.job_id, 'task', null, 'queue', null, 'run', e.run,
-        'attempt', e.attempt, 'max_retries', null, 'outcome', e.outcome, 'worker', e.worker,
-        'scheduled_for', e.scheduled_for, 'started_at', e.started_at,
+        'finished_at', e.finished_at, 'job_id', e.job_id, 'task', null, 'queue', null, 'key', null,
+        'run', e.run, 'attempt', e.attempt, 'max_retries', null, 'outcome', e.outcome,
+        'worker', e.worker, 'scheduled_for', e.scheduled_for, 'started_at', e.started_at,
         'ran_seconds', extract(epoch from e.finished_at - e.started_at),
         'job_state', e.job_state, 'next_run_at', e.next_run_at, 'error', right(e.error, 2000)
     )
@@ -79,12 +79,17 @@ where e.finished_at > %(since)s
 # By id, for conditions of this kind reach the indexes through walls, too. A job whose attempt has
 # ended since then is live, or has ended since then itself.
 JOBS = """
-select j.id, json_build_object('task', j.task, 'queue', j.queue, 'max_retries', j.max_retries)
+select
+    j.id,
+    json_build_object(
+        'task', j.task, 'queue', j.queue, 'key', j.key, 'max_retries', j.max_retries
+    )
 from rota.jobs as j
 where j.id = any(%(ids)s)
     and (j.finished_at is null or j.finished_at > %(since)s)
     and (%(task)s::text is null or j.task = %(task)s)
     and (%(queue)s::text is null or j.queue = %(queue)s)
+    and (%(key)s::text is null or j.key = %(key)s)
 """
 
 Attempt = dict[str, Any]
@@ -95,16 +100,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Print each attempt as it ends, in the database of DATABASE_URL, until Ctrl-C:"
-        " when (UTC), its job, task, queue and number, what became of it, how long it ran, and the"
-        " last line of its error.",
+        " when (UTC), its job, task, queue, key and number, what became of it, how long it ran, and"
+        " the last line of its error.",
     )
     parser.add_argument("--task", help="only jobs of this task")
     parser.add_argument("--queue", help="only jobs of this queue")
+    parser.add_argument("--key", help="only jobs of this key")
     parser.add_argument("--failed", action="store_true", help=f"only {', '.join(FAILURES)}")
     parser.add_argument("--json", action="store_true", help="for programs: an object a line")
     options = parser.parse_args(arguments)
     try:
-        with contextlib.closing(Tail(options.task, options.queue, options.failed)) as tail:
+        with contextlib.closing(
+            Tail(options.task, options.queue, options.failed, options.key)
+        ) as tail:
             tail.look()  # what has ended already
             table = None if options.json else Table()
             for attempt in tail.attempts():
@@ -126,12 +134,18 @@ class Tail:
         task: only jobs of this task, None for all.
         queue: only jobs of this queue, None for all.
         failed: only attempts that did not succeed.
+        key: only jobs of this key, None for all.
     """
 
     def __init__(
-        self, task: str | None = None, queue: str | None = None, failed: bool = False
+        self,
+        task: str | None = None,
+        queue: str | None = None,
+        failed: bool = False,
+        key: str | None = None,
     ) -> None:
-        self._wanted = {"task": task, "queue": queue, "outcomes": FAILURES if failed else None}
+        outcomes = FAILURES if failed else None
+        self._wanted = {"task": task, "queue": queue, "key": key, "outcomes": outcomes}
         self._conn: psycopg.Connection | None = None
         self._now: datetime | None = None  # of the server, at the last look
         self._looked_at = 0.0  # the same by our own clock
@@ -264,7 +278,7 @@ class Table:
             attempt["finished_at"][11:19],
             str(attempt["job_id"]),
             printable(attempt["task"]),
-            printable(attempt["queue"]),
+            printable("/".join(filter(None, (attempt["queue"], attempt["key"])))),
             f"{attempt['attempt']}/{attempt['max_retries'] + 1}" if attempt["attempt"] else "-",
             attempt["outcome"],
             _span(attempt["ran_seconds"]),

@@ -90,6 +90,12 @@ def paused(conn: Connection, clock: Clock) -> Arguments:
     return {"name": "s"}
 
 
+def replaceable(conn: Connection, clock: Clock) -> Arguments:
+    arguments = {"unique_key": "k", "replace": True}
+    enqueue(conn, **arguments)
+    return {"task": "t", **arguments}
+
+
 def named(conn: Connection, clock: Clock) -> Arguments:
     schedule(conn)
     return {"name": "s"}
@@ -223,6 +229,8 @@ WORKER = {"worker": "w", "host": "h", "pid": 1, "queues": ["a"], "concurrency": 
 
 CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("enqueue_job", given(task="t", unique_key="k"), {}),
+    ("enqueue_job", given(task="t", unique_key="k", unique_for=HOUR), {}),
+    ("enqueue_job", replaceable, {}),
     ("enqueue_many", given(task="t", payloads=Jsonb([1, {}])), {}),
     ("enqueue_jobs", given(jobs=Jsonb([{"task": "t"}, {"task": "t", "unique_key": "k"}])), {}),
     ("schedule_job", given(task="t", every=HOUR, name="new"), {}),
@@ -286,6 +294,8 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("backfill_schedule", named, {"starts_at": "2030-01-01", "ends_at": "2030-01-02"}),
     ("delete_schedule", named, {}),
     ("configure_queue", given(queue="default", max_retries=1), {}),
+    ("configure_queue", given(queue="default", key_max_running=1), {}),
+    ("configure_key", given(queue="default", key="k", max_running=1), {}),
     ("configure_retention", given(retention=timedelta(days=30)), {}),
     ("check_invariants", waiting, {}),
     ("doctor", waiting, {}),

@@ -31,6 +31,7 @@ TEST_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
     "max_connections": "300",
+    "max_prepared_transactions": "10",
     "shared_buffers": "256MB",
     "max_wal_size": "4GB",
     "log_lock_waits": "on",

@@ -47,10 +47,15 @@ from tests.waiting import wait_until
 CALM = (0.5, 2.0)  # seconds between two faults
 PAUSE = 0.1  # seconds between two jobs
 
-# With servers of their own; the last are workers over HTTP that are killed.
+# With servers of their own.
 ELSEWHERE = ["f14", "f23", "f29", "f11", "f12", "f5", "f25", "f27", "f34", "f35", "f28", "f18"]
-ELSEWHERE.append("http")
-FOLDERS = ["tests/faults", "tests/api/test_example_workers.py"]
+ELSEWHERE += ["http", "limits"]  # workers over HTTP; jobs with keys and limits
+FOLDERS = [
+    "tests/faults",
+    "tests/api/test_example_workers.py",
+    "tests/concurrency/test_limits_stress.py",
+]
+STRESS_SECONDS = 180  # of the last
 
 
 class Round:
@@ -295,6 +300,7 @@ def elsewhere(name: str, record: Path, seed: int) -> bool:
             "ROTA_RECORD": str(record),
             "ROTA_SEED": str(seed),
             "ROTA_FAULTS": "all",
+            "ROTA_STRESS_SECONDS": str(STRESS_SECONDS),
         },
         capture_output=True,
         text=True,

@@ -42,7 +42,9 @@ class Attempt(Job):
 
     def __init__(
         self,
-        row: tuple[int, str, str, str, str, int, int, float | None, float, int, str | None],
+        row: tuple[
+            int, str, str, str, str, int, int, float | None, float, int, str | None, str | None
+        ],
         leased_at: float,
         trusted_until: float,
         report: Callable[["Attempt"], None],

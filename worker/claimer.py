@@ -52,7 +52,8 @@ CLAIM = """
         end)::float8,
         extract(epoch from c.scheduled_for)::float8,
         c.run,
-        c.headers::text
+        c.headers::text,
+        c.key
     from (select) as one
     left join rota.claim_next_job(
         queues => $1::text[],

@@ -38,6 +38,7 @@ class Job:
         max_retries: how many tries may follow the first.
         timeout: seconds that the attempt may take, or None.
         headers: what its producer sent along, texts by names in lower case; empty without any.
+        key: what it shares with other jobs of its queue with whom it takes turns, or None.
         token: proof of this attempt's lease, for ``rota.hold_lease`` and ``rota.finish_job``. A
             handler that finishes its own job must return the very result that it passed there.
     """
@@ -48,6 +49,7 @@ class Job:
         "_slot",
         "attempt",
         "id",
+        "key",
         "max_retries",
         "queue",
         "run",
@@ -58,7 +60,9 @@ class Job:
 
     def __init__(
         self,
-        row: tuple[int, str, str, str, str, int, int, float | None, float, int, str | None],
+        row: tuple[
+            int, str, str, str, str, int, int, float | None, float, int, str | None, str | None
+        ],
     ) -> None:
         """Take the columns of a claim; payload and headers are texts, timeout and slot seconds."""
         (
@@ -73,6 +77,7 @@ class Job:
             self._slot,
             self.run,
             self._headers,
+            self.key,
         ) = row
 
     def __repr__(self) -> str:

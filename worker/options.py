@@ -87,7 +87,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         type=queues,
         default={"default": None},
         help="queues to serve, separated by commas; mail:2 runs at most 2 of mail at one time in"
-        " this process (default: default)",
+        " this process; max_running of a queue is for all workers together (default: default)",
     )
     parser.add_argument(
         "--concurrency",

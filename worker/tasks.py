@@ -74,8 +74,9 @@ class Task:
         """Return this task with other options for ``enqueue``.
 
         Args:
-            options: ``queue``, ``run_at``, ``priority``, ``max_retries``, ``timeout`` or
-                ``unique_key``, as ``rota.enqueue`` takes them.
+            options: ``queue``, ``run_at``, ``priority``, ``max_retries``, ``timeout``, ``key``,
+                ``headers``, ``unique_key``, ``unique_for`` or ``replace``, as ``rota.enqueue``
+                takes them.
 
         Raises:
             TypeError: there is no such option.
@@ -145,8 +146,8 @@ def task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Task]:
     Args:
         name: the name that producers use, from any language.
         options: what ``Task.enqueue`` passes on: ``queue``, ``run_at``, ``priority``,
-            ``max_retries``, ``timeout`` or ``unique_key``. Jobs that are enqueued in another way
-            do not have them.
+            ``max_retries``, ``timeout``, ``key``, ``headers``, ``unique_key``, ``unique_for`` or
+            ``replace``. Jobs that are enqueued in another way do not have them.
 
     Raises:
         TypeError: there is no such option, or the handler's parameters cannot be those of a

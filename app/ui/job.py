@@ -35,8 +35,9 @@ MOST_KEYS = 100
 JOB = sql.SQL(
     """
     select id, task, state, schedule_type, queue, priority, run_at, scheduled_for, run, attempt,
-        max_retries, extract(epoch from timeout)::float8 as timeout, unique_key, name, worker,
-        lease_until, cancel_requested_at, cancel_reason, created_at, started_at, finished_at,
+        max_retries, extract(epoch from timeout)::float8 as timeout, key, unique_key, name,
+        worker, lease_until, cancel_requested_at, cancel_reason, created_at, started_at,
+        finished_at,
         progress is not null as has_progress, {progress} as progress,
         {payload} as payload,
         result is not null as has_result, {result} as result

@@ -77,6 +77,7 @@ CONDITIONS = {
     "task": Field(text),
     "name": Field(text),
     "key": Field(text),
+    "unique_key": Field(text),
     "error": Field(text),
     "payload": Field(json_text),
 }
@@ -86,7 +87,7 @@ FILTERS = {
     **CONDITIONS,
 }
 # As the functions name what they know of, to be looked at again under the locks.
-KNOWN = {"queue": "queue", "task": "task", "key": "unique_key"}
+KNOWN = ("queue", "task", "key", "unique_key")
 
 PAGE = 50
 HALF_PAGE = 20  # of either half, where both are shown
@@ -333,7 +334,7 @@ def _change(what: str, given: dict[str, Any], places: list[Place], reason: str |
 def _arguments(what: str, given: dict[str, Any], places: list[Place]) -> dict[str, Any]:
     """Say to a function which jobs are meant, and when they ended, which spares it other weeks."""
     wanted: dict[str, Any] = {"ids": [place.id for place in places]}
-    wanted |= {argument: given[name] for name, argument in KNOWN.items() if name in given}
+    wanted |= {name: given[name] for name in KNOWN if name in given}
     if what == "retry":
         times = sorted(place.at for place in places if place.at)
         wanted["finished_at_from"] = times[0]

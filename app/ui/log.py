@@ -28,6 +28,7 @@ FUNCTIONS = [
     "backfill_schedule",
     "cancel_job",
     "cancel_jobs",
+    "configure_key",
     "configure_queue",
     "configure_retention",
     "create_token",

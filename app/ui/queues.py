@@ -17,6 +17,8 @@ blueprint = Blueprint("queues", __name__)
 
 ON_A_PAGE = 100
 MOST_TASKS = 100
+MOST_KEYS = 100
+FULLEST_KEYS = 10
 # A worker is alive that spoke within three of its announcements, as the doctor has it.
 QUEUES = sql.SQL(
     """
@@ -50,13 +52,19 @@ QUEUES = sql.SQL(
 # All are read, for asked for one by name the view counts its jobs, though nobody wants to know.
 QUEUE = """
     with known as materialized (
-        select queue, paused_at, max_retries, backoff_base, backoff_cap, timeout
+        select queue, paused_at, max_retries, backoff_base, backoff_cap, timeout, max_running,
+            max_starts, starts_period, key_max_running, key_max_starts, key_starts_period,
+            key_in_order
         from rota.queue_status
     )
     select k.queue, k.paused_at, k.max_retries,
         extract(epoch from k.backoff_base)::float8 as backoff_base,
         extract(epoch from k.backoff_cap)::float8 as backoff_cap,
-        extract(epoch from k.timeout)::float8 as timeout
+        extract(epoch from k.timeout)::float8 as timeout,
+        k.max_running, k.max_starts, extract(epoch from k.starts_period)::float8 as starts_period,
+        k.key_max_running, k.key_max_starts,
+        extract(epoch from k.key_starts_period)::float8 as key_starts_period,
+        k.key_in_order
     from known as k
     where k.queue = %(queue)s
 """
@@ -96,6 +104,44 @@ SERVED = """
         and last_seen_at > statement_timestamp() - interval '90 seconds'
         and %(queue)s = any(queues)
 """
+# Keys with limits of their own.
+KEYS = """
+    select key, max_running, max_starts,
+        extract(epoch from starts_period)::float8 as starts_period, count(*) over () as all_keys
+    from rota.key_limits
+    where queue = %(queue)s
+    order by key collate "C"
+    limit %(limit)s
+"""
+# Which keys run most: of those jobs that the census knows by their ids, which is all that run where
+# no worker has more than twenty in a queue.
+FULLEST = """
+    select r.key, r.running, coalesce(
+            (
+                select l.max_running from rota.key_limits as l
+                where l.queue = %(queue)s and l.key = r.key
+            ),
+            %(may)s::integer
+        ) as may
+    from (
+        select j.key, count(*) as running
+        from rota.jobs as j
+        where j.id = any(array(
+                select l.id
+                from rota.worker_census as c
+                cross join lateral unnest(c.longest_running) as l(id)
+                where c.queue = %(queue)s
+                limit 1000
+            ))
+            and j.finished_at is null
+            and j.state = 'RUNNING'
+            and j.key is not null
+        group by j.key
+        order by running desc, j.key collate "C"
+        limit %(limit)s
+    ) as r
+    order by r.running desc, r.key collate "C"
+"""
 
 NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
 
@@ -121,6 +167,13 @@ def seconds(value: str) -> timedelta:
     return timedelta(seconds=float(value))
 
 
+def yes(value: str) -> bool:
+    """Take a yes, chosen from a list."""
+    if value != "yes":
+        raise ValueError("must be yes, or left empty")
+    return True
+
+
 # What a queue can be set to: how it is read, what it is called, what holds where it is not set.
 SETTINGS = {
     "max_retries": (whole, "Max retries", "3", "How often a job that fails is tried again."),
@@ -128,6 +181,17 @@ SETTINGS = {
     "backoff_base": (seconds, "Backoff base, s", "5", "The longest wait before the first retry."),
     "backoff_cap": (seconds, "Backoff cap, s", "3600", "Until then it doubles with each retry."),
 }
+# How much of it may run and start, and of each of its keys.
+LIMITS = {
+    "max_running": (whole, "Running at once", "no limit", "So many of its jobs at a time."),
+    "key_max_running": (whole, "Each key: running at once", "no limit", "Of jobs with one key."),
+    "max_starts": (whole, "Starts", "no limit", "So many, in any span of this length:"),
+    "starts_period": (seconds, "in, s", "none", "A sliding window."),
+    "key_max_starts": (whole, "Each key: starts", "no limit", "So many, in any span of:"),
+    "key_starts_period": (seconds, "Each key: in, s", "none", "A sliding window."),
+    "key_in_order": (yes, "Each key: in order", "no", "One by one, through retries and backoff."),
+}
+KEY_LIMITS = {name: LIMITS[name] for name in ("max_running", "max_starts", "starts_period")}
 
 
 @blueprint.get("/queues")
@@ -187,16 +251,33 @@ def _read(conn: psycopg.Connection, queue: str, chosen: str) -> dict[str, Any]:
         "queue": found[0],
         "served": served,
         "tasks": rows(conn, TASKS, **asked, queue=queue, limit=MOST_TASKS),
-        "settings": [
-            {"name": name, "label": label, "default": default, "help": help_, "value": value}
-            for name, (_, label, default, help_) in SETTINGS.items()
-            for value in [_written(found[0][name])]
-        ],
+        "settings": _fields(SETTINGS, found[0]),
+        "limits": _fields(LIMITS, found[0]),
+        "keys": rows(conn, KEYS, queue=queue, limit=MOST_KEYS),
+        "fullest": rows(
+            conn, FULLEST, queue=queue, may=found[0]["key_max_running"], limit=FULLEST_KEYS
+        ),
     }
+
+
+def _fields(settings: dict[str, Any], row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "label": label,
+            "default": default,
+            "help": help_,
+            "value": _written(row[name]),
+            "is_choice": parse is yes,
+        }
+        for name, (parse, label, default, help_) in settings.items()
+    ]
 
 
 def _written(value: float | None) -> str:
     """Write a setting as its field is filled in; nothing for one that is not set."""
+    if isinstance(value, bool):
+        return "yes" if value else ""
     return "" if value is None else f"{value:.6f}".rstrip("0").rstrip(".")
 
 
@@ -222,7 +303,8 @@ def configure(queue: str) -> Response:
     """Set what was filled in, unset what was emptied, and leave what somebody else has changed."""
     given: dict[str, Any] = {}
     unset = []
-    for name, (parse, *_) in SETTINGS.items():
+    possible = SETTINGS | LIMITS
+    for name, (parse, *_) in possible.items():
         value = request.form.get(name, "").strip()
         if value == request.form.get(f"was_{name}", ""):
             continue
@@ -236,8 +318,25 @@ def configure(queue: str) -> Response:
     if not given and not unset:
         return say("Nothing was changed.", url_for("ui.queues.show", queue=queue))
     act("configure_queue", queue=queue, **given, unset=unset)
-    changed = ", ".join(SETTINGS[name][1].partition(",")[0].lower() for name in [*given, *unset])
+    changed = ", ".join(possible[name][1].partition(",")[0].lower() for name in [*given, *unset])
     return say(f"Queue {queue}: {changed} changed.", url_for("ui.queues.show", queue=queue))
+
+
+@blueprint.post("/queues/<name:queue>/key")
+def configure_key(queue: str) -> Response:
+    """Give a key limits of its own, those that were filled in; none, and its queue's hold."""
+    key = request.form.get("key", "").strip()
+    given: dict[str, Any] = {}
+    for name, (parse, *_) in KEY_LIMITS.items():
+        if value := request.form.get(name, "").strip():
+            try:
+                given[name] = parse(value)
+            except ValueError as error:
+                raise invalid(name, str(error)) from None
+    unset = [name for name in KEY_LIMITS if name not in given]
+    act("configure_key", queue=queue, key=key, **given, unset=unset)
+    has = "has limits of its own" if given else "has no limits of its own any more"
+    return say(f"Key {key} of queue {queue} {has}.", url_for("ui.queues.show", queue=queue))
 
 
 @blueprint.post("/queues/<name:queue>/delete")

@@ -23,7 +23,8 @@ CONDITIONS = {
     "queue": sql.SQL("j.queue = %(queue)s"),
     "task": sql.SQL("j.task = %(task)s"),
     "name": sql.SQL("j.name = %(name)s"),
-    "key": sql.SQL("j.unique_key = %(key)s"),
+    "key": sql.SQL("j.key = %(key)s"),
+    "unique_key": sql.SQL("j.unique_key = %(unique_key)s"),
     "error": sql.SQL("strpos(lower(j.last_error), lower(%(error)s)) > 0"),
     "payload": sql.SQL("j.payload @> %(payload)s"),
     "schedule_type": sql.SQL("j.schedule_type = %(schedule_type)s"),
@@ -33,8 +34,8 @@ CONDITIONS = {
 }
 COLUMNS = sql.SQL(
     """
-    j.id, j.task, j.state, j.queue, j.schedule_type, j.name, j.attempt, j.max_retries, j.run_at,
-    j.started_at, j.finished_at, j.cancel_requested_at, right(j.last_error, 300) as error
+    j.id, j.task, j.state, j.queue, j.key, j.schedule_type, j.name, j.attempt, j.max_retries,
+    j.run_at, j.started_at, j.finished_at, j.cancel_requested_at, right(j.last_error, 300) as error
     """
 )
 ENDED = sql.SQL(
@@ -186,7 +187,7 @@ def find_live(
     if own["queues"] is not None:
         filters = filters | {"own": own["queues"]}
     of_queues = {name: filters[name] for name in ("queue", "own") if name in filters}
-    is_few = bool({"key", "name"} & set(filters))  # each has an index of its own
+    is_few = bool({"unique_key", "name"} & set(filters))  # each has an index of its own
     if of_queues and not is_few:
         count = IN_QUEUES.format(conditions=_conditions(of_queues, None))
         is_few = conn.execute(count, of_queues, prepare=False).fetchone()["count"] <= FEW

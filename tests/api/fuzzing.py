@@ -26,14 +26,18 @@ NOW = datetime.now(UTC).isoformat()
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Have nobody wait for long, nothing end before it starts, and no jitter pass an interval."""
+    """Have what goes together, nobody wait for long, and nothing end before it starts."""
     body = case.body if isinstance(case.body, dict) else {}
     query = case.query or {}
     if _is_wait(body.get("wait_seconds")):
         body["wait_seconds"] = 0.05
     if str(query.get("wait")).isdecimal() and int(query["wait"]) <= 30:
         query["wait"] = 0
+    for prefix in ("", "key_"):
+        _complete_limits(body, prefix)
     for job in (body, *(it for it in _list(body.get("jobs")) if isinstance(it, dict))):
+        if job.get("unique_key") is None and (job.get("unique_for_seconds") or job.get("replace")):
+            job["unique_key"] = "k"
         if isinstance(job.get("headers"), dict):  # no schema of OpenAPI 3.0 tells of names
             values = list(job["headers"].values())
             job["headers"] = {f"x-{place}": value for place, value in enumerate(values[:20])}
@@ -49,6 +53,15 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         while_it_runs = timedelta(days=40_000) if "task" in body else timedelta(minutes=10)
         body["starts_at"] = starts_at.isoformat()
         body["ends_at"] = (starts_at + while_it_runs).isoformat()
+
+
+def _complete_limits(body: dict[str, Any], prefix: str) -> None:
+    """Have starts limited in some time, and not without one."""
+    starts, period = f"{prefix}max_starts", f"{prefix}starts_period_seconds"
+    if period in body and body[period] is None:
+        body[starts] = None
+    elif body.get(starts) is not None:
+        body.setdefault(period, 60)
 
 
 def _list(value: Any) -> list[Any]:

@@ -179,6 +179,7 @@ def test_the_documented_fields_are_the_accepted_ones(spec: dict[str, Any]) -> No
     assert documented("Release") == set(work.RELEASE)
     assert documented("Range") == set(schedules.RANGE)
     assert documented("QueueSettings") == set(queues.SETTINGS)
+    assert documented("KeySettings") == set(queues.LIMITS)
     assert len(schemas["NewJob"]["oneOf"]) == len(jobs.KINDS)
 
 

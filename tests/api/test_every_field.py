@@ -21,6 +21,7 @@ OTHER_NAMES = {  # columns that the API shows as seconds
     name: f"{name}_seconds"
     for name in (
         *("timeout", "backoff_base", "backoff_cap", "jitter", "max_lateness", "clock_difference"),
+        *("starts_period", "key_starts_period"),
     )
 }
 START = "2030-01-31T09:00:00+00:00"
@@ -67,6 +68,7 @@ def eventful(conn: Connection) -> dict[str, Any]:
         unique_key="k",
         run_at="2020-01-02 03:04:05.678Z",
         headers=Jsonb({"traceparent": "of the enqueue"}),
+        key="acme",
     )
     for error in ("the first time", "the second time"):
         (claimed,) = call(conn, "claim_next_job", queues=["mail"], worker="w", lease="1 hour")
@@ -96,6 +98,7 @@ def eventful(conn: Connection) -> dict[str, Any]:
         max_retries=2,
         timeout=timedelta(seconds=2.5),
         headers=Jsonb({"traceparent": "of the schedule"}),
+        key="globex",
     )
     call(conn, "pause_schedule", name="tick")
     call(
@@ -106,7 +109,16 @@ def eventful(conn: Connection) -> dict[str, Any]:
         backoff_base="1.5 seconds",
         backoff_cap="1 hour",
         timeout="2 minutes",
+        max_running=50,
+        max_starts=1000,
+        starts_period="1 minute",
+        key_max_running=5,
+        key_max_starts=100,
+        key_starts_period="2.5 seconds",
+        key_in_order=True,
     )
+    limits = {"max_running": 7, "max_starts": 70, "starts_period": "0.5 seconds"}
+    call(conn, "configure_key", queue="mail", key="acme", **limits)
     call(conn, "pause_queue", queue="mail")
     about = {"host": "here", "pid": 7, "queues": ["mail"], "concurrency": 4, "version": "v"}
     more = {"tasks": ["work", "tick"], "overrun": 3, "clock": datetime.now(UTC)}
@@ -159,6 +171,10 @@ def test_queues_and_workers_are_shown_with_all_that_their_views_hold(
     for one, row in zip(shown, found, strict=True):
         assert_shown(one, row)
 
+    (row,) = rows(conn, "select * from rota.key_limits")
+    (key,) = client.get("/queues/mail/keys").json["keys"]
+    assert_shown(key, row, {"queue"})
+
     found = rows(conn, "select * from rota.worker_status order by last_seen_at desc, worker")
     shown = client.get("/workers").json["workers"]
     for one, row in zip(shown, found, strict=True):
@@ -192,6 +208,7 @@ def test_every_parameter_has_its_field(conn: Connection) -> None:
     assert arguments(queues.SETTINGS) | {"queue", "unset"} == parameters(
         conn, "configure_queue"
     ) | {"unset"}
+    assert arguments(queues.LIMITS) | {"queue", "key", "unset"} == parameters(conn, "configure_key")
     assert arguments(schedules.PREVIEW) | {"cron", "every"} == parameters(conn, "preview_schedule")
     assert arguments(schedules.RANGE) | {"name"} == parameters(conn, "backfill_schedule")
 
@@ -206,9 +223,14 @@ FIELDS = {
     "timeout_seconds": (2.5, "timeout_seconds"),
     "run_at": (START, "scheduled_for"),
     "headers": ({"traceparent": "of a test"}, "headers"),
+    "key": ("acme", "key"),
 }
 KINDS = {
-    "ONE_TIME": {"unique_key": ("k", "unique_key")},
+    "ONE_TIME": {
+        "unique_key": ("k", "unique_key"),
+        "unique_for_seconds": (90.5, None),
+        "replace": (False, None),
+    },
     "INTERVAL": {"interval_seconds": (90.5, None), "name": ("n", "name")},
     "CRON": {"cron": ("0 9 * * *", None), "time_zone": ("Asia/Tokyo", None), "name": ("n", "name")},
 }

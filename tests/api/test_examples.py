@@ -215,6 +215,7 @@ BAD_BODIES = {
     "POST /schedules/{name}/backfill": {"starts_at": "2030-01-01T00:00:00Z"},
     "POST /schedules/preview": {"cron": "@daily", "n": 2.5},
     "PATCH /queues/{queue}": {"timeout_seconds": 0},
+    "PATCH /queues/{queue}/keys/{key}": {"starts_period_seconds": 0},
 }
 NO_SUCH_PATHS = {
     "POST /queues/{queue}/claim": "/queues//claim",
@@ -223,6 +224,7 @@ NO_SUCH_PATHS = {
     "POST /jobs/{job_id}/release": "/jobs/x/release",
     "PUT /schedules/{name}": "/schedules/",
     "PATCH /queues/{queue}": "/queues/",
+    "PATCH /queues/{queue}/keys/{key}": "/queues/default/keys/",
 }
 
 

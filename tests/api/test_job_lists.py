@@ -65,6 +65,7 @@ STATES = [
 NAMES = ("state", "queue", "task", "schedule_type")
 OTHERS = [  # each beside those
     {"unique_key": "k"},
+    {"key": "k"},
     {"worker": "w"},
     {"created_since": "2020-01-01T00:00Z", "created_before": "2060-01-01T00:00Z"},
     {"finished_since": "2020-01-01T00:00Z", "finished_before": "2060-01-01T00:00Z"},

@@ -141,6 +141,22 @@ def test_a_slash_that_is_escaped_belongs_to_the_name_of_a_queue(
     assert client.delete(f"/queues/a%2F{verb}").status_code == 204
 
 
+def test_a_slash_before_keys_ends_the_name_of_a_queue(client: FlaskClient) -> None:
+    for method in ("PATCH", "DELETE", "POST"):
+        answer = client.open("/queues/a/keys", method=method, json={})
+        assert (answer.status_code, allowed(answer)) == (405, {"GET", "HEAD"}), method
+    answer = client.get("/queues/a/keys/b/keys")
+    assert (answer.status_code, allowed(answer)) == (405, {"PATCH", "DELETE"})
+    for path in ("/queues/a/keys/", "/queues/a/", "/queues/a%2Fkeys/"):
+        assert client.patch(path, json={"max_running": 1}).status_code == 404, path
+    assert client.get("/queues").json["queues"] == []
+
+    assert client.patch("/queues/keys/keys/keys", json={"max_running": 1}).json["key"] == "keys"
+    assert client.patch("/queues/a%2Fkeys", json={}).json["queue"] == "a/keys"
+    assert client.patch("/queues/a%2Fkeys%2F", json={}).json["queue"] == "a/keys/"
+    assert client.patch("/queues/a/keysmith", json={}).json["queue"] == "a/keysmith"
+
+
 def test_other_escapes_in_a_path_mean_what_they_stand_for(client: FlaskClient) -> None:
     client.post("/jobs", json={"task": "echo"})
 

@@ -125,13 +125,14 @@ def furnish(ask: Ask, name: str) -> Things:
     post(f"/jobs/{has.failed}/finish", {"token": claim()["token"], "error": name, "retry": False})
     has.running = enqueue()
     claim()
-    has.waiting = enqueue(unique_key=has.key)
+    has.waiting = enqueue(unique_key=has.key, key=has.key)
     post("/schedules", {
         "name": has.schedule, "task": has.task, "queue": has.queue, "interval_seconds": 3600,
     })  # fmt: skip
     repeated = {"task": has.task, "queue": has.queue, "run_in_seconds": 3600}
     post("/jobs", repeated, Idempotency_Key=has.request)
     ask(name, "PATCH", f"/queues/{has.queue}", {"max_retries": 7})
+    ask(name, "PATCH", f"/queues/{has.queue}/keys/{has.key}", {"max_running": 7})
     pages = ["/jobs?limit=1", "/schedules", "/queues", "/workers", "/jobs/counts"]
     pages += [f"/jobs/{job_id}" for job_id in has.ids] + [f"/queues/{has.queue}"]
     answers = [ask(name, "GET", page) for page in pages]
@@ -156,6 +157,7 @@ def filters(of: Things) -> list[str]:
         f"queue={of.queue}",
         f"task={of.task}",
         f"unique_key={of.key}",
+        f"key={of.key}",
         f"worker={of.worker}",
         f"queue={of.queue}&state=RUNNING",
         f"queue={of.queue}&state=FAILED,COMPLETED",
@@ -169,6 +171,7 @@ def bulks(of: Things) -> list[tuple[str, Any]]:
         {"queue": of.queue},
         {"task": of.task},
         {"unique_key": of.key},
+        {"key": of.key},
         {"ids": of.ids},
         {"queue": of.queue, "schedule_type": "INTERVAL"},
     ):
@@ -192,6 +195,8 @@ PROBES: dict[str, Probe] = {
         ("/jobs", {"task": "t", "queue": of.queue}),
         ("/jobs", {"task": "t", "queue": of.queue, "unique_key": of.key}),
         ("/jobs", NEW | {"unique_key": of.key}),
+        ("/jobs", {"task": "t", "queue": of.queue, "unique_key": of.key, "unique_for_seconds": 60}),
+        ("/jobs", {"task": "t", "queue": of.queue, "unique_key": of.key, "replace": True}),
         ("/jobs", NEW, {"Idempotency-Key": of.request}),
         ("/jobs", {"task": of.task, "queue": of.queue, "run_in_seconds": 3600},
          {"Idempotency-Key": of.request}),
@@ -281,6 +286,15 @@ PROBES: dict[str, Probe] = {
         (f"/queues/{of.queue}", {"timeout_seconds": None}),
     ],
     "DELETE /queues/{queue}": lambda of: [(f"/queues/{of.queue}", {})],
+    "PATCH /queues/{queue}/keys/{key}": lambda of: [
+        (f"/queues/{of.queue}/keys/{of.key}", {"max_running": 1}),
+        (f"/queues/{of.queue}/keys/{of.key}", {"max_running": None}),
+    ],
+    "GET /queues/{queue}/keys": lambda of: [
+        (f"/queues/{of.queue}/keys",),
+        (f"/queues/{of.queue}/keys?after={of.key[:-1]}",),
+    ],
+    "DELETE /queues/{queue}/keys/{key}": lambda of: [(f"/queues/{of.queue}/keys/{of.key}", {})],
     "GET /workers": lambda of: [
         ("/workers",),
         *(("/workers", None, {"If-None-Match": etag}) for etag in of.etags),

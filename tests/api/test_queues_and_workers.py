@@ -145,6 +145,114 @@ def test_configure_names_what_is_wrong(client: FlaskClient) -> None:
     assert client.get("/queues").json == {"queues": [], "next": None}
 
 
+LIMITS = {
+    "max_running": 50,
+    "max_starts": 1000,
+    "starts_period_seconds": 60.5,
+    "key_max_running": 5,
+    "key_max_starts": 100,
+    "key_starts_period_seconds": 0.25,
+    "key_in_order": True,
+}
+
+
+def test_limits_of_a_queue_are_set_and_unset(client: FlaskClient) -> None:
+    made = client.patch("/queues/mail", json=LIMITS)
+    fewer = client.patch("/queues/mail", json={"max_running": None, "key_in_order": None})
+    none = client.patch("/queues/mail", json=dict.fromkeys(LIMITS))
+
+    assert made.json.items() >= LIMITS.items()
+    assert fewer.json.items() >= (LIMITS | {"max_running": None, "key_in_order": None}).items()
+    assert none.json.items() >= dict.fromkeys(LIMITS).items()
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_out_of_its_range_is_named(client: FlaskClient, name: str) -> None:
+    for value in (0, -1, 1000001, "5", 1e18):
+        if (name, value) == ("starts_period_seconds", 1000001):
+            continue
+        if name == "key_starts_period_seconds" and value == 1000001:
+            continue
+        answer = client.patch("/queues/mail", json={name: value})
+
+        assert (answer.status_code, answer.json["code"]) == (422, "RTV01"), value
+        assert answer.json["message"].startswith(name), value
+    assert client.get("/queues").json["queues"] == []
+
+
+def test_what_starts_is_limited_in_some_time(client: FlaskClient) -> None:
+    for path, prefix in (("", ""), ("", "key_"), ("/keys/acme", "")):
+        answer = client.patch(f"/queues/mail{path}", json={f"{prefix}max_starts": 5})
+
+        assert answer.status_code == 422
+        needs = f"{prefix}max_starts needs a {prefix}starts_period"
+        assert answer.json["message"].startswith(needs)
+    client.patch("/queues/mail", json={"key_starts_period_seconds": 60})
+    assert client.patch("/queues/mail/keys/acme", json={"max_starts": 5}).status_code == 200
+
+
+def test_a_key_has_limits_of_its_own(client: FlaskClient, conn: Connection) -> None:
+    client.patch("/queues/mail", json={"key_max_running": 1})
+    limits = {"max_running": 2, "max_starts": 9, "starts_period_seconds": 0.5}
+
+    made = client.patch("/queues/mail/keys/acme", json=limits)
+    changed = client.patch("/queues/mail/keys/acme", json={"max_running": 3, "max_starts": None})
+
+    assert (made.status_code, made.json) == (200, {"key": "acme"} | limits)
+    assert changed.json == made.json | {"max_running": 3, "max_starts": None}
+    assert client.get("/queues/mail/keys").json == {"keys": [changed.json], "next": None}
+    assert client.get("/queues/other/keys").json["code"] == "RTN03"
+    jobs = [{"task": "echo", "queue": "mail", "key": key} for key in ("acme", "globex")]
+    client.post("/jobs/bulk", json={"jobs": jobs * 5})
+    claimed = client.post("/queues/mail/claim", json={"max_jobs": 100}).json["jobs"]
+    assert sorted(job["key"] for job in claimed) == ["acme"] * 3 + ["globex"]
+
+
+@pytest.mark.parametrize("by_patch", [True, False])
+def test_a_key_without_limits_of_its_own_is_not_listed(
+    client: FlaskClient, conn: Connection, by_patch: bool
+) -> None:
+    client.patch("/queues/mail/keys/acme", json={"max_running": 2})
+
+    if by_patch:
+        unset = client.patch("/queues/mail/keys/acme", json={"max_running": None})
+        rest = dict.fromkeys(("max_running", "max_starts", "starts_period_seconds"))
+        assert (unset.status_code, unset.json) == (200, {"key": "acme"} | rest)
+    else:
+        deleted = client.delete("/queues/mail/keys/acme")
+        assert (deleted.status_code, deleted.data) == (204, b"")
+
+    assert client.get("/queues/mail/keys").json == {"keys": [], "next": None}
+    assert client.delete("/queues/mail/keys/acme").status_code == 204
+
+
+def test_to_take_limits_from_a_key_makes_no_queue(client: FlaskClient) -> None:
+    answer = client.delete("/queues/mial/keys/acme")
+
+    assert (answer.status_code, answer.json["code"]) == (404, "RTN03")
+    assert client.get("/queues").json["queues"] == []
+
+
+def test_keys_are_listed_page_by_page_whatever_they_are_called(client: FlaskClient) -> None:
+    names = ["a/keys", "keys/a", "a b", "ü", "?", "%2F", "a\nb", "/", "a/", "k" * 200]
+    for name in names:
+        path = f"/queues/a%2Fkeys%2Fb/keys/{quote(name, safe='')}"
+        assert client.patch(path, json={"max_running": 1}).json["key"] == name
+
+    seen, url = [], "/queues/a%2Fkeys%2Fb/keys?limit=3"
+    while url:
+        page = client.get(url).json
+        assert 0 < len(page["keys"]) <= 3
+        seen += [key["key"] for key in page["keys"]]
+        url = page["next"]
+
+    assert sorted(seen) == sorted(names)
+    assert [queue["queue"] for queue in client.get("/queues").json["queues"]] == ["a/keys/b"]
+    for name in ("k" * 201, "%00"):
+        answer = client.patch(f"/queues/mail/keys/{name}", json={"max_running": 1})
+        assert answer.status_code == 422, name
+
+
 def test_a_settings_path_is_not_taken_for_a_pause(client: FlaskClient) -> None:
     assert client.patch("/queues/mail/pause", json={"max_retries": 1}).status_code == 405
     assert client.patch("/queues/mail/pauses", json={"max_retries": 1}).status_code == 200

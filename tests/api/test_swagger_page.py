@@ -145,4 +145,4 @@ def test_no_answer_sticks_out_of_its_box(server: Server, browser: Chrome, width:
     assert 0 < max(browser.execute_script(rights, cells)) < edge < width
     filters = browser.find_elements(By.CSS_SELECTOR, "#operations-jobs-listJobs input")
     values = [field.get_attribute("value") for field in filters]
-    assert values == [*[""] * 8, "50", ""]
+    assert values == [*[""] * 9, "50", ""]

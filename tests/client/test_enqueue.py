@@ -33,6 +33,7 @@ EVERYTHING = {
     "timeout": timedelta(days=1, seconds=90, microseconds=5),
     "unique_key": "k",
     "headers": {"baggage": "50 % off: $1 :name %s \\ 'quote' ☃"},
+    "key": "50 % off: $1 :name %s \\ 'quote' ☃",
 }
 PAYLOAD = {"to": "ann@example.com", "text": "50 % off: $1 :name %s \\ 'quote' ☃", "list": [1, None]}
 
@@ -41,7 +42,7 @@ def jobs(url: str) -> list[dict[str, Any]]:
     with psycopg.connect(url, row_factory=dict_row) as conn:
         return conn.execute(
             "select task, payload, queue, run_at, priority, max_retries, timeout, unique_key,"
-            " headers from rota.jobs order by id"
+            " headers, key from rota.jobs order by id"
         ).fetchall()
 
 
@@ -240,18 +241,43 @@ def test_a_schedule_takes_what_schedule_job_takes(db, connection):
             priority=2,
             max_retries=1,
             timeout="10 minutes",
+            key="acme",
         )
+        rota.schedule(conn, "keyed", name="keyed", every="1 hour", key="acme")
         assert rota.schedule(conn, "report", name="report", every="1 hour") == (made.id, False)
         rota.schedule(conn, "delay", name="delay", every=60, fixed_delay=True)
         commit()
 
     with psycopg.connect(db) as conn:
         assert conn.execute(
-            "select name, task, every, fixed_delay from rota.schedule_status order by name"
+            "select name, task, every, fixed_delay, key from rota.schedule_status order by name"
         ).fetchall() == [
-            ("delay", "delay", timedelta(minutes=1), True),
-            ("report", "report", timedelta(hours=1), False),
+            ("delay", "delay", timedelta(minutes=1), True, None),
+            ("keyed", "keyed", timedelta(hours=1), False, "acme"),
+            ("report", "report", timedelta(hours=1), False, None),
         ]
+
+
+@pytest.mark.parametrize("connection", SYNCHRONOUS.values(), ids=SYNCHRONOUS)
+@pytest.mark.parametrize("unique_for", [timedelta(hours=1), 3600, "1 hour"])
+def test_a_key_is_unique_for_a_time_and_a_waiting_job_replaced(db, connection, unique_for):
+    throttle = {"unique_key": "sync", "unique_for": unique_for}
+    debounce = {"unique_key": "index", "unique_for": unique_for, "replace": True}
+    with connection(db) as (conn, commit, _):
+        first = rota.enqueue(conn, "sync", **throttle)
+        commit()
+        with psycopg.connect(db) as other:
+            other.execute("select rota.cancel_job(%s)", [first.id])
+        again = rota.enqueue(conn, "sync", **throttle)
+        many = [{"task": "index", "payload": n, "run_at": AT, **debounce} for n in (1, 2)]
+        one, two = rota.enqueue_many(conn, many)
+        commit()
+
+    assert (again, two) == ((first.id, False), (one.id, False))
+    with psycopg.connect(db) as conn:
+        assert conn.execute(
+            "select payload, run_at - created_at from rota.jobs where task = 'index'"
+        ).fetchall() == [(2, timedelta(hours=1))]
 
 
 def test_the_options_are_those_of_the_functions(conn):
@@ -385,8 +411,9 @@ def test_what_many_jobs_lack_is_told(db):
         for payloads in ({"a": 1}, "abc"):
             with pytest.raises(TypeError, match="payloads must be a list"):
                 rota.enqueue_many(conn, "send", payloads)
-        with pytest.raises(TypeError, match="enqueue_many has no option 'unique_key'"):
-            rota.enqueue_many(conn, "send", [1], unique_key="k")
+        for name, value in (("unique_key", "k"), ("unique_for", 60), ("replace", True)):
+            with pytest.raises(TypeError, match=f"enqueue_many has no option '{name}'"):
+                rota.enqueue_many(conn, "send", [1], **{name: value})
 
 
 def test_what_is_no_connection_is_refused(db):

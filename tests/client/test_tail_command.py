@@ -215,12 +215,18 @@ def test_a_transaction_that_stays_open_for_too_long_is_named_once(
 
 
 def test_only_what_is_asked_for_is_told(conn, follow):
-    tails = [follow(task="a"), follow(queue="mail"), follow(failed=True), follow()]
-    jobs = [run_job(conn, task="a"), run_job(conn, queue="mail"), run_job(conn, error="no")]
+    tails = [
+        *(follow(task="a"), follow(queue="mail"), follow(failed=True), follow(key="acme")),
+        follow(),
+    ]
+    jobs = [
+        *(run_job(conn, task="a"), run_job(conn, queue="mail"), run_job(conn, error="no")),
+        run_job(conn, key="acme"),
+    ]
 
     told = [[one["job_id"] for one in tail.look()] for tail in tails]
 
-    assert told == [jobs[:1], jobs[1:2], jobs[2:], jobs]
+    assert told == [*([job_id] for job_id in jobs), jobs]
 
 
 def test_behind_a_wall_only_its_queues_are_seen(conn, db, follow, monkeypatch):
@@ -259,6 +265,7 @@ def test_a_look_reads_what_is_new_and_no_history(conn):
                             "ids": ids,
                             "task": None,
                             "queue": None,
+                            "key": None,
                             "outcomes": outcomes,
                         },
                         prepare=False,
@@ -270,12 +277,15 @@ def test_a_look_reads_what_is_new_and_no_history(conn):
 
 def test_programs_get_an_object_a_line(conn, started):
     process = started("--json")
-    job_id = run_job(conn, error="Traceback\n  x\nValueError: no\n", queue="q", max_retries=2)
+    job_id = run_job(
+        conn, error="Traceback\n  x\nValueError: no\n", queue="q", max_retries=2, key="k"
+    )
 
     told = json.loads(process.stdout.readline())
 
     assert {**told, "worker": "", "job_id": job_id} == told | {"worker": ""}
     assert (told["task"], told["queue"], told["attempt"], told["max_retries"]) == ("t", "q", 1, 2)
+    assert told["key"] == "k"
     assert (told["outcome"], told["job_state"], told["error"]) == (
         "FAILED", "FAILED", "ValueError: no"
     )  # fmt: skip
@@ -311,11 +321,16 @@ def test_a_terminal_gets_lines_that_fit_and_nothing_that_steers_it(conn, started
 
 def test_where_no_terminal_is_nothing_is_cut_or_coloured(conn, started):
     process = started(PYTHONIOENCODING="ascii:strict")
-    run_job(conn, task="t" * 90, error=HOSTILE)
+    run_job(conn, task="t" * 90, queue="mail", key="acme\n" * 20, error=HOSTILE)
 
     line = process.stdout.readline()
 
-    assert "t" * 90 in line and line.endswith("\\u6f22\n") and line.rstrip("\n").isprintable()
+    assert (
+        "t" * 90 in line
+        and "  mail/acme acme " in line
+        and line.endswith("\\u6f22\n")
+        and line.rstrip("\n").isprintable()
+    )
 
 
 @pytest.fixture(scope="module")

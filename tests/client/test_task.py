@@ -28,7 +28,8 @@ def conn(db):
 
 def the_job(conn):
     return conn.execute(
-        "select task, payload, queue, priority, max_retries, timeout, unique_key from rota.jobs"
+        "select task, payload, queue, priority, max_retries, timeout, unique_key, key"
+        " from rota.jobs"
     ).fetchone()
 
 
@@ -151,7 +152,7 @@ def test_options_are_for_this_task_and_can_be_changed_for_a_call(conn):
     @task("report", queue="slow", timeout=timedelta(minutes=5))
     def report(job: Job, day: str) -> None: ...
 
-    again = report.configure(priority=7, unique_key="today", queue="fast")
+    again = report.configure(priority=7, unique_key="today", queue="fast", key="acme")
     assert again.enqueue(conn, day="x").created
     assert not again.enqueue(conn, day="x").created
 
@@ -163,11 +164,42 @@ def test_options_are_for_this_task_and_can_be_changed_for_a_call(conn):
         "max_retries": 3,
         "timeout": timedelta(minutes=5),
         "unique_key": "today",
+        "key": "acme",
     }
     report.enqueue(conn, day="y")
     assert conn.execute("select count(*) from rota.jobs where queue = 'slow'").fetchone() == {
         "count": 1
     }
+
+
+def test_a_handler_sees_the_key_of_its_job(conn):
+    @task("sync", key="all")
+    def sync(job: Job) -> None:
+        seen.append((job.queue, job.key))
+
+    sync.enqueue(conn)
+    sync.configure(key="acme").enqueue(conn)
+    sync.configure(key=None).enqueue(conn)
+    run_due_jobs(conn)
+
+    assert sorted(seen, key=str) == [("default", "acme"), ("default", "all"), ("default", None)]
+
+
+def test_a_task_may_be_throttled_or_debounced(conn):
+    @task("sync", unique_key="sync", unique_for=timedelta(hours=1))
+    def sync(job: Job) -> None: ...
+
+    @task("index", unique_key="page 3", unique_for=60, replace=True)
+    def index(job: Job, version: int) -> int:
+        return version
+
+    first = sync.enqueue(conn)
+    assert index.enqueue(conn, 1).id == index.enqueue(conn, 2).id
+    ran = run_due_jobs(conn)
+
+    assert [one.result for one in ran if one.task == "index"] == [2]
+    assert sync.enqueue(conn) == (first.id, False)
+    assert index.enqueue(conn, 3).created
 
 
 def test_a_handler_stays_a_function_that_a_test_can_call():
@@ -199,7 +231,7 @@ def test_what_cannot_be_a_handler_is_refused_where_it_stands():
         @task
         def nameless(job: Job) -> None: ...
 
-    with pytest.raises(TypeError, match="a task has no option 'retries'; it has headers, max"):
+    with pytest.raises(TypeError, match="a task has no option 'retries'; it has headers, key"):
 
         @task("t", retries=3)
         def misspelt(job: Job) -> None: ...

@@ -20,6 +20,7 @@ SECONDS = float(os.environ.get("ROTA_HUNT_SECONDS", "5"))
 SEED = int(os.environ.get("ROTA_SEED") or random.randrange(2**32))
 SESSIONS = 6
 KEYS = [f"key {n}" for n in range(6)]
+FORMS = [{"unique_for": "30 ms"}, {"replace": True}, {"replace": True, "unique_for": "1 s"}, {}]
 NAMES = [f"name {n}" for n in range(3)]
 WORKERS = [str(UUID(int=number)) for number in range(4)]
 ABOUT = {"host": "h", "pid": 1, "queues": ["default"], "concurrency": 1, "version": "v"}
@@ -83,6 +84,15 @@ class Hunter(threading.Thread):
                 ("enqueue_job", {"task": "t", "unique_key": keys[0]}),
                 ("enqueue_job", {"task": "t", "queue": "other"}),
                 ("enqueue_jobs", {"jobs": Jsonb([{"task": "t", "unique_key": k} for k in keys])}),
+                ("enqueue_job", {"task": "t", "unique_key": keys[0], **pick.choice(FORMS)}),
+                (
+                    "enqueue_jobs",
+                    {
+                        "jobs": Jsonb(
+                            [{"task": "t", "unique_key": k, **pick.choice(FORMS)} for k in keys]
+                        )
+                    },
+                ),
                 (
                     "schedule_job",
                     {"task": "t", "every": timedelta(seconds=1), "name": pick.choice(NAMES)},

@@ -71,6 +71,9 @@ def test_what_a_filter_asks_for_is_cancelled_and_nothing_else(conn):
         ({"queue": "q"}, "bc"),
         ({"task": "a", "queue": "q"}, "b"),
         ({"unique_key": "k"}, "c"),
+        ({"key": "acme"}, "cd"),
+        ({"key": "acme", "queue": "q"}, "c"),
+        ({"key": "acm"}, ""),
         ({"state": "SCHEDULED"}, "abcd"),
         ({"state": ["SCHEDULED", "RUNNING"]}, "abcd"),
         ({"state": "RUNNING"}, ""),
@@ -86,8 +89,8 @@ def test_each_key_of_a_filter_narrows_it(conn, filter, expected):
     ids = {
         "a": enqueue(conn, task="a"),
         "b": enqueue(conn, task="a", queue="q"),
-        "c": enqueue(conn, queue="q", unique_key="k"),
-        "d": enqueue(conn, run_at=LATER),
+        "c": enqueue(conn, queue="q", unique_key="k", key="acme"),
+        "d": enqueue(conn, run_at=LATER, key="acme"),
         "s": call(conn, "schedule_job", task="s", every=HOUR, name="s")[0]["job_id"],
     }
 
@@ -167,13 +170,15 @@ def test_failed_and_cancelled_jobs_come_back_with_all_their_attempts(conn):
     [
         ({"state": "FAILED"}, "f"),
         ({"state": ["CANCELLED"]}, "c"),
+        ({"key": "acme"}, "c"),
+        ({"key": "acme", "state": "FAILED"}, ""),
         ({"finished_at_from": "2100-01-01T00:00:00Z"}, ""),
         ({"finished_at_before": "2100-01-01T00:00:00Z"}, "fc"),
         ({"finished_at_from": "2000-01-01T00:00:00Z", "queue": "failing"}, "f"),
     ],
 )
 def test_what_has_ended_is_found_by_how_and_when(conn, filter, expected):
-    ids = {"f": failed(conn), "c": cancelled(conn)}
+    ids = {"f": failed(conn, key="b"), "c": cancelled(conn, key="acme")}
 
     assert bulk(conn, "retry_jobs", filter=filter)["job_ids"] == [ids[name] for name in expected]
 
@@ -211,6 +216,8 @@ def test_a_job_whose_key_is_held_does_not_stop_those_behind_it(conn):
         {"que": "q"},
         {"queue": None},
         {"queue": 5},
+        {"key": None},
+        {"key": ["acme"]},
         {"state": "COMPLETED"},
         {"state": []},
         {"state": [None]},

@@ -294,6 +294,45 @@ CHECKS = {
 ELSEWHERE = {"connections", "wraparound", "rights"}  # tested below, on servers of their own
 
 
+def test_what_waits_for_room_is_no_backlog_and_not_unserved(world):
+    limits = {
+        "a": {"max_running": 1},
+        "b": {"max_starts": 1, "starts_period": DAY},
+        "c": {"key_max_starts": 1, "key_starts_period": DAY},
+        "d": {"key_in_order": True},
+    }
+    for queue, given in limits.items():
+        call(world.conn, "configure_queue", queue=queue, **given)
+        for _ in range(3):
+            enqueue(world.conn, queue=queue, key="acme")
+        held = claim(world.conn, queues=[queue], lease=DAY)
+        if queue == "d":
+            call(world.conn, "finish_job", **held, error="x", retry_in=DAY)
+        elif queue != "a":
+            call(world.conn, "finish_job", **held)
+        assert call(world.conn, "claim_next_job", queues=[queue]) == []
+    for served in (False, True):
+        if served:
+            alive(world, queues=list(limits))
+        world.clock.advance(20 * MINUTE)
+        for queue in limits:
+            assert call(world.conn, "claim_next_job", queues=[queue]) == []
+        if served:
+            alive(world, queues=list(limits))
+
+        assert not {"backlog", "unserved queue"} & set(found(world.conn))
+
+    enqueue(world.conn, queue="c", key="globex")
+    world.clock.advance(20 * MINUTE)
+    alive(world, queues=list(limits))
+    for queue in "abd":
+        assert call(world.conn, "claim_next_job", queues=[queue]) == []
+
+    (row,) = [row for row in examine(world.conn) if row["check"] == "backlog"]
+    assert row["evidence"]["queue"] == "c"
+    assert "The oldest of 1 due jobs" in row["finding"]
+
+
 @pytest.mark.parametrize("check", CHECKS)
 def test_each_fault_is_found_when_it_is_there(world, check):
     scene, severity, words = CHECKS[check]

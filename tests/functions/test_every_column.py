@@ -27,6 +27,7 @@ EVERYTHING = {
     "timeout": timedelta(seconds=9),
     "unique_key": "the key",
     "headers": Jsonb({"traceparent": "of the enqueue"}),
+    "key": "the tenant",
 }
 NOBODY = {"worker": None, "lease_until": None, "started_at": None}
 SCHEDULE = {
@@ -49,6 +50,7 @@ SCHEDULE = {
     "max_lateness": 5 * HOUR,
     "overlap": "catch_up",
     "headers": Jsonb({"traceparent": "of the schedule"}),
+    "key": "the tenant",
 }
 OTHER_SCHEDULE = {
     "task": "tock",
@@ -70,6 +72,7 @@ OTHER_SCHEDULE = {
     "max_lateness": 6 * HOUR,
     "overlap": "coalesce",
     "headers": Jsonb({"baggage": "other"}),
+    "key": "another tenant",
 }
 
 

@@ -34,6 +34,7 @@ SEEN = (
     "select retention from rota.settings",
     "select principal, note, expires_at, revoked_at from rota.tokens",
     "select actor, function, queue, schedule, affected, details - 'job_ids' from rota.actions",
+    "select queue, unique_key, until > now() + interval '1 minute' from rota.unique_keys",
     "select key, fingerprint, status, answer, location from rota.requests",
     "select count(*) from pg_locks where pid = pg_backend_pid() and locktype = 'advisory'",
 )
@@ -134,9 +135,11 @@ def census_of_what_is_over(conn):
     conn.execute(
         """
         insert into rota.census (
-            queue, task, priority, scheduled, due, retrying, running, lost, overdue, oldest_due_at
+            queue, task, priority, scheduled, due, retrying, running, lost, overdue, oldest_due_at,
+            oldest_with_room_at
         )
-        values ('mail', 't', 0, 1, 1, 0, 0, 0, 0, rota._now() - interval '1 hour')
+        select 'mail', 't', 0, 1, 1, 0, 0, 0, 0, n.at, n.at
+        from (select rota._now() - interval '1 hour' as at) as n
         """
     )
     conn.execute("update rota.chores set ran_at = rota._now() where chore = 'take_census'")
@@ -151,7 +154,7 @@ def two_walls(conn):
 
 # What a call needs first, as what it returns: the arguments that it is called with.
 SCENES = {
-    "enqueue_job": lambda conn: {"task": "work"},
+    "enqueue_job": lambda conn: {"task": "work", "unique_key": "held"},
     "enqueue_jobs": lambda conn: {},
     "enqueue_many": lambda conn: {"task": "work", "payloads": Jsonb([{}, 2])},
     "schedule_job": lambda conn: {
@@ -223,7 +226,20 @@ SCENES = {
         one_waits(conn) or (call(conn, "pause_queue", queue="mail") and None)
     ),
     "configure_queue": lambda conn: (
-        call(conn, "configure_queue", queue="mail", timeout=2 * HOUR) and {"queue": "mail"}
+        call(
+            conn,
+            "configure_queue",
+            queue="mail",
+            timeout=2 * HOUR,
+            starts_period=DAY,
+            key_starts_period=DAY,
+        )
+        and {"queue": "mail"}
+    ),
+    "configure_key": lambda conn: (
+        call(conn, "configure_queue", queue="mail", key_starts_period=DAY)
+        and call(conn, "configure_key", queue="mail", key="acme", max_running=9)
+        and {"queue": "mail", "key": "acme"}
     ),
     "configure_retention": lambda conn: {},
     "wall": lambda conn: {"principal": "rota_reader", "queue_pattern": "a.*"},
@@ -257,6 +273,9 @@ DIFFERENCES = {
         "timeout": (None, HOUR),
         "unique_key": (None, "k"),
         "headers": (None, Jsonb({"a": "b"})),
+        "key": (None, "acme"),
+        "unique_for": (None, HOUR),
+        "replace": (False, True),
     },
     "enqueue_jobs": {"jobs": (Jsonb([{"task": "a"}]), Jsonb([{"task": "b"}]))},
     "enqueue_many": {
@@ -268,6 +287,7 @@ DIFFERENCES = {
         "max_retries": (3, 4),
         "timeout": (None, HOUR),
         "headers": (None, Jsonb({"a": "b"})),
+        "key": (None, "acme"),
     },
     "schedule_job": {
         "task": ("tick", "tock"),
@@ -290,6 +310,7 @@ DIFFERENCES = {
         "max_lateness": (None, DAY),
         "overlap": ("coalesce", "catch_up"),
         "headers": (None, Jsonb({"a": "b"})),
+        "key": (None, "acme"),
     },
     "claim_next_job": {
         "queues": (["default"], ["mail"]),
@@ -404,6 +425,21 @@ DIFFERENCES = {
         "backoff_cap": (None, HOUR),
         "timeout": (None, HOUR),
         "unset": (None, ["timeout"]),
+        "max_running": (None, 4),
+        "max_starts": (None, 4),
+        "starts_period": (None, HOUR),
+        "key_max_running": (None, 4),
+        "key_max_starts": (None, 4),
+        "key_starts_period": (None, HOUR),
+        "key_in_order": (None, True),
+    },
+    "configure_key": {
+        "queue": ("mail", "post"),
+        "key": ("acme", "other"),
+        "max_running": (None, 4),
+        "max_starts": (None, 4),
+        "starts_period": (None, HOUR),
+        "unset": (None, ["max_running"]),
     },
     "configure_retention": {"retention": (7 * DAY, 8 * DAY)},
     "wall": {"principal": ("rota_reader", "rota_worker"), "queue_pattern": ("a.*", "b")},
@@ -564,6 +600,8 @@ def test_each_parameter_makes_a_difference_and_its_default_is_what_is_documented
         assert first == attempt(connect, function, parameter, leave_out=True)
 
 
+PERIODS = [timedelta(milliseconds=1), 366 * DAY]
+NO_PERIODS = [timedelta(0), timedelta(microseconds=999), 366 * DAY + TICK, "1 month"]
 JOB_LIMITS = {
     "task": (["t", "t" * 200], ["", "t" * 201, None, "a\x1bb"]),
     "payload": ([Jsonb(None), Jsonb([])], [None]),
@@ -582,6 +620,7 @@ JOB_LIMITS = {
             *(Jsonb({"a": "b", "ü": "b"}), Jsonb({"a": "1\r\n2"}), Jsonb({"a": "b" * 8184})),
         ],
     ),
+    "key": (["k", "k" * 200, None], ["", "k" * 201]),
 }
 LIMITS = {
     "enqueue_many": {name: limit for name, limit in JOB_LIMITS.items() if name != "payload"}
@@ -593,6 +632,11 @@ LIMITS = {
     | {
         "run_at": ([FIRST, LAST, None], [FIRST - TICK, LAST + TICK, "infinity"]),
         "unique_key": (["k", "k" * 500, None], ["", "k" * 501]),
+        "unique_for": (
+            [TICK, 366 * DAY, None],
+            [timedelta(0), -TICK, 366 * DAY + TICK, "1 month -29 days"],
+        ),
+        "replace": ([True, False, None], []),
     },
     "schedule_job": JOB_LIMITS
     | {
@@ -676,6 +720,20 @@ LIMITS = {
         "backoff_base": ([TICK, 366 * DAY], [timedelta(0), 366 * DAY + TICK]),
         "backoff_cap": ([TICK, 366 * DAY], [timedelta(0), 366 * DAY + TICK]),
         "timeout": ([TICK, 366 * DAY], [timedelta(0), 366 * DAY + TICK, "1 month -29 days"]),
+        "max_running": ([1, 1_000_000], [0, -1, 1_000_001]),
+        "max_starts": ([1, 1_000_000], [0, -1, 1_000_001]),
+        "starts_period": (PERIODS, NO_PERIODS),
+        "key_max_running": ([1, 1_000_000], [0, -1, 1_000_001]),
+        "key_max_starts": ([1, 1_000_000], [0, -1, 1_000_001]),
+        "key_starts_period": (PERIODS, NO_PERIODS),
+        "key_in_order": ([True, False], []),
+    },
+    "configure_key": {
+        "queue": (["q" * 100], ["", "q" * 101, None, "a\x1bb"]),
+        "key": (["k", "k" * 200], ["", "k" * 201, None]),
+        "max_running": ([1, 1_000_000], [0, -1, 1_000_001]),
+        "max_starts": ([1, 1_000_000], [0, -1, 1_000_001]),
+        "starts_period": (PERIODS, NO_PERIODS),
     },
     "configure_retention": {"retention": ([7 * DAY, "100 years"], [7 * DAY - TICK, "101 years"])},
     "backfill_schedule": {
@@ -731,7 +789,8 @@ def test_a_bulk_holds_its_jobs_to_the_same_ranges(connect, parameter):
             value = f"{value / TICK:.0f} us"
         value = value.isoformat() if isinstance(value, datetime) else getattr(value, "obj", value)
         with conn.transaction():
-            return call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "work", parameter: value}]))
+            job = {"task": "work", "unique_key": "held", parameter: value}
+            return call(conn, "enqueue_jobs", jobs=Jsonb([job]))
 
     for value in accepted:
         assert enqueue(value)
@@ -757,6 +816,7 @@ def test_a_bulk_gives_each_job_what_a_single_call_gives_it(conn):
         "timeout": "00:00:07",
         "unique_key": "k",
         "headers": {"a": "b"},
+        "key": "acme",
     }
     requests = [{}, {"queue": "post"}, values] + [{name: values[name]} for name in values]
     cursor = conn.cursor(row_factory=dict_row)

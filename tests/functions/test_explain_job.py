@@ -131,6 +131,59 @@ def no_lane(world):
     return job_id
 
 
+def limited(world, count=3, **limits):
+    """Jobs of key acme in a queue with limits, one of them claimed; the last is returned."""
+    serve(world.conn, concurrency=10)
+    call(world.conn, "configure_queue", queue="default", **limits)
+    jobs = [enqueue(world.conn, key="acme") for _ in range(count)]
+    assert claim(world.conn)["job_id"] == jobs[0]
+    return jobs[-1]
+
+
+def queue_full(world):
+    return limited(world, max_running=1)
+
+
+def queue_window(world):
+    return limited(world, max_starts=1, starts_period=MINUTE)
+
+
+def key_full(world):
+    return limited(world, key_max_running=1)
+
+
+def key_window(world):
+    return limited(world, key_max_starts=1, key_starts_period=MINUTE)
+
+
+def in_order(world):
+    return limited(world, key_in_order=True)
+
+
+def limit_not_settled(world):
+    """A claim that began before the limit was set is open still."""
+    serve(world.conn)
+    call(world.connect(autocommit=False), "claim_next_job")
+    call(world.conn, "configure_queue", queue="default", max_running=1)
+    return enqueue(world.conn)
+
+
+def lost_turn(world):
+    job_id = enqueue(world.conn, key="acme")
+    world.conn.execute("delete from rota.turns")
+    world.afterwards.callback(world.conn.execute, "delete from rota.live_jobs")
+    return job_id
+
+
+def keys_take_turns(world):
+    serve(world.conn)
+    for key in ("globex", "initech"):
+        enqueue(world.conn, key=key)
+    enqueue(world.conn, key="vandelay", priority=5)
+    world.clock.advance(SECOND)
+    return enqueue(world.conn, key="acme")
+
+
 def no_worker(world):
     serve(world.conn, queues=["other"])
     return enqueue(world.conn)
@@ -226,6 +279,18 @@ REASONS = {
     "UNSETTLED": (unsettled, True, "Mars/Olympus"),
     "QUEUE_PAUSED": (paused_queue, True, "queue default was paused 0 s ago"),
     "NO_LANE": (no_lane, True, "queue default and priority 7"),
+    "QUEUE_FULL": (queue_full, True, "Queue default runs 1 of 1: job "),
+    "QUEUE_WINDOW": (queue_window, True, "Queue default started 1 of 1 in 00:01:00; the next may"),
+    "KEY_FULL": (key_full, True, "Key acme runs 1 of 1: job "),
+    "KEY_WINDOW": (key_window, True, "Key acme started 1 of 1 in 00:01:00; the next may start at"),
+    "IN_ORDER": (in_order, True, "of its key acme, which runs: they run one by one"),
+    "LIMIT_NOT_SETTLED": (limit_not_settled, True, "until 1 transactions that were open then"),
+    "LOST_TURN": (lost_turn, True, "No turn leads to it"),
+    "KEYS_TAKE_TURNS": (
+        keys_take_turns,
+        False,
+        "1 keys of a higher priority and 2 keys of its priority that are ready for longer",
+    ),
     "NO_WORKER": (no_worker, True, "queue default; those that are alive serve other."),
     "NO_HANDLER": (no_handler, True, "has a handler for task t"),
     "LOCKED": (locked, True, "the holder), idle in transaction, holds its row"),
@@ -298,6 +363,141 @@ def test_a_queue_that_is_worked_in_sql_has_somebody_there(world):
 
     world.clock.advance(HOUR)
     assert "NO_WORKER" in explain(world.conn, job_id)
+
+
+def test_a_full_queue_and_a_full_key_name_the_jobs_that_run_and_it_is_so(world):
+    for limits, code in (
+        ({"max_running": 12}, "QUEUE_FULL"),
+        ({"key_max_running": 12}, "KEY_FULL"),
+    ):
+        queue = code.lower()
+        call(world.conn, "configure_queue", queue=queue, **limits)
+        jobs = [enqueue(world.conn, queue=queue, key="acme") for _ in range(13)]
+        for _ in range(11):
+            claim(world.conn, queues=[queue])
+
+        assert code not in explain(world.conn, jobs[-1])
+        claim(world.conn, queues=[queue])
+
+        said = explain(world.conn, jobs[-1])[code]
+        assert said["evidence"]["jobs"] == jobs[:10]
+        assert f"runs 12 of 12: jobs {', '.join(map(str, jobs[:10]))}, ...." in said["reason"]
+        assert call(world.conn, "claim_next_job", queues=[queue]) == []
+        world.conn.execute(
+            re.search(r"select (.*)", said["remedy"])[0].replace("select ", "select rota.")
+        )
+        assert code not in explain(world.conn, jobs[-1])
+        assert claim(world.conn, queues=[queue])["job_id"] == jobs[-1]
+
+
+@pytest.mark.parametrize("scene", [queue_window, key_window])
+def test_a_window_opens_when_it_is_said_to_and_not_before(world, scene):
+    job_id = scene(world)
+    code = scene.__name__.upper()
+    (opens_at,) = world.conn.execute(
+        "select (evidence->>'opens_at')::timestamptz from rota.explain_job(%s) where code = %s",
+        [job_id, code],
+    ).fetchone()
+
+    world.clock.set(opens_at - SECOND / 2)
+    assert call(world.conn, "claim_next_job") == []
+    assert code in explain(world.conn, job_id)
+
+    world.clock.set(opens_at)
+    assert code not in explain(world.conn, job_id)
+    assert call(world.conn, "claim_next_job") != []
+
+
+def test_a_key_without_room_does_not_hold_up_another_nor_what_has_none(world):
+    key_full(world)
+    others = [enqueue(world.conn, key="globex"), enqueue(world.conn)]
+
+    for job_id in others:
+        assert [*explain(world.conn, job_id)] == ["NEXT"]
+
+
+def test_of_a_full_key_without_order_no_order_is_told(world):
+    assert "IN_ORDER" not in explain(world.conn, key_full(world))
+
+
+def test_an_exception_of_a_key_is_what_holds_for_it(world):
+    job_id = key_full(world)
+
+    call(world.conn, "configure_key", queue="default", key="acme", max_running=2)
+
+    assert "KEY_FULL" not in explain(world.conn, job_id)
+
+
+def test_what_waits_for_a_job_that_backs_off_is_told_so_and_that_job_is_not(world):
+    serve(world.conn)
+    call(world.conn, "configure_queue", queue="default", key_in_order=True)
+    first, second = (enqueue(world.conn, key="acme") for _ in range(2))
+    call(world.conn, "finish_job", **claim(world.conn), error="boom", retry_in=MINUTE)
+
+    said = explain(world.conn, second)["IN_ORDER"]
+
+    assert said["reason"].startswith(f"It waits for job {first} of its key acme, which has begun")
+    assert said["evidence"]["job"] == first
+    assert [*explain(world.conn, first)] == ["BACKOFF"]
+
+
+def test_a_new_limit_names_the_sessions_it_waits_for_until_they_end(world):
+    holder = world.connect(autocommit=False)
+    call(holder, "claim_next_job")
+    call(world.conn, "configure_queue", queue="default", max_running=1)
+    job_id = enqueue(world.conn)
+    before = explain(world.conn, job_id)["LIMIT_NOT_SETTLED"]
+    assert call(world.conn, "claim_next_job") == []
+    later = world.connect(autocommit=False)
+    later.execute("select from rota.lanes")
+
+    after = explain(world.conn, job_id)["LIMIT_NOT_SETTLED"]
+
+    assert before["evidence"]["pids"] == after["evidence"]["pids"] == [holder.info.backend_pid]
+    holder.rollback()
+    assert "LIMIT_NOT_SETTLED" not in explain(world.conn, job_id)
+    assert claim(world.conn)["job_id"] == job_id
+
+
+def test_a_new_limit_that_cannot_count_what_runs_says_so(world):
+    enqueue(world.conn)
+    claim(world.conn)
+    holder = world.connect(autocommit=False)
+    holder.execute("select from rota.live_jobs for update")
+    call(world.conn, "configure_queue", queue="default", max_running=2)
+    job_id = enqueue(world.conn)
+    assert call(world.conn, "claim_next_job") == []
+
+    assert "cannot be counted" in explain(world.conn, job_id)["LIMIT_NOT_SETTLED"]["reason"]
+
+    holder.rollback()
+    assert claim(world.conn)["job_id"] == job_id
+
+
+def test_a_lane_of_keys_that_is_missing_is_told_from_that_of_jobs_without(world):
+    enqueue(world.conn)
+    job_id = enqueue(world.conn, key="acme")
+    world.conn.execute("delete from rota.lanes where keyed")
+    world.afterwards.callback(world.conn.execute, "delete from rota.live_jobs")
+
+    assert "priority 0 with a key" in explain(world.conn, job_id)["NO_LANE"]["reason"]
+
+
+def test_who_is_behind_a_wall_is_told_of_a_new_limit_without_the_sessions(world):
+    conn = world.conn
+    conn.execute("drop role if exists rota_test_limited")
+    conn.execute("create role rota_test_limited in role rota_reader")
+    world.afterwards.callback(conn.execute, "drop role rota_test_limited")
+    holder = world.connect(autocommit=False)
+    call(holder, "claim_next_job")
+    call(conn, "configure_queue", queue="acme.mail", max_running=1)
+    job_id = enqueue(conn, queue="acme.mail")
+    call(conn, "wall", principal="rota_test_limited", queue_pattern="acme.*")
+
+    said = explain(world.connect(role="rota_test_limited"), job_id)["LIMIT_NOT_SETTLED"]
+
+    assert said["evidence"] == {"queue": "acme.mail", "transactions": 1}
+    assert str(holder.info.backend_pid) not in said["reason"]
 
 
 def test_a_worker_that_went_silent_does_not_serve(world):

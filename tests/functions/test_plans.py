@@ -165,7 +165,7 @@ def test_no_index_of_the_hot_table_holds_a_column_that_a_claim_changes(conn):
         )
     ]
 
-    assert len(definitions) == 4
+    assert len(definitions) == 5
     for definition in definitions:
         assert changed.isdisjoint(re.findall(r"\w+", definition.split("USING")[1]))
 
@@ -179,11 +179,9 @@ def test_a_claim_uses_all_columns_of_its_lane_as_index_conditions(connect):
 
     (lane_scan,) = [plan for plan in plans if "LockRows" in plan]
     condition = index_condition(lane_scan)
-    assert "live_jobs_by_lane" in lane_scan
-    assert all(
-        part in condition for part in ("queue =", "priority =", "ROW(run_at, id)", "run_at <=")
-    )
-    (update,) = [plan for plan in plans if "Update on live_jobs" in plan and "claimed" in plan]
+    assert "live_jobs_lane" in lane_scan
+    assert all(part in condition for part in ("queue =", "END =", "ROW(run_at, id)", "run_at <="))
+    (update,) = [plan for plan in plans if "Update on live_jobs" in plan]
     assert "TID Cond" in update
 
 
@@ -197,11 +195,89 @@ def test_a_look_behind_a_cursor_reads_no_more_than_its_slice(connect):
     assert slices
     for plan in slices:
         condition = index_condition(plan)
-        assert "live_jobs_by_lane" in plan
+        assert "live_jobs_lane" in plan
         assert all(
-            part in condition
-            for part in ("queue =", "priority =", "run_at >=", "ROW(run_at, id) <")
+            part in condition for part in ("queue =", "END =", "run_at >=", "ROW(run_at, id) <")
         )
+
+
+KEYED_TABLES = {
+    **TABLES,
+    "large": "select rota.fill_keys(); analyze",
+}
+FILL_KEYS = """
+    create function rota.fill_keys()
+        returns void
+        language sql
+    as $$
+        select count(*) from rota.enqueue_jobs((
+            select jsonb_agg(jsonb_build_object(
+                'task', 'a', 'queue', 'keyed', 'key', 'key ' || g % 100, 'payload', g
+            ))
+            from generate_series(1, 5000) as g
+        ))
+    $$
+"""
+
+
+def work_with_keys(conn):
+    """All that turns, room and windows are asked for, often enough that plans are cached."""
+    for number in range(6):
+        for key in ("k", "l", None):
+            call(conn, "enqueue_job", task="a", queue="keyed", key=key)
+        rows = call(conn, "claim_next_job", queues=["keyed"], max_jobs=20)
+        pairs = {"job_ids": [r["id"] for r in rows], "tokens": [r["token"] for r in rows]}
+        errors = ["boom" if place % 3 == 0 else None for place in range(len(rows))]
+        call(conn, "finish_jobs", **pairs, errors=errors)
+        (job,) = call(conn, "enqueue_job", task="a", queue="keyed", key=f"new {number}")
+        call(conn, "cancel_job", job_id=job["job_id"])
+        call(conn, "next_due_in", queues=["keyed"])
+
+
+LIMITS_OF_KEYS = {
+    "no limits": {},
+    "limits": {
+        "max_running": 1000,
+        "max_starts": 100_000,
+        "starts_period": timedelta(hours=1),
+        "key_max_running": 100,
+        "key_max_starts": 1000,
+        "key_starts_period": timedelta(hours=1),
+    },
+    "order": {"key_in_order": True},
+}
+
+
+@pytest.mark.parametrize("statistics", KEYED_TABLES.values(), ids=KEYED_TABLES)
+@pytest.mark.parametrize("limits", LIMITS_OF_KEYS.values(), ids=LIMITS_OF_KEYS)
+def test_nothing_that_has_to_do_with_keys_reads_a_whole_table(connect, statistics, limits):
+    conn = connect()
+    conn.execute(FILL_KEYS)
+    if limits:
+        call(conn, "configure_queue", queue="keyed", **limits)
+    if statistics:
+        conn.execute(statistics)
+    work_with_keys(conn)
+    if "fill" not in statistics:
+        conn.execute("select rota.fill_keys()")
+    plans = plans_of(conn)
+
+    work_with_keys(conn)
+
+    conn.execute("drop function rota.fill_keys")
+    read = {
+        line.strip()
+        for plan in plans
+        for line in plan.splitlines()
+        if re.search(r"Seq Scan on (rota\.)?(live_jobs|turns|flows|flow_locks)", line)
+    }
+    assert read == set()
+    looks = [p for p in plans if "LockRows" in p and "unnest" in p and "live_jobs_lane" in p]
+    assert looks
+    for look in looks:
+        condition = re.search(r"using live_jobs_lane.*\n\s+Index Cond: (.*)", look)[1]
+        parts = ("queue)", "hashtextextended(k.key", ">= ROW(", " <= $")
+        assert all(part in condition for part in parts), look
 
 
 def plans_of(conn):
@@ -357,3 +433,19 @@ def test_a_look_for_failures_does_not_read_what_succeeded(history):
     ).fetchall()
 
     assert "finished_jobs" not in str(plan)
+
+
+@pytest.mark.parametrize("more", [{}, {"unique_for": timedelta(hours=1)}, {"replace": True}])
+def test_who_has_a_key_is_found_by_the_key_whatever_else_waits_in_the_queue(connect, conn, more):
+    """In a session whose plans were made while the table was empty."""
+    for number in range(10):
+        call(conn, "enqueue_job", task="a", unique_key=f"early {number}", **more)
+        call(conn, "enqueue_job", task="a", unique_key=f"early {number}", **more)
+    fill(connect(), 5000)
+    _, before = fetched(connect, conn)
+
+    call(conn, "enqueue_job", task="a", unique_key="late", **more)
+    call(conn, "enqueue_job", task="a", unique_key="late", **more)
+
+    _, after = fetched(connect, conn)
+    assert after - before < 50

@@ -176,6 +176,88 @@ def test_the_status_counts_each_queue_for_itself(conn):
     ).fetchall() == [("mail", 1), ("post", 2)]
 
 
+LIMITS = {
+    "max_running": 50,
+    "max_starts": 1000,
+    "starts_period": timedelta(minutes=1),
+    "key_max_running": 5,
+    "key_max_starts": 100,
+    "key_starts_period": timedelta(seconds=2.5),
+    "key_in_order": True,
+}
+
+
+def test_limits_of_a_queue_are_shown(conn):
+    call(conn, "enqueue_job", task="t", queue="free")
+    call(conn, "configure_queue", queue="mail", **LIMITS)
+
+    assert status(conn, "mail").items() >= LIMITS.items()
+    assert status(conn, "free").items() >= dict.fromkeys(LIMITS).items()
+
+    call(conn, "configure_queue", queue="mail", unset=["max_running", "key_in_order"])
+    left = LIMITS | {"max_running": None, "key_in_order": None}
+    assert status(conn, "mail").items() >= left.items()
+
+
+def key_limits(conn):
+    return conn.execute("select * from rota.key_limits order by queue, key").fetchall()
+
+
+def test_keys_are_shown_that_have_limits_of_their_own(conn):
+    minute = timedelta(minutes=1)
+    limited = {"key_max_running": 1, "max_starts": 100, "starts_period": minute}
+    call(conn, "configure_queue", queue="mail", **limited)
+    for key in ("acme", "none"):  # of both there is something to be remembered
+        call(conn, "enqueue_job", task="t", queue="mail", key=key)
+    call(conn, "configure_key", queue="mail", key="acme", max_running=2)
+    call(conn, "configure_key", queue="mail", key="b", max_starts=3, starts_period=minute)
+    call(conn, "configure_key", queue="post", key="acme", starts_period=minute)
+    call(conn, "claim_next_job", queues=["mail"], max_jobs=2)
+
+    found = key_limits(conn)
+    call(conn, "configure_key", queue="mail", key="b", unset=["max_starts"])
+    call(conn, "configure_key", queue="mail", key="acme", unset=["max_running"])
+
+    assert found == [
+        ("mail", "acme", 2, None, None),
+        ("mail", "b", None, 3, minute),
+        ("post", "acme", None, None, minute),
+    ]
+    assert key_limits(conn) == [("mail", "b", None, None, minute), found[2]]
+
+
+def head(conn, queue):
+    found = conn.execute("select oldest_due_at from rota.queue_heads where queue = %s", [queue])
+    return found.fetchone()[0]
+
+
+def test_readers_see_since_when_a_job_with_a_key_or_without_can_be_claimed(conn):
+    for queue, key in (("plain", None), ("keyed", "acme"), ("gone", "acme")):
+        (job,) = call(conn, "enqueue_job", task="t", queue=queue, key=key)
+    call(conn, "cancel_job", job_id=job["job_id"])  # whose turn stays
+    call(conn, "enqueue_job", task="t", queue="later", key="acme", run_at="2100-01-01Z")
+
+    conn.execute("set role rota_reader")
+
+    since = dict(conn.execute("select queue, run_at from rota.jobs").fetchall())
+    assert head(conn, "plain") == since["plain"]
+    assert timedelta(0) <= head(conn, "keyed") - since["keyed"] < timedelta(minutes=1)
+    assert head(conn, "later") is head(conn, "gone") is None
+
+
+def test_a_key_that_is_full_is_not_due(conn):
+    call(conn, "configure_queue", queue="mail", key_max_running=1)
+    for key in ("acme", "acme", "b"):
+        call(conn, "enqueue_job", task="t", queue="mail", key=key)
+    jobs = call(conn, "claim_next_job", queues=["mail"], max_jobs=2)
+    assert [head(conn, "mail"), status(conn, "mail")["due"]] == [None, 1]
+
+    (ended,) = [job for job in jobs if job["key"] == "acme"]
+    call(conn, "finish_job", job_id=ended["id"], token=ended["token"])
+
+    assert head(conn, "mail") is not None
+
+
 def settings_of(conn, queue):
     rows = conn.execute(
         """

@@ -431,14 +431,15 @@ def test_a_census_counts_what_waits_and_runs(conn, noon):
     call(conn, "enqueue_job", task="later", run_at=NOON + DAY)
     call(conn, "enqueue_job", task="due", run_at=NOON, priority=3)
     nothing = {"lost": 0, "lost_since": None, "overdue": 0, "overdue_since": None, "running": 0}
-    nothing |= {"oldest_due_at": None}
+    nothing |= {"oldest_due_at": None, "no_room": 0, "oldest_with_room_at": None}
     waits = nothing | {"queue": "default", "priority": 0, "scheduled": 1, "due": 0, "retrying": 0}
 
     assert call(conn, "take_census") == [{"take_census": True}]
     found = census(conn)
     assert found["later"] == waits
     assert found["failed"] == waits | {"retrying": 1}
-    assert found["due"] == waits | {"due": 1, "oldest_due_at": NOON, "priority": 3}
+    is_due = {"due": 1, "oldest_due_at": NOON, "oldest_with_room_at": NOON}
+    assert found["due"] == waits | is_due | {"priority": 3}
     assert found["runs"] == waits | {"scheduled": 0, "running": 1}
     assert rows(conn, "select * from rota.worker_census")[0]["longest_running"] == [1]
 
@@ -451,6 +452,41 @@ def test_a_census_counts_what_waits_and_runs(conn, noon):
     assert lost["overdue_since"] == began + MINUTE
     assert lost["lost_since"] == NOON + HOUR / 2 + DAY or lost["lost_since"] < NOON + 2 * DAY
     assert "later" not in census(conn)
+
+
+def test_a_census_tells_due_jobs_that_wait_for_room_from_those_that_could_start(conn, noon):
+    def look():
+        call(conn, "claim_next_job", queues=["keys", "full", "window"], max_jobs=10)
+        noon.advance(10 * MINUTE)
+        assert call(conn, "take_census") == [{"take_census": True}]
+        return {
+            q: (c["due"], c["no_room"], c["oldest_with_room_at"]) for q, c in by_queue().items()
+        }
+
+    def by_queue():
+        return {row["queue"]: row for row in rows(conn, "select * from rota.queue_census")}
+
+    call(conn, "configure_queue", queue="keys", key_max_starts=1, key_starts_period=HOUR)
+    call(conn, "configure_queue", queue="full", max_running=1)
+    call(conn, "configure_queue", queue="window", max_starts=1, starts_period=HOUR)
+    for queue in ("keys", "full", "window"):
+        for minutes in (0, 1, 2):
+            run_at = NOON - HOUR + minutes * MINUTE
+            call(conn, "enqueue_job", task="t", queue=queue, key="acme", run_at=run_at)
+
+    assert look() == dict.fromkeys(("keys", "full", "window"), (2, 2, None))
+
+    for queue in ("keys", "full"):
+        call(conn, "enqueue_job", task="t", queue=queue, key="globex", run_at=NOON + DAY)
+    noon.advance(DAY)
+    assert call(conn, "take_census") == [{"take_census": True}]
+    # Nobody has claimed since the windows opened, and the queue is full still.
+    found = {q: (c["due"], c["no_room"], c["oldest_with_room_at"]) for q, c in by_queue().items()}
+    assert found == {
+        "keys": (3, 0, NOON - HOUR + MINUTE),
+        "full": (3, 3, None),
+        "window": (2, 0, NOON - HOUR + MINUTE),
+    }
 
 
 def test_a_census_of_nothing_new_writes_nothing_but_when_it_was_taken(conn, noon):

@@ -93,10 +93,11 @@ def furnish(conn, name):
     has.running = enqueue(conn, has.queue, payload=Jsonb(name))
     (job,) = call(conn, "claim_next_job", **claims, lease=10 * HOUR)
     call(conn, "heartbeat_job", job_id=job["id"], token=job["token"], progress=Jsonb(name))
-    has.waiting = enqueue(conn, has.queue, unique_key=has.key, payload=Jsonb(name))
+    has.waiting = enqueue(conn, has.queue, unique_key=has.key, key=has.key, payload=Jsonb(name))
     enqueue(conn, has.queue, payload=Jsonb(name), run_at=datetime.now(UTC) + HOUR / 2)
     call(conn, "schedule_job", task="t", every=HOUR, name=has.schedule, queue=has.queue)
     call(conn, "configure_queue", queue=f"{name}.settings", max_retries=7)
+    call(conn, "configure_key", queue=f"{name}.settings", key=has.key, max_running=7)
     call(conn, "begin_request", key=has.request, fingerprint="f")
     call(conn, "end_request", key=has.request, status=201, answer=name)
     principal = {"acme": ACME, "globex": GLOBEX}[name]
@@ -237,6 +238,11 @@ PROBES: dict[str, list[Any]] = {
     "configure_queue": [
         lambda of: {"queue": of.queue, "max_retries": 1},
         lambda of: {"queue": of.queue, "unset": ["timeout"]},
+        lambda of: {"queue": of.queue, "key_max_running": 1},
+    ],
+    "configure_key": [
+        lambda of: {"queue": of.queue, "key": of.key, "max_running": 1},
+        lambda of: {"queue": of.queue, "key": of.key, "unset": ["max_running"]},
     ],
     "pause_schedule": [lambda of: {"name": of.schedule}],
     "resume_schedule": [lambda of: {"name": of.schedule}],
@@ -268,7 +274,9 @@ def doors(conn):
                 select distinct a.kind, a.name
                 from (
                     select 'function', p.proname::text, p.oid, null::oid
-                    from pg_proc as p where p.pronamespace = 'rota'::regnamespace
+                    from pg_proc as p
+                    where p.pronamespace = 'rota'::regnamespace
+                        and p.proname <> '_lane' -- which a view calls
                     union all
                     select 'view', c.relname::text, null, c.oid
                     from pg_class as c

@@ -17,6 +17,8 @@ FROZEN_CLOCK = """
 
     insert into rota_test.instant values ('2026-06-01 12:00+00');
 
+    analyze rota_test.instant;
+
     create or replace function rota._now()
         returns timestamptz
         language sql
@@ -33,6 +35,9 @@ EMPTY = """
     delete from rota.attempts;
     delete from rota.schedules;
     delete from rota.lanes;
+    delete from rota.turns;
+    delete from rota.flows;
+    delete from rota.flow_locks;
     delete from rota.queues;
     delete from rota.workers;
     delete from rota.minutes;

@@ -8,6 +8,18 @@ NEWEST = "db/functions/claim/cursor/_newest_cursor.sql"
 NOTE = "db/functions/claim/cursor/_note_scan.sql"
 TIDY = "db/functions/claim/cursor/_tidy_cursors.sql"
 END = "db/functions/finish/_end_attempts.sql"
+COMPLETE = "db/functions/finish/_complete_jobs.sql"
+TAKE_TURNS = "db/functions/turns/_take_turns.sql"
+TAKE_TURN = "db/functions/turns/_take_turn.sql"
+PASS_TURN = "db/functions/turns/_pass_turn.sql"
+PASS_TURNS = "db/functions/turns/_pass_turns.sql"
+POST_TURNS = "db/functions/turns/_post_turns.sql"
+ROOM_OF_KEYS = "db/functions/limits/_room_of_keys.sql"
+QUEUE_ROOM = "db/functions/limits/_queue_room.sql"
+SETTLE = "db/functions/limits/_settle_limits.sql"
+LIMITS_CHANGED = "db/functions/limits/_limits_changed.sql"
+STARTS_LEFT = "db/functions/limits/_starts_left.sql"
+ADD_STARTS = "db/functions/limits/_add_starts.sql"
 
 COLUMNS = "tests/functions/test_every_column.py"
 CLAIMS = "tests/functions/test_claim.py"
@@ -27,6 +39,8 @@ QUEUES = "tests/functions/test_queues.py"
 WAKING = "tests/functions/test_waking.py"
 RULES = "tests/test_house_rules.py"
 RACES = "tests/concurrency/test_races.py"
+TURN_RACES = "tests/concurrency/test_turn_races.py"
+TURNS = "tests/functions/test_turns.py"
 COUNTS = "tests/schedules/test_slot_counts.py"
 LIFE = "tests/schedules/test_life.py"
 OUTAGE = "tests/schedules/test_outage.py"
@@ -56,6 +70,20 @@ EXAMPLES = "tests/api/test_example_workers.py"
 API_UPKEEP = "tests/api/test_upkeep.py"
 WORK_RACES = "tests/api/test_work_races.py"
 CANARIES = "tests/test_canaries.py"
+THROTTLES = "tests/functions/test_throttle.py"
+DEBOUNCES = "tests/functions/test_debounce.py"
+KEY_RACES = "tests/concurrency/test_unique_keys.py"
+TAKE_KEY = "db/functions/enqueue/_take_unique_key.sql"
+REPLACE = "db/functions/enqueue/_replace_job.sql"
+EMPTY = f"{TURN_RACES}::test_a_job_is_found_though_a_claim_found_its_key_empty_before_the_commit"
+ROOM_COMES = f"{TURN_RACES}::test_room_that_comes_while_a_claim_finds_the_key_full_is_not_forgotten"
+TWO_CLAIMS = f"{TURN_RACES}::test_two_claims_never_start_more_of_a_key_than_its_limit"
+NEXT_IN_ORDER = (
+    f"{TURN_RACES}::test_in_strict_order_the_next_one_starts_when_the_one_before_has_ended"
+)
+LIMIT_IS_SET = (
+    f"{TURN_RACES}::test_a_limit_that_is_set_while_a_claim_is_open_counts_what_that_claim_starts"
+)
 NEIGHBOUR = f"{WALLS}::test_what_a_neighbour_has_answers_as_what_there_is_not"
 UNSEEN = f"{WALLS}::test_no_view_shows_a_neighbour_in_rows_or_numbers"
 
@@ -101,6 +129,317 @@ MUTANTS = [
         "when held > case state when 'RUNNING' then 4 else 0 end",
         f"{IMPOSSIBLE}::test_a_new_row_that_no_job_can_be_is_refused_by_the_name_of_the_rule",
     ),
+    # -- turns and limits
+    mutant(
+        "the last turn of a key goes without the arrival lock",
+        PASS_TURNS,
+        "coalesce(rota._arrival(_pass_turns.queue, k.key) = any(v_got), false) as is_sure",
+        "true as is_sure",
+        EMPTY,
+    ),
+    Mutant(
+        "a producer looks for a turn in the statement that takes the lock",
+        POST_TURNS,
+        (
+            (
+                "    if current_setting('transaction_isolation') = 'read committed' then",
+                "    if false then",
+            ),
+            (
+                "    where k.got is not true\n",
+                "    where current_setting('transaction_isolation') <> 'read committed'\n"
+                "        or not pg_try_advisory_xact_lock_shared(\n"
+                "            rota._arrival_class(), rota._arrival(k.queue, k.key)\n        )\n",
+            ),
+        ),
+        (
+            f"{TURN_RACES}::test_a_turn_is_looked_for_after_the_lock_is_held_not_in_the_same_statement",
+        ),
+    ),
+    mutant(
+        "a producer with an old snapshot relies on a turn",
+        POST_TURNS,
+        "    if current_setting('transaction_isolation') = 'read committed' then",
+        "    if true then",
+        EMPTY,
+        f"{TURN_RACES}::test_a_job_is_found_though_it_came_while_a_claim_that_finds_its_key_empty_was_open",
+    ),
+    mutant(
+        "a turn on which a producer relies is put off to a later job",
+        PASS_TURNS,
+        "when f.is_sure then n.run_at",
+        "when n.id is not null then n.run_at",
+        f"{TURN_RACES}::test_a_job_that_comes_while_a_claim_finds_only_a_later_one_is_not_put_off",
+    ),
+    mutant(
+        "a key whose next job is due later gets no turn",
+        PASS_TURNS,
+        "v_tries and (n.id is not null or not f.is_sure)",
+        "v_tries and not f.is_sure",
+        f"{TURN_RACES}::test_a_later_job_comes_when_it_is_due_and_so_does_one_that_was_put_before_it",
+    ),
+    mutant(
+        "keys that have older jobs go first",
+        PASS_TURNS,
+        "when n.run_at <= at then at",
+        "when n.run_at <= at then n.run_at",
+        f"{TURNS}::test_a_tenant_with_many_jobs_delays_one_with_few_by_their_turns_alone",
+    ),
+    mutant(
+        "a full key is looked at again and again",
+        PASS_TURNS,
+        "when w.waits then k.opens_at",
+        "when w.waits then at",
+        f"{TURNS}::test_the_backlog_of_a_full_key_is_in_nobodys_way",
+    ),
+    mutant(
+        "a producer relies on a turn that does not cover its job",
+        POST_TURNS,
+        "                and (t.from_run_at, t.from_id) <= (k.run_at, k.id)\n",
+        "",
+        f"{TURN_RACES}::test_a_turn_that_only_says_that_there_is_room_covers_no_job",
+    ),
+    mutant(
+        "of a bulk the last job of a key has the turn",
+        "db/functions/turns/_watch_jobs.sql",
+        "order by j.queue, j.priority, j.key, j.run_at, j.id",
+        "order by j.queue, j.priority, j.key, j.run_at desc, j.id",
+        f"{TURN_RACES}::test_of_a_bulk_the_first_that_is_due_has_the_turn",
+    ),
+    mutant(
+        "a claim of one job does not take the lock of its key",
+        TAKE_TURN,
+        "        if not found then\n            return v_turn;\n        end if;\n\n"
+        "        if v_turn.from_run_at",
+        "        if v_turn.from_run_at",
+        f"{TURN_RACES}::test_two_claims_of_one_job_never_start_more_of_a_key_than_its_limit",
+    ),
+    mutant(
+        "a claim of one job uses up an offer of room that led nowhere",
+        TAKE_TURN,
+        "    elsif v_offer is not null and found then",
+        "    elsif v_offer is not null then",
+        f"{TURN_RACES}::test_room_is_found_by_whichever_turn_of_the_key_leads_to_a_job",
+    ),
+    mutant(
+        "a claim of one job passes by the schedules of a key",
+        TAKE_TURN,
+        "        and v_turn.passed % 10 < 9\n",
+        "        and v_turn.passed % 10 < 9\n        and j.schedule_type = 'ONE_TIME'\n",
+        f"{TURN_RACES}::test_a_schedule_is_not_passed_by_in_its_key",
+    ),
+    mutant(
+        "a key is full after a claim of one job, and nobody is told of room",
+        PASS_TURN,
+        "        is_full = coalesce(taken.room = 1, false),",
+        "        is_full = false,",
+        "tests/functions/test_turns.py::test_a_full_key_waits_for_room_and_not_for_its_turn",
+    ),
+    mutant(
+        "in strict order a job that is locked is passed by",
+        ROOM_OF_KEYS,
+        "            order by o.place\n            limit 1",
+        "            where o.place = 1\n            limit 1",
+        f"{TURN_RACES}::test_in_strict_order_a_first_job_that_somebody_has_locked_is_not_passed_by",
+    ),
+    mutant(
+        "the turns of a clock that was put back stay where they are",
+        "db/functions/turns/_mend_turns.sql",
+        "            and u.ready_at > at + interval '1 minute'",
+        "            and u.ready_at > at + interval '1 day'",
+        "tests/functions/test_turns.py"
+        "::test_turns_of_a_clock_that_was_put_back_are_brought_forward",
+    ),
+    mutant(
+        "a claim does not take the locks of keys",
+        TAKE_TURNS,
+        "            for no key update skip locked\n        );",
+        "        );",
+        TWO_CLAIMS,
+    ),
+    mutant(
+        "a claim that is refused a key gives up",
+        TAKE_TURNS,
+        "            v_taken.turns := '{}';\n",
+        "",
+        f"{TURN_RACES}::test_a_claim_that_is_refused_a_key_takes_the_next_one",
+    ),
+    mutant(
+        "the first key of a claim takes all of it",
+        TAKE_TURNS,
+        "greatest(1, room / cardinality(v_taken.turns))",
+        "room",
+        f"{TURNS}::test_keys_share_a_claim",
+    ),
+    mutant(
+        "in strict order a job starts while another runs",
+        ROOM_OF_KEYS,
+        "when c.running > 0 then 0",
+        "when false then 0",
+        NEXT_IN_ORDER,
+    ),
+    mutant(
+        "in strict order any job starts in the place of the head",
+        ROOM_OF_KEYS,
+        "case when r.room > 0 then h.id end",
+        "null::bigint",
+        f"{TURN_RACES}::test_in_strict_order_the_head_starts_again_before_what_was_due_earlier",
+    ),
+    mutant(
+        "in strict order a look begins at the turn that was taken",
+        ROOM_OF_KEYS,
+        "                where q.key_in_order\n                    and t.queue",
+        "                where false\n                    and t.queue",
+        f"{TURN_RACES}::test_in_strict_order_a_turn_that_another_claim_holds_hides_no_earlier_job",
+    ),
+    mutant(
+        "in strict order a failed job loses its place",
+        END,
+        "case when d.verdict = 'SAME RUN' and d.key_in_order then d.counted end",
+        "null::boolean",
+        NEXT_IN_ORDER,
+    ),
+    mutant(
+        "what a claim starts under a limit is not counted",
+        CLAIM,
+        "counted = v_counted\n",
+        "counted = null\n",
+        TWO_CLAIMS,
+    ),
+    mutant(
+        "claims do not take the lock of a limited queue",
+        QUEUE_ROOM,
+        "        for no key update skip locked;",
+        "        ;",
+        TWO_CLAIMS,
+    ),
+    mutant(
+        "a new limit does not wait for claims that are open",
+        QUEUE_ROOM,
+        "if not found and not rota._settle_limits(queue) then",
+        "if false then",
+        LIMIT_IS_SET,
+    ),
+    mutant(
+        "what an open claim has started is marked too early",
+        SETTLE,
+        "    if v_open <> '{}' then\n        return false;",
+        "    if false then\n        return false;",
+        LIMIT_IS_SET,
+    ),
+    mutant(
+        "what somebody holds is passed by when a limit is set",
+        SETTLE,
+        "    if exists (\n",
+        "    if false and exists (\n",
+        f"{TURN_RACES}::test_what_runs_when_a_limit_is_set_is_counted_also_what_somebody_holds",
+    ),
+    mutant(
+        "a second kind of limit counts at once",
+        LIMITS_CHANGED,
+        "    if is_new then",
+        "    if false then",
+        f"{TURN_RACES}::test_a_limit_that_joins_another_kind_counts_what_an_open_claim_starts",
+    ),
+    mutant(
+        "keys that wait do not learn of a limit that was raised",
+        LIMITS_CHANGED,
+        "u.queue = _limits_changed.queue and u.is_full",
+        "false",
+        f"{TURN_RACES}::test_a_limit_is_raised_by_a_transaction_while_keys_wait",
+    ),
+    mutant(
+        "who raises a limit does not wait for claims",
+        LIMITS_CHANGED,
+        "    order by l.number\n    for no key update;",
+        "    order by l.number;",
+        f"{TURN_RACES}::test_a_limit_is_raised_while_a_claim_finds_the_key_full",
+    ),
+    mutant(
+        "a finished batch gives no room to its keys",
+        COMPLETE,
+        "where j.ctid = any(v_held) and j.counted;",
+        "where j.ctid = any(v_held) and j.counted and false;",
+        ROOM_COMES,
+    ),
+    mutant(
+        "a failed or lost attempt gives no room to its key",
+        END,
+        "    if v_counted then",
+        "    if false then",
+        ROOM_COMES,
+    ),
+    mutant(
+        "a cancelled head gives no room to its key",
+        "db/functions/runs/_retire_job.sql",
+        "    if job.counted then",
+        "    if false then",
+        f"{TURN_RACES}::test_in_strict_order_the_head_is_cancelled_while_a_claim_looks_at_it",
+    ),
+    mutant(
+        "a running schedule that moves gives no room",
+        "db/functions/schedules/schedule_job.sql",
+        "    if v_held.counted\n",
+        "    if false\n",
+        f"{TURN_RACES}::test_a_running_schedule_that_moves_gives_room_to_its_key_of_before",
+    ),
+    mutant(
+        "a key that was found full gets no turn",
+        CLAIM,
+        "                        perform rota._pass_turns(v_queue, v_priority, v_taken, v_now);\n"
+        "                        continue;",
+        "                        continue;",
+        ROOM_COMES,
+    ),
+    mutant(
+        "a queue that is deleted takes turns away on which producers rely",
+        "db/functions/queues/delete_queue.sql",
+        "            and rota._arrival(u.queue, u.key) = any(v_got)\n",
+        "",
+        f"{TURN_RACES}::test_a_queue_is_deleted_while_a_producer_relies_on_a_turn_of_it",
+    ),
+    mutant(
+        "starts leave a window at once",
+        STARTS_LEFT,
+        "    where c.ends_at + period > at\n",
+        "    where c.ends_at > at\n",
+        f"{TURNS}::test_a_window_slides",
+    ),
+    mutant(
+        "a start is counted with one that is older than it",
+        ADD_STARTS,
+        "if cells[cardinality(cells)] > at then",
+        "if cells[cardinality(cells)] > at - period / 64 then",
+        f"{TURNS}::test_a_start_is_counted_with_none_that_is_older_than_it",
+    ),
+    mutant(
+        "each start of a window is kept by itself",
+        ADD_STARTS,
+        "cells := cells || (at + period / 64);",
+        "cells := cells || at;",
+        f"{TURNS}::test_a_window_is_kept_in_few_cells_however_many_start",
+    ),
+    mutant(
+        "a window that is full stays shut when the clock is put back",
+        STARTS_LEFT,
+        "        where u.ends_at <= at + period + greatest(period, interval '1 minute')\n",
+        "",
+        f"{TURNS}::test_a_window_opens_again_though_the_clock_was_put_back",
+    ),
+    mutant(
+        "starts of a clock that was put back count for longer than a window",
+        ADD_STARTS,
+        "least(u.ends_at, at + period / 64) as ends_at",
+        "u.ends_at",
+        f"{TURNS}::test_a_start_that_is_ahead_by_a_step_of_the_clock_lets_the_window_open_in_time",
+    ),
+    mutant(
+        "a claim writes into a window whose lock it does not hold",
+        "db/functions/limits/_note_starts.sql",
+        "            where limited & 1 > 0\n",
+        "",
+        f"{TURN_RACES}::test_a_window_that_is_set_while_a_claim_is_open_is_not_written_by_that_claim",
+    ),
     # -- claiming
     mutant(
         "a claim waits for jobs that another session holds",
@@ -119,7 +458,8 @@ MUTANTS = [
     mutant(
         "a claim picks its rows in a subquery that a plan may run once for each row",
         CLAIM,
-        "where j.ctid = any(v_found)\n                    returning",
+        "from unnest(v_found) as f(place)\n"
+        "                where j.ctid = f.place\n                returning",
         "where j.id in (\n"
         "                        select k.id from rota.live_jobs as k\n"
         "                        where k.queue = v_queue and k.state = 'SCHEDULED'\n"
@@ -131,7 +471,7 @@ MUTANTS = [
     mutant(
         "a claim forgets its limit",
         CLAIM,
-        "limit least(v_slice, v_room) - coalesce(cardinality(v_behind.places), 0)\n",
+        "limit v_most - coalesce(cardinality(v_behind.places), 0)\n",
         "",
         f"{CLAIMS}::test_a_claim_takes_as_many_jobs_of_a_lane_as_it_asks_for",
     ),
@@ -152,8 +492,8 @@ MUTANTS = [
     mutant(
         "a claim takes jobs of a paused queue",
         CLAIM,
-        "q.paused_at is not null",
-        "false",
+        "q.paused_at is null",
+        "true",
         f"{CLAIMS}::test_a_paused_queue_gives_nothing_until_it_is_resumed",
     ),
     mutant(
@@ -272,7 +612,7 @@ MUTANTS = [
     mutant(
         "a lane's cursor moves though nobody looked ahead of it",
         CLAIM,
-        "least(v_slice, v_room) > coalesce(cardinality(v_behind.places), 0)",
+        "v_most > coalesce(cardinality(v_behind.places), 0)",
         "true",
         f"{CURSOR}::test_a_cursor_stays_where_it_is_while_what_lies_behind_takes_all_the_room",
     ),
@@ -447,8 +787,8 @@ MUTANTS = [
     mutant(
         "a claim comes back empty when the policies gave up what it found",
         CLAIM,
-        "v_more := cardinality(v_found) < v_number or ",
-        "v_more := ",
+        "v_more := v_keyed or cardinality(v_found) < v_number\n                    or ",
+        "v_more := v_keyed or ",
         f"{OUTAGE}::test_a_claim_goes_on_behind_schedules_that_have_nothing_to_run",
     ),
     mutant(
@@ -677,14 +1017,14 @@ MUTANTS = [
     mutant(
         "a batch of successes completes a job that was cancelled meanwhile",
         "db/functions/finish/_complete_jobs.sql",
-        "'ONE_TIME' and j.cancel_requested_at is null as plain",
-        "'ONE_TIME' as plain",
+        "'ONE_TIME' or j.cancel_requested_at is not null then 0",
+        "'ONE_TIME' then 0",
         f"{FINISHES}::test_a_batch_of_successes_judges_those_that_are_not_plain",
     ),
     mutant(
         "a batch of successes completes a schedule for good",
         "db/functions/finish/_complete_jobs.sql",
-        "j.schedule_type = 'ONE_TIME' and ",
+        "j.schedule_type <> 'ONE_TIME' or ",
         "",
         f"{FINISHES}::test_a_batch_of_successes_judges_those_that_are_not_plain",
     ),
@@ -911,6 +1251,109 @@ MUTANTS = [
         KEYS_IN_ORDER,
         "order by t.place",
         f"{RACES}::test_bulks_that_share_keys_in_opposite_order_do_not_deadlock",
+    ),
+    mutant(
+        "a throttle forgets a key when its job has ended",
+        TAKE_KEY,
+        "u.until > at or exists",
+        "exists",
+        f"{THROTTLES}::test_a_key_is_taken_until_its_time_whatever_becomes_of_its_job",
+    ),
+    mutant(
+        "a throttle's key outlives its time with no job that has it",
+        TAKE_KEY,
+        "u.until > at or exists",
+        "u.until >= at - interval '1 second' or exists",
+        f"{THROTTLES}::test_a_key_is_taken_until_its_time_whatever_becomes_of_its_job",
+    ),
+    mutant(
+        "a throttle takes a key that has changed hands while it waited",
+        TAKE_KEY,
+        "        where u.job_id = v_job_id\n",
+        "        where u.until <= at\n",
+        f"{KEY_RACES}::test_a_throttled_call_finds_the_job_of_a_debounced_one_that_is_about_to_be",
+    ),
+    mutant(
+        "a throttle keeps a key that a live job turns out to have",
+        "db/functions/enqueue/enqueue_job.sql",
+        "    if unique_for is not null and v_id <> v_job.job_id then",
+        "    if false then",
+        f"{KEY_RACES}::test_a_throttled_call_waits_for_a_job_that_is_about_to_have_the_key_alone",
+    ),
+    mutant(
+        "a call that finds its key taken makes a lock of it",
+        TAKE_KEY,
+        "            return row(v_job_id, false)::rota.enqueued_job;\n"
+        "        end if;\n\n        insert into",
+        "            perform from rota.unique_keys as u where u.job_id = v_job_id for update;\n"
+        "            return row(v_job_id, false)::rota.enqueued_job;\n"
+        "        end if;\n\n        insert into",
+        f"{KEY_RACES}::test_a_call_that_finds_the_key_taken_waits_for_nobody",
+    ),
+    mutant(
+        "a debounce waits for the claim of its job",
+        REPLACE,
+        "for no key update of h skip locked",
+        "for no key update of h",
+        f"{KEY_RACES}::"
+        "test_a_job_that_is_just_being_claimed_is_left_alone_and_the_event_is_a_new_job",
+    ),
+    mutant(
+        "a debounce replaces a job without locking its key",
+        REPLACE,
+        "u.unique_key = _replace_job.unique_key\n        for update;",
+        "u.unique_key = _replace_job.unique_key;",
+        f"{KEY_RACES}::test_a_job_that_is_claimed_while_another_call_has_the_key_is_not_replaced",
+    ),
+    mutant(
+        "a debounce replaces a job that has failed and will be tried again",
+        REPLACE,
+        "            and h.attempt = 0\n",
+        "",
+        f"{DEBOUNCES}::test_what_has_begun_or_ended_is_left_alone_and_the_event_is_a_new_job",
+    ),
+    mutant(
+        "a debounce replaces a job that an operator retries",
+        REPLACE,
+        "            and h.run = 1\n",
+        "",
+        f"{DEBOUNCES}::test_what_has_begun_or_ended_is_left_alone_and_the_event_is_a_new_job",
+    ),
+    mutant(
+        "a debounce replaces the job that others of its key wait for in order",
+        REPLACE,
+        "            and h.counted is null\n",
+        "",
+        f"{DEBOUNCES}::test_a_job_in_strict_order_that_has_begun_keeps_its_payload_and_its_place",
+    ),
+    mutant(
+        "a debounce puts its job off for ever",
+        REPLACE,
+        "                rota._later(h.created_at, unique_for)\n",
+        "                rota._later(at, unique_for)\n",
+        f"{DEBOUNCES}::test_no_job_waits_longer_than_unique_for",
+    ),
+    mutant(
+        "a debounce leads to a job that has begun for ever",
+        REPLACE,
+        "    if v_job_id is distinct from v_holder then",
+        "    if v_job_id <> v_holder then",
+        f"{DEBOUNCES}::test_what_has_begun_or_ended_is_left_alone_and_the_event_is_a_new_job",
+    ),
+    mutant(
+        "a debounced job that comes to be due wakes nobody",
+        REPLACE,
+        "    perform rota._wake(queue, v_run_at, at);\n\n",
+        "",
+        f"{DEBOUNCES}::test_a_sleeper_is_told_of_a_job_that_comes_to_be_due_at_once",
+    ),
+    mutant(
+        "upkeep forgets the key of a job that waits",
+        "db/functions/enqueue/_forget_unique_keys.sql",
+        "    where u.ctid = any(v_places)\n        and u.until <= at\n"
+        "        and not exists (select from rota.live_jobs as j where j.id = u.job_id);",
+        "    where u.until <= at;",
+        f"{DEBOUNCES}::test_maintain_keeps_the_key_of_a_job_that_waits",
     ),
     mutant(
         "two live jobs may hold one key",
@@ -1310,8 +1753,8 @@ MUTANTS = [
     mutant(
         "configuring a queue resets the timeout that it was not given",
         "db/functions/queues/configure_queue.sql",
-        "then coalesce(excluded.timeout, q.timeout)",
-        "then excluded.timeout",
+        "timeout = v_after.timeout,",
+        "timeout = configure_queue.timeout,",
         f"{QUEUES}::test_each_setting_can_be_changed_alone_and_leaves_all_others",
     ),
     mutant(
@@ -1660,7 +2103,7 @@ MUTANTS = [
     mutant(
         "a key is unique in the whole database",
         "db/deploy.py",
-        "        _drop_outlived_index(conn)\n",
+        "        _drop_outlived_indexes(conn)\n",
         "",
         f"{WALLS}::test_a_key_is_unique_per_queue_and_tells_nothing_of_another_s",
     ),
@@ -2140,8 +2583,8 @@ MUTANTS = [
     mutant(
         "a retry loses the headers",
         "db/functions/steer/_retry_jobs.sql",
-        "            f.headers\n",
-        "            null\n",
+        "            f.headers, f.key\n",
+        "            null, f.key\n",
         f"{HEADERS}::test_headers_come_with_whatever_is_run",
     ),
     mutant(
@@ -2161,8 +2604,8 @@ MUTANTS = [
     mutant(
         "a job that completes loses its headers",
         "db/functions/finish/_complete_jobs.sql",
-        "        g.headers\n",
-        "        null\n",
+        "        g.headers, g.key\n",
+        "        null, g.key\n",
         f"{COLUMNS}::test_a_success_keeps_all_that_the_job_was_and_adds_its_result",
     ),
     mutant(
@@ -2446,9 +2889,9 @@ MUTANTS = [
     mutant(
         "a job that runs seems to be due still",
         "db/views.sql",
-        "            and j.state = 'SCHEDULED'\n            and j.run_at <= statement_timestamp()\n"
-        "        order by",
-        "            and j.run_at <= statement_timestamp()\n        order by",
+        "                and j.state = 'SCHEDULED'\n"
+        "                and j.run_at <= statement_timestamp()\n            order by",
+        "                and j.run_at <= statement_timestamp()\n            order by",
         OLDEST,
     ),
     mutant(
@@ -2461,15 +2904,15 @@ MUTANTS = [
     mutant(
         "a job whose time has not come seems to be due",
         "db/views.sql",
-        "            and j.run_at <= statement_timestamp()\n        order by",
-        "        order by",
+        "                and j.run_at <= statement_timestamp()\n            order by",
+        "            order by",
         OLDEST,
     ),
     mutant(
         "the first due job is sought in all of a lane",
         "db/views.sql",
-        "        order by j.run_at, j.id\n        limit 1\n    ) as d",
-        "    ) as d",
+        "            order by j.run_at, j.id\n            limit 1\n        )",
+        "        )",
         "tests/functions/test_plans.py::"
         "test_how_long_the_first_job_of_a_queue_has_waited_is_read_by_a_probe_a_lane",
     ),

@@ -61,6 +61,23 @@ def test_a_job_that_waits_says_why_and_what_to_do(client: FlaskClient, conn: Con
     assert not list(page.main.all("ol"))
 
 
+def test_a_job_with_a_key_says_what_it_waits_for_and_leads_to_the_others(
+    client: FlaskClient, conn: Connection
+) -> None:
+    call(conn, "configure_queue", queue="default", key_max_running=1)
+    runs, waits = enqueue(conn, key="a/c&me"), enqueue(conn, key="a/c&me")
+    call(conn, "claim_next_job", queues=["default"], worker="web-1")
+
+    page = look(client, f"/ui/jobs/{waits}")
+
+    assert f"KEY_FULL Key a/c&me runs 1 of 1: job {runs}." in page.region("why").text
+    others = look(client, page.link("a/c&me"))
+    assert [row["Key"] for row in others.table("live")] == ["a/c&me", "a/c&me"]
+    assert (
+        "Key" not in look(client, "/ui/jobs?state=COMPLETED").main.one("form", method="post").text
+    )
+
+
 def test_a_job_that_failed_tells_each_attempt_and_the_time_between(
     client: FlaskClient, conn: Connection, clock: Clock
 ) -> None:

@@ -97,7 +97,10 @@ FOUND = [
     ("queue=q", set()),
     ("task=mail", {"f", "s"}),
     ("task=mail&state=FAILED", {"f"}),
-    ("key=k-1", {"s"}),
+    ("unique_key=k-1", {"s"}),
+    ("key=k-1", set()),
+    ("key=acme&queue=q%2F1", {"s"}),
+    ("key=acme&queue=q", set()),
     ("name=nightly", {"n"}),
     ("error=refused", {"f"}),
     ("error=REFUSED", {"f"}),
@@ -123,7 +126,9 @@ def test_a_filter_finds_what_it_names_and_nothing_else(
     call(conn, "claim_next_job", queues=["default"], worker="w")
     made["c"] = enqueue(conn, "other", payload={"to": ["a", "b"]})
     call(conn, "cancel_job", job_id=made["c"])
-    made["s"] = enqueue(conn, "mail", queue="q/1", unique_key="k-1", payload={"user": 12, "x": 1})
+    made["s"] = enqueue(
+        conn, "mail", queue="q/1", key="acme", unique_key="k-1", payload={"user": 12, "x": 1}
+    )
     made["n"] = call(conn, "schedule_job", task="tidy", name="nightly", every="1 hour")[0]["job_id"]
 
     names = {job: name for name, job in made.items()}

@@ -26,7 +26,13 @@ LIVE = """
 """
 FILTERS = [
     *(f"/ui/jobs?state={s}&task=none" for s in ("SCHEDULED", "RUNNING", "COMPLETED", "FAILED")),
-    *("/ui/jobs?queue=acme.1", "/ui/jobs?queue=none", "/ui/jobs?key=none", "/ui/jobs?name=none"),
+    *(
+        "/ui/jobs?queue=acme.1",
+        "/ui/jobs?queue=none",
+        "/ui/jobs?key=none",
+        "/ui/jobs?unique_key=none",
+        "/ui/jobs?name=none",
+    ),
     *("/ui/jobs?payload=%7B%22a%22:1%7D", "/ui/jobs?error=none", "/ui/queues/acme.1?range=8w"),
 ]
 READ = """

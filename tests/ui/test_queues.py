@@ -76,6 +76,14 @@ def settings(conn: Connection, queue: str = "mail") -> tuple[Any, ...]:
     return conn.execute(query, [queue]).fetchone() or ()
 
 
+def limits(conn: Connection) -> tuple[Any, ...]:
+    query = """
+        select max_running, max_starts, starts_period, key_in_order
+        from rota.queue_status where queue = 'mail'
+    """
+    return conn.execute(query).fetchone() or ()
+
+
 def test_where_nothing_is_the_list_says_how_a_queue_begins(client: FlaskClient) -> None:
     page = look(client, "/ui/queues")
 
@@ -410,14 +418,85 @@ def test_a_reader_sees_no_button_and_may_press_none(
     assert page.buttons == []
     assert "Max retries 9" in page.region("Settings").text
     mark = index.root.one("form", action="/ui/logout").one("input", name="form")["value"]
-    for place in ("", "/mail/pause", "/mail/resume", "/mail/settings", "/mail/delete"):
-        data = {"form": mark, "queue": "x", "max_retries": "1"}
+    for place in (
+        "", "/mail/pause", "/mail/resume", "/mail/settings", "/mail/key", "/mail/delete",
+    ):  # fmt: skip
+        data = {"form": mark, "queue": "x", "key": "k", "max_retries": "1"}
         answer = client.post(
             f"/ui/queues{place}", data=data, headers={"Origin": "http://localhost"}
         )
         assert answer.status_code == 403, place
     assert settings(conn)[0] == 9
     assert actions(conn) == []
+
+
+def test_limits_are_set_and_unset_and_shown_beside_what_runs(
+    client: FlaskClient, conn: Connection
+) -> None:
+    enqueue(conn)
+    form = look(client, "/ui/queues/mail").form("Save limits")
+    filled = {"max_running": "5", "max_starts": "50", "starts_period": "60", "key_in_order": "yes"}
+
+    page = press(client, form, **filled)
+
+    assert page.said == "Queue mail: running at once, starts, in, each key: in order changed."
+    assert limits(conn) == (5, 50, timedelta(minutes=1), True)
+    call(conn, "claim_next_job", queues=["mail"], worker="w")
+    count(conn)
+    page = look(client, "/ui/queues/mail")
+    assert "Running 1 of 5 that may" in page.region("State").text
+    press(client, page.form("Save limits"), max_starts="", starts_period="", key_in_order="")
+    assert limits(conn) == (5, None, None, None)
+
+
+def test_limits_that_cannot_be_are_refused(client: FlaskClient, conn: Connection) -> None:
+    enqueue(conn)
+    form = look(client, "/ui/queues/mail").form("Save limits")
+
+    for bad in ({"max_running": "0"}, {"max_running": "x"}, {"max_starts": "5"}):
+        assert send(client, form, **bad).status_code == 422, bad
+
+    assert limits(conn) == (None, None, None, None)
+
+
+def test_a_key_gets_limits_of_its_own_and_loses_them(client: FlaskClient, conn: Connection) -> None:
+    enqueue(conn, key="acme")
+    form = look(client, "/ui/queues/mail").form("Save key")
+
+    page = press(client, form, key=" acme ", max_running="2", max_starts="9", starts_period="60")
+
+    assert page.said == "Key acme of queue mail has limits of its own."
+    assert page.table("Keys with limits of their own") == [
+        {"Key": "acme", "Running at once": "2", "Starts": "9 in 1 min"}
+    ]
+    assert ("acme", "/ui/jobs?queue=mail&key=acme") in page.links
+    page = press(client, page.form("Save key"), key="acme")
+    assert page.said == "Key acme of queue mail has no limits of its own any more."
+    assert "None: what is set for each key holds for all." in page.text
+
+
+def test_the_fullest_keys_are_told_with_what_they_may(
+    client: FlaskClient, conn: Connection
+) -> None:
+    call(conn, "configure_queue", queue="mail", key_max_running=3)
+    call(conn, "configure_key", queue="mail", key="big", max_running=7)
+    for key, number in (("big", 4), ("small", 1)):
+        for _ in range(number):
+            enqueue(conn, key=key)
+    enqueue(conn, "other", key="elsewhere")
+    for queue in ("mail", "other"):
+        while call(conn, "claim_next_job", queues=[queue], worker="w", max_jobs=10):
+            pass
+    count(conn)
+
+    page = look(client, "/ui/queues/mail")
+
+    assert page.table("Fullest keys") == [
+        {"Key": "big", "Running": "4 of 7"},
+        {"Key": "small", "Running": "1 of 3"},
+    ]
+    call(conn, "configure_queue", queue="plain")
+    assert "Fullest keys" not in look(client, "/ui/queues/plain").text
 
 
 def test_behind_a_wall_other_queues_are_not_there(

@@ -107,7 +107,7 @@ def asked(conn: Connection) -> list[int]:
 
 def returned(desk: Desk, size: int) -> Attempt:
     """Return a job that has just returned a result of this size."""
-    row = (1, str(uuid4()), "t", '"payload"', "q", 1, 3, None, 0.0, 1, None)
+    row = (1, str(uuid4()), "t", '"payload"', "q", 1, 3, None, 0.0, 1, None, None)
     job = Attempt(row, clock(), clock() + 60, desk.report_progress)
     desk.take([job])
     desk.start(job)

@@ -76,7 +76,7 @@ def start_thread(name: str, work: Callable[[], None]) -> threading.Thread:
 
 
 def attempt(desk: Desk, name: str, id_: int, queue: str = "q") -> Attempt:
-    row = (id_, str(uuid4()), name, "{}", queue, 1, 3, None, 0.0, 1, None)
+    row = (id_, str(uuid4()), name, "{}", queue, 1, 3, None, 0.0, 1, None, None)
     return Attempt(row, clock(), clock() + 60, desk.report_progress)
 
 

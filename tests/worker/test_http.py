@@ -107,7 +107,7 @@ def run(
     """Run the handler for a job with this payload, as a worker does."""
     text = json.dumps(payload)
     carried = None if headers is None else json.dumps(headers)
-    row = (7, "token", "http", text, "default", 1, 3, timeout, 0.0, 2, carried)
+    row = (7, "token", "http", text, "default", 1, 3, timeout, 0.0, 2, carried, None)
     return rota.http.request(Attempt(row, clock(), clock() + 60, lambda job: None))
 
 

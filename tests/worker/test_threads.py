@@ -48,7 +48,20 @@ def claimed(conn: Connection, desk: Desk, count: int) -> list[Attempt]:
     rows = call(conn, "claim_next_job", worker="w", lease="60 s", max_jobs=count)
     held = [
         Attempt(
-            (row["id"], str(row["token"]), row["task"], "{}", "default", 1, 5, None, 0.0, 1, None),
+            (
+                row["id"],
+                str(row["token"]),
+                row["task"],
+                "{}",
+                "default",
+                1,
+                5,
+                None,
+                0.0,
+                1,
+                None,
+                None,
+            ),
             clock(),
             clock() + 60,
             desk.report_progress,

@@ -12,6 +12,14 @@ begin
     ) then
         alter type rota.claimed_job add attribute headers jsonb;
     end if;
+
+    if not exists (
+        select
+        from pg_catalog.pg_attribute as a
+        where a.attrelid = 'rota.claimed_job'::regclass and a.attname = 'key'
+    ) then
+        alter type rota.claimed_job add attribute key text;
+    end if;
 end;
 $$;
 
@@ -75,6 +83,13 @@ declare
     v_queue text;
     v_priority integer;
     v_shared boolean;
+    v_keyed boolean;
+    v_limited integer;
+    v_most integer;
+    v_counted boolean;
+    v_taken rota.taken_turns;
+    v_turn rota.taken_turn;
+    v_looks integer;
     v_behind rota.looked_behind;
     v_began timestamptz;
     v_took interval;
@@ -127,61 +142,108 @@ begin
     end if;
 
     <<lanes>>
-    for v_queue, v_priority, v_shared in
-        select l.queue, l.priority, l.cursor_since is not null
+    for v_queue, v_priority, v_shared, v_keyed, v_limited, v_counted, v_looks in
+        select
+            l.queue, l.priority, l.cursor_since is not null, l.keyed is not null, q.limited,
+            nullif(q.limited > 0, false), 0
         from rota.lanes as l
-        where l.queue = any(claim_next_job.queues)
-            and not exists (
-                select from rota.queues as q where q.name = l.queue and q.paused_at is not null
-            )
+        left join rota.queues as q on q.name = l.queue
+        where l.queue = any(claim_next_job.queues) and q.paused_at is null
         order by
             l.priority desc,
-            case when cardinality(claim_next_job.queues) > 1
-                then rota._oldest_due(l.queue, l.priority, v_now, l.cursor_since is not null)
-            end
+            case
+                when l.keyed
+                    then case when random() < 0.5 then '-infinity' else 'infinity' end::timestamptz
+                when cardinality(claim_next_job.queues) > 1
+                    then rota._oldest_due(l.queue, l.priority, v_now, l.cursor_since is not null)
+                else v_now
+            end,
+            case when l.keyed then random() end
     loop
         loop
-            v_behind := null;
+            v_most := least(v_slice, v_room);
 
-            if v_shared or rota._has_lane_cursor(v_queue, v_priority) then
-                v_behind := rota._look_behind(
-                    v_queue, v_priority, v_now, least(v_slice, v_room), v_shared
-                );
+            if v_counted then
+                v_most := least(v_most, rota._queue_room(v_queue, v_now, v_limited));
+                continue lanes when v_most = 0;
             end if;
 
-            v_own_id := pg_current_xact_id_if_assigned() is null;
-            v_began := clock_timestamp();
-            select array_agg(p.place), bool_or(p.recurring) into v_found, v_recurring
-            from (
-                select j.ctid as place, j.schedule_type <> 'ONE_TIME' as recurring
-                from rota.live_jobs as j
-                where j.queue = v_queue
-                    and j.priority = v_priority
-                    and (j.run_at, j.id) >= (
-                        coalesce((v_behind.cursor).run_at, '-infinity'),
-                        coalesce((v_behind.cursor).id, 0)
-                    )
-                    and j.run_at <= v_now
-                    and j.state = 'SCHEDULED'
-                order by j.run_at, j.id
-                limit least(v_slice, v_room) - coalesce(cardinality(v_behind.places), 0)
-                for no key update skip locked
-            ) as p;
-            v_took := clock_timestamp() - v_began;
+            if v_keyed then
+                v_turn := null;
 
-            if (v_behind.cursor).queue is not null
-                or rota._is_slow(v_took, coalesce(cardinality(v_found), 0))
-            then
-                perform rota._note_scan(
-                    v_behind.cursor, v_queue, v_priority, v_now, v_found, v_took, v_own_id,
-                    least(v_slice, v_room) > coalesce(cardinality(v_behind.places), 0), v_shared
-                );
+                if v_most = 1 and coalesce(v_limited & 12 = 0, true) then
+                    v_turn := rota._take_turn(v_queue, v_priority, v_now, v_limited & 2 > 0);
+                    continue lanes when v_turn.passed = -1;
+                end if;
+
+                v_found := v_turn.places;
+                v_recurring := false;
+
+                if v_found is null then
+                    v_looks := v_looks + 1;
+                    continue lanes when v_looks > 20;
+                    v_taken := rota._take_turns(
+                        v_queue, v_priority, v_now, v_most,
+                        case v_looks
+                            when 1 then (v_most + 15) / 16
+                            else rota._width(v_taken, v_most)
+                        end,
+                        v_limited & 2 > 0,
+                        case v_looks when 1 then '{}' else v_taken.refused end
+                    );
+                    continue lanes when v_taken.turns is null;
+                    v_found := v_taken.places;
+                    v_recurring := v_taken.recurring;
+
+                    if v_found is null then
+                        perform rota._pass_turns(v_queue, v_priority, v_taken, v_now);
+                        continue;
+                    end if;
+                end if;
+            else
+                v_behind := null;
+
+                if v_shared or rota._has_lane_cursor(v_queue, v_priority) then
+                    v_behind := rota._look_behind(
+                        v_queue, v_priority, v_now, v_most, v_shared
+                    );
+                end if;
+
+                v_own_id := pg_current_xact_id_if_assigned() is null;
+                v_began := clock_timestamp();
+                select array_agg(p.place), bool_or(p.recurring) into v_found, v_recurring
+                from (
+                    select j.ctid as place, j.schedule_type <> 'ONE_TIME' as recurring
+                    from rota.live_jobs as j
+                    where j.queue = v_queue
+                        and rota._lane(j.key, j.priority) = v_priority
+                        and (j.run_at, j.id) >= (
+                            coalesce((v_behind.cursor).run_at, '-infinity'),
+                            coalesce((v_behind.cursor).id, 0)
+                        )
+                        and j.run_at <= v_now
+                        and j.state = 'SCHEDULED'
+                    order by j.run_at, j.id
+                    limit v_most - coalesce(cardinality(v_behind.places), 0)
+                    for no key update skip locked
+                ) as p;
+                v_took := clock_timestamp() - v_began;
+
+                if (v_behind.cursor).queue is not null
+                    or rota._is_slow(v_took, coalesce(cardinality(v_found), 0))
+                then
+                    perform rota._note_scan(
+                        v_behind.cursor, v_queue, v_priority, v_now, v_found, v_took, v_own_id,
+                        v_most > coalesce(cardinality(v_behind.places), 0), v_shared
+                    );
+                end if;
+
+                v_found := v_behind.places || v_found;
+                v_recurring := v_recurring or v_behind.recurring;
+                continue lanes when v_found is null;
             end if;
 
-            v_found := v_behind.places || v_found;
-            v_recurring := v_recurring or v_behind.recurring;
-            continue lanes when v_found is null;
-            v_more := false;
+            v_more := v_keyed;
 
             if v_recurring or max_bytes is not null then
                 v_number := cardinality(v_found);
@@ -191,7 +253,8 @@ begin
                     v_found := rota._settle_missed(v_found, v_now, v_settling_since);
                 end if;
 
-                v_more := cardinality(v_found) < v_number or coalesce(v_number = v_slice, false);
+                v_more := v_keyed or cardinality(v_found) < v_number
+                    or coalesce(v_number = v_slice, false);
 
                 if max_bytes is not null then
                     select sum(
@@ -216,29 +279,38 @@ begin
             v_claimed_at := rota._now();
             v_token := coalesce(v_token, gen_random_uuid());
 
+            if v_limited & 4 > 0 then
+                perform rota._note_starts(v_queue, v_found, v_claimed_at, v_limited);
+            end if;
+
             return query
-                with claimed as (
-                    update rota.live_jobs as j
-                    set state = 'RUNNING',
-                        token = v_token,
-                        worker = coalesce(
-                            claim_next_job.worker,
-                            format('%s, pid %s', session_user, pg_backend_pid())
-                        ),
-                        lease_until = rota._later(v_claimed_at, lease),
-                        attempt = j.attempt + 1,
-                        started_at = v_claimed_at
-                    where j.ctid = any(v_found)
-                    returning
-                        j.id, j.task, j.payload, j.queue, j.priority, j.attempt, j.max_retries,
-                        j.scheduled_for, j.lease_until, j.timeout, j.run, j.headers, j.run_at
-                )
-                select
-                    c.id, v_token, c.task::text, c.payload, c.queue::text, c.priority::integer,
-                    c.attempt, c.max_retries::integer, c.scheduled_for,
-                    c.lease_until::timestamptz, c.timeout::interval, c.run::bigint, c.headers
-                from claimed as c
-                order by c.run_at, c.id;
+                update rota.live_jobs as j
+                set state = 'RUNNING',
+                    token = v_token,
+                    worker = coalesce(
+                        claim_next_job.worker,
+                        format('%s, pid %s', session_user, pg_backend_pid())
+                    ),
+                    lease_until = rota._later(v_claimed_at, lease),
+                    attempt = j.attempt + 1,
+                    started_at = v_claimed_at,
+                    counted = v_counted
+                from unnest(v_found) as f(place)
+                where j.ctid = f.place
+                returning
+                    j.id, v_token, j.task::text, j.payload, j.queue::text, j.priority::integer,
+                    j.attempt, j.max_retries::integer, j.scheduled_for,
+                    j.lease_until::timestamptz, j.timeout::interval, j.run::bigint, j.headers,
+                    j.key::text;
+
+            if v_keyed then
+                if v_turn.places is not null then
+                    perform rota._pass_turn(v_queue, v_priority, v_turn, v_now);
+                else
+                    v_taken.places := v_found;
+                    perform rota._pass_turns(v_queue, v_priority, v_taken, v_now);
+                end if;
+            end if;
 
             v_room := v_room - cardinality(v_found);
             exit lanes when v_room = 0;

@@ -25,7 +25,7 @@ begin
             select
             from rota.live_jobs as o
             where o.queue = job.queue
-                and o.priority = l.priority
+                and rota._lane(o.key, o.priority) = l.priority
                 and o.run_at <= at
                 and o.state = 'SCHEDULED'
             limit 10001
@@ -38,7 +38,8 @@ begin
         select
         from rota.live_jobs as o
         where o.queue = job.queue
-            and o.priority = job.priority
+            and rota._lane(o.key, o.priority) = rota._lane(job.key, job.priority)
+            and o.key is not distinct from job.key
             and (o.run_at, o.id) < (job.run_at, job.id)
             and o.state = 'SCHEDULED'
         limit 10001

@@ -34,21 +34,29 @@ begin
     end if;
 
     if not exists (
-        select from rota.lanes as l where l.queue = job.queue and l.priority = job.priority
+        select
+        from rota.lanes as l
+        where l.queue = job.queue
+            and l.priority = job.priority
+            and (l.keyed is not null) = (job.key is not null)
     ) then
         return next row(
             true,
             'NO_LANE',
             format(
-                'No claim looks for jobs of queue %s and priority %s: that pair is missing.',
-                job.queue, job.priority
+                'No claim looks for jobs of queue %s and priority %s%s: that lane is missing.',
+                job.queue, job.priority, case when job.key is not null then ' with a key' end
             ),
             'select * from check_invariants(), which names all of them; enqueue one of that kind.',
             null
         )::rota.job_reason;
     end if;
 
+    return query select t.* from rota._explain_lost_turn(job, at) as t;
+
     if job.run_at <= at then
+        return query select m.* from rota._explain_limits(job, at, v_is_walled) as m;
+
         return query
             select l.*
             from rota._explain_lock(job, at, true, 'claims pass by it', v_is_walled) as l;
@@ -57,6 +65,8 @@ begin
     return query select s.* from rota._explain_service(job, at, visible) as s;
 
     if job.run_at <= at then
+        return query select t.* from rota._explain_turns(job, at) as t;
+
         return query select o.* from rota._explain_order(job, at, v_is_walled) as o;
     end if;
 end;

@@ -1,7 +1,8 @@
 -- What waits and runs is read off the census of census_at, or counted here if that is null; what is
--- said of it is said as of then. One more pass over the live jobs is made if a transaction that may
--- hold some is older than ten seconds. A worker is alive that spoke within three of its
--- announcements; one in SQL need not, and shows by what it runs.
+-- said of it is said as of then. What waits for room under a limit is no backlog. One more pass
+-- over the live jobs is made if a transaction that may hold some is older than ten seconds. A
+-- worker is alive that spoke within three of its announcements; one in SQL need not, and shows by
+-- what it runs.
 drop function if exists rota._find_in_queues(timestamptz);
 
 create or replace function rota._find_in_queues(at timestamptz, census_at timestamptz)
@@ -23,7 +24,9 @@ as $$
             c.queue,
             coalesce(census_at, at) as counted_at,
             sum(c.due) as due,
-            min(c.oldest_due_at) as oldest_due_at,
+            sum(c.no_room) as no_room,
+            sum(c.due - c.no_room) as startable,
+            min(c.oldest_with_room_at) as oldest_due_at,
             sum(c.running - c.lost) as running,
             sum(c.lost) as lost,
             min(c.lost_since) as lost_since,
@@ -81,15 +84,15 @@ as $$
         'unserved queue',
         format(
             '%s jobs are due in queue %s, the oldest for %s, and no live worker serves it.',
-            k.due, k.queue, rota._rough_span(k.counted_at - k.oldest_due_at)
+            k.startable, k.queue, rota._rough_span(k.counted_at - k.oldest_due_at)
         ),
         'rota worker --queues ' || rota._shell_word(k.queue),
         jsonb_build_object(
             'queue', k.queue,
-            'due', k.due,
+            'due', k.startable,
             'oldest_due_at', k.oldest_due_at,
             'counted_at', k.counted_at
-        )
+        ) || case when k.no_room > 0 then jsonb_build_object('no_room', k.no_room) else '{}' end
     from known as k
     where k.oldest_due_at < k.counted_at - interval '1 minute'
         and not k.is_served
@@ -101,16 +104,16 @@ as $$
         'backlog',
         format(
             'The oldest of %s due jobs in queue %s has waited for %s, though it is served; %s run.',
-            k.due, k.queue, rota._rough_span(k.counted_at - k.oldest_due_at), k.running
+            k.startable, k.queue, rota._rough_span(k.counted_at - k.oldest_due_at), k.running
         ),
         'Start more workers; explain_job says of a job what it waits for.',
         jsonb_build_object(
             'queue', k.queue,
-            'due', k.due,
+            'due', k.startable,
             'oldest_due_at', k.oldest_due_at,
             'running', k.running,
             'counted_at', k.counted_at
-        )
+        ) || case when k.no_room > 0 then jsonb_build_object('no_room', k.no_room) else '{}' end
     from known as k
     where k.oldest_due_at < k.counted_at - interval '15 minutes'
         and k.is_served

@@ -19,7 +19,10 @@ as $$
         from pg_catalog.pg_stat_all_tables as s
         join pg_catalog.pg_class as k on k.oid = s.relid
         where s.schemaname = 'rota'
-            and s.relname in ('live_jobs', 'workers', 'lanes', 'lane_cursors', 'schedules')
+            and s.relname in (
+                'live_jobs', 'turns', 'flows', 'flow_locks', 'workers', 'lanes', 'lane_cursors',
+                'schedules'
+            )
     ), history as materialized (
         select
             p.parent,

@@ -1,5 +1,5 @@
 drop function if exists rota._bad_job(
-    text, jsonb, text, timestamptz, integer, integer, interval, text
+    text, jsonb, text, timestamptz, integer, integer, interval, text, jsonb
 );
 
 -- One place says what a job may look like, for a single job, for a bulk of them and for a
@@ -15,7 +15,8 @@ create or replace function rota._bad_job(
     max_retries integer,
     timeout interval,
     unique_key text,
-    headers jsonb
+    headers jsonb,
+    key text
 )
     returns text
     language sql
@@ -47,6 +48,8 @@ as $$
             )
         when unique_key is not null and length(unique_key) not between 1 and 500
             then format('unique_key must have 1 to 500 characters, not %s', length(unique_key))
+        when key is not null and length(key) not between 1 and 200
+            then format('key must have 1 to 200 characters, not %s', length(key))
         when headers is not null
             then rota._bad_headers(headers)
     end

@@ -27,8 +27,10 @@ begin
                     perform v_item.value::timestamptz;
                 when 'priority', 'max_retries' then
                     perform v_item.value::integer;
-                when 'timeout' then
+                when 'timeout', 'unique_for' then
                     perform v_item.value::interval;
+                when 'replace' then
+                    perform v_item.value::boolean;
                 when '' then
                     return format('jobs[%s]: a job must be an object', v_item.place);
                 else
@@ -40,6 +42,8 @@ begin
                     case v_item.key
                         when 'run_at' then 'a time, such as 2030-01-31T09:00:00Z'
                         when 'timeout' then 'an interval, such as 90 seconds'
+                        when 'unique_for' then 'an interval, such as 90 seconds'
+                        when 'replace' then 'true or false'
                         else 'an integer'
                     end
                 );

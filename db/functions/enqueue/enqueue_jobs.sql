@@ -37,7 +37,8 @@ begin
                 e.place,
                 e.job - array[
                     'task', 'payload', 'queue', 'run_at',
-                    'priority', 'max_retries', 'timeout', 'unique_key', 'headers'
+                    'priority', 'max_retries', 'timeout', 'unique_key', 'headers', 'key',
+                    'unique_for', 'replace'
                 ] as unknown
             from jsonb_array_elements(jobs) with ordinality as e(job, place)
         ) as o
@@ -51,26 +52,32 @@ begin
             from (
                 select
                     t.place,
-                    rota._bad_job(
-                        t.task,
-                        coalesce(t.payload, '{}'),
-                        coalesce(t.queue, 'default'),
-                        t.run_at,
-                        coalesce(t.priority, 0),
-                        t.max_retries,
-                        t.timeout,
-                        t.unique_key,
-                        t.headers
+                    coalesce(
+                        rota._bad_job(
+                            t.task,
+                            coalesce(t.payload, '{}'),
+                            coalesce(t.queue, 'default'),
+                            t.run_at,
+                            coalesce(t.priority, 0),
+                            t.max_retries,
+                            t.timeout,
+                            t.unique_key,
+                            t.headers,
+                            t.key
+                        ),
+                        case when t.unique_for is not null or t.replace
+                            then rota._bad_unique_for(t.unique_key, t.unique_for, t.replace)
+                        end
                     ) as complaint
                 from rows from (
                     jsonb_to_recordset(jobs) as (
                         task text, payload jsonb, queue text, run_at timestamptz,
                         priority integer, max_retries integer, timeout interval, unique_key text,
-                        headers jsonb
+                        headers jsonb, key text, unique_for interval, replace boolean
                     )
                 ) with ordinality as t(
                     task, payload, queue, run_at, priority, max_retries, timeout, unique_key,
-                    headers, place
+                    headers, key, unique_for, replace, place
                 )
             ) as i
             where i.complaint is not null
@@ -113,11 +120,12 @@ begin
             from rows from (
                 jsonb_to_recordset(jobs) as (
                     task text, payload jsonb, queue text, run_at timestamptz, priority integer,
-                    max_retries integer, timeout interval, unique_key text, headers jsonb
+                    max_retries integer, timeout interval, unique_key text, headers jsonb, key text,
+                    unique_for interval, replace boolean
                 )
             ) with ordinality as t(
                 task, payload, queue, run_at, priority, max_retries, timeout, unique_key,
-                headers, place
+                headers, key, unique_for, replace, place
             )
             where t.unique_key is not null
             order by t.unique_key collate "C", coalesce(t.queue, 'default') collate "C", t.place
@@ -134,7 +142,10 @@ begin
                 max_retries => v_keyed.max_retries,
                 timeout => v_keyed.timeout,
                 unique_key => v_keyed.unique_key,
-                headers => v_keyed.headers
+                headers => v_keyed.headers,
+                key => v_keyed.key,
+                unique_for => v_keyed.unique_for,
+                replace => v_keyed.replace
             );
             v_ids[v_keyed.place] := v_job.job_id;
             v_created[v_keyed.place] := v_job.created;
@@ -147,16 +158,16 @@ begin
             from rows from (
                 jsonb_to_recordset(jobs) as (
                     task text, payload jsonb, queue text, run_at timestamptz, priority integer,
-                    max_retries integer, timeout interval, unique_key text, headers jsonb
+                    max_retries integer, timeout interval, unique_key text, headers jsonb, key text
                 )
             ) with ordinality as t(
                 task, payload, queue, run_at, priority, max_retries, timeout, unique_key,
-                headers, place
+                headers, key, place
             )
         ), unkeyed as (
             insert into rota.live_jobs (
                 id, task, payload, queue, priority, run_at, scheduled_for,
-                max_retries, timeout, created_at, headers
+                max_retries, timeout, created_at, headers, key
             )
             select
                 i.id,
@@ -172,7 +183,8 @@ begin
                 coalesce(i.max_retries, q.max_retries, 3),
                 coalesce(i.timeout, q.timeout),
                 v_now,
-                nullif(i.headers, '{}')
+                nullif(i.headers, '{}'),
+                i.key
             from item as i
             left join rota.queues as q on q.name = coalesce(i.queue, 'default')
             where i.unique_key is null
@@ -182,17 +194,20 @@ begin
         order by i.place;
 
     -- Lanes and wake-ups of the others; enqueue_job has seen to those of the jobs with a key.
-    perform rota._use_lane(l.queue, l.priority), rota._wake(l.queue, l.first_run_at, v_now)
+    perform
+        rota._use_lane(l.queue, l.priority, l.keyed),
+        rota._wake(l.queue, l.first_run_at, v_now)
     from (
         select
             coalesce(t.queue, 'default') as queue,
             coalesce(t.priority, 0) as priority,
+            t.key is not null as keyed,
             min(coalesce(t.run_at, v_now)) as first_run_at
         from jsonb_to_recordset(jobs) as t(
-            queue text, run_at timestamptz, priority integer, unique_key text
+            queue text, run_at timestamptz, priority integer, unique_key text, key text
         )
         where t.unique_key is null
-        group by 1, 2
+        group by 1, 2, 3
     ) as l;
 end;
 $$;

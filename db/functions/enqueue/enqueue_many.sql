@@ -1,5 +1,5 @@
 drop function if exists rota.enqueue_many(
-    text, jsonb, text, timestamptz, integer, integer, interval
+    text, jsonb, text, timestamptz, integer, integer, interval, jsonb
 );
 
 -- Many jobs of one task: all is said once but the payloads, so all is checked once, and the
@@ -13,7 +13,8 @@ create or replace function rota.enqueue_many(
     priority integer default 0,
     max_retries integer default null,
     timeout interval default null,
-    headers jsonb default null
+    headers jsonb default null,
+    key text default null
 )
     returns setof rota.enqueued_job
     language plpgsql
@@ -25,7 +26,7 @@ declare
     v_now timestamptz := rota._enqueue_time();
     v_run_at timestamptz := coalesce(run_at, v_now);
     v_complaint text := rota._bad_job(
-        task, '{}', queue, run_at, priority, max_retries, timeout, null, headers
+        task, '{}', queue, run_at, priority, max_retries, timeout, null, headers, key
     );
     v_queue rota.queues;
 begin
@@ -47,7 +48,7 @@ begin
     return query
         insert into rota.live_jobs as j (
             task, payload, queue, priority, run_at, scheduled_for, max_retries, timeout,
-            created_at, headers
+            created_at, headers, key
         )
         select
             enqueue_many.task,
@@ -59,12 +60,13 @@ begin
             coalesce(enqueue_many.max_retries, v_queue.max_retries, 3),
             coalesce(enqueue_many.timeout, v_queue.timeout),
             v_now,
-            nullif(enqueue_many.headers, '{}')
+            nullif(enqueue_many.headers, '{}'),
+            enqueue_many.key
         from jsonb_array_elements(payloads) as e(payload)
         returning j.id, true;
 
     if found then
-        perform rota._use_lane(queue, priority);
+        perform rota._use_lane(queue, priority, key is not null);
         perform rota._wake(queue, v_run_at, v_now);
     end if;
 end;

@@ -21,13 +21,17 @@ as $$
 declare
     v_now timestamptz := rota._now();
     v_held tid[];
-    v_plain boolean;
+    v_kind integer;  -- the least of the batch: 2 plain, 1 counted, 0 neither
 begin
-    select array_agg(h.place), bool_and(h.plain) into v_held, v_plain
+    select array_agg(h.place), min(h.kind) into v_held, v_kind
     from (
         select
             j.ctid as place,
-            j.schedule_type = 'ONE_TIME' and j.cancel_requested_at is null as plain
+            case
+                when j.schedule_type <> 'ONE_TIME' or j.cancel_requested_at is not null then 0
+                when j.counted then 1
+                else 2
+            end as kind
         from rota.live_jobs as j
         where j.id = any(job_ids)
             and (j.id, j.token) in (select * from unnest(job_ids, tokens))
@@ -35,8 +39,14 @@ begin
         for no key update
     ) as h;
 
-    if v_plain is not true or cardinality(v_held) <> cardinality(job_ids) then
-        return false;
+    if v_kind is distinct from 2 or cardinality(v_held) <> cardinality(job_ids) then
+        if v_kind is distinct from 1 or cardinality(v_held) <> cardinality(job_ids) then
+            return false;
+        end if;
+
+        perform rota._offer_room(array_agg(j.queue), array_agg(j.key), v_now)
+        from rota.live_jobs as j
+        where j.ctid = any(v_held) and j.counted;
     end if;
 
     with gone as (
@@ -45,18 +55,18 @@ begin
         returning
             j.id, j.task, j.payload, j.queue, j.priority, j.schedule_type, j.run_at,
             j.scheduled_for, j.run, j.attempt, j.max_retries, j.timeout, j.unique_key, j.worker,
-            j.token, j.progress, j.last_error, j.created_at, j.started_at, j.headers
+            j.token, j.progress, j.last_error, j.created_at, j.started_at, j.headers, j.key
     )
     insert into rota.finished_jobs (
         id, task, payload, queue, priority, state, schedule_type, run_at, scheduled_for, run,
         attempt, max_retries, timeout, unique_key, worker, token, progress, last_error, result,
-        created_at, started_at, finished_at, headers
+        created_at, started_at, finished_at, headers, key
     )
     select
         g.id, g.task, g.payload, g.queue, g.priority, 'COMPLETED', g.schedule_type, g.run_at,
         g.scheduled_for, g.run, g.attempt, g.max_retries, g.timeout, g.unique_key, g.worker,
         g.token, g.progress, g.last_error, r.result, g.created_at, g.started_at, v_now,
-        g.headers
+        g.headers, g.key
     from gone as g
     left join unnest(job_ids, results) as r(job_id, result) on r.job_id = g.id;
 

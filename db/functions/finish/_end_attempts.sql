@@ -40,15 +40,25 @@ create or replace function rota._end_attempts(
 as $$
 declare
     v_now timestamptz := rota._now();
-    v_held tid[] := array(
-        select j.ctid
+    v_held tid[];
+    v_counted boolean;
+begin
+    select array_agg(h.place), bool_or(h.counted) into v_held, v_counted
+    from (
+        select j.ctid as place, j.counted
         from rota.live_jobs as j
         where j.id = any(job_ids)
             and (j.id, j.token) in (select * from unnest(job_ids, tokens))
         order by j.id
         for no key update
-    );
-begin
+    ) as h;
+
+    if v_counted then
+        perform rota._offer_room(array_agg(j.queue), array_agg(j.key), v_now)
+        from rota.live_jobs as j
+        where j.ctid = any(v_held) and j.counted;
+    end if;
+
     return query
         with held as materialized (
             select
@@ -73,7 +83,8 @@ begin
                 end as retry_at,
                 case when j.schedule_type <> 'ONE_TIME'
                     then rota._next_slot(j, v_now)
-                end as next
+                end as next,
+                q.key_in_order
             from rota.live_jobs as j
             join (
                 select distinct on (u.job_id, u.token) u.*
@@ -109,6 +120,8 @@ begin
                     when d.verdict = 'SAME RUN' and (d.next).run_at = 'infinity' then 'infinity'
                     when d.verdict = 'SAME RUN' then d.retry_at
                 end as new_run_at,
+                case when d.verdict = 'SAME RUN' and d.key_in_order then d.counted end
+                    as new_counted,
                 d.verdict = 'COMPLETED' and d.schedule_type = 'ONE_TIME' as is_both
             from judged as d
         ), kept as (
@@ -133,6 +146,7 @@ begin
                 worker = null,
                 lease_until = null,
                 started_at = null,
+                counted = d.new_counted,
                 unsettled_since = case
                     when d.verdict = 'NEXT RUN' and (d.next).error is not null then v_now
                 end
@@ -151,14 +165,14 @@ begin
                 id, task, payload, queue, priority, state, schedule_type, run_at, scheduled_for,
                 run, attempt, max_retries, timeout, unique_key, name, worker, token, progress,
                 cancel_requested_at, cancel_reason, last_error, result, created_at, started_at,
-                finished_at, headers
+                finished_at, headers, key
             )
             select
                 d.id, d.task, d.payload, d.queue, d.priority, d.new_state, d.schedule_type,
                 d.run_at, d.scheduled_for, d.run, d.attempt, d.max_retries, d.timeout,
                 d.unique_key, d.name, d.worker, case when d.is_both then d.token end, d.progress,
                 d.cancel_requested_at, d.cancel_reason, coalesce(d.error, d.last_error), d.result,
-                d.created_at, d.started_at, v_now, d.headers
+                d.created_at, d.started_at, v_now, d.headers, d.key
             from decided as d
             where d.new_state <> 'SCHEDULED'
         ), recorded as (

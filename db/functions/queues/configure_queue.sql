@@ -1,14 +1,24 @@
-drop function if exists rota.configure_queue(text, integer, interval, interval, interval);
+drop function if exists rota.configure_queue(
+    text, integer, interval, interval, interval, text[]
+);
 
 -- Settings hold for jobs that are enqueued later (max_retries, timeout) and for attempts that fail
--- later (backoff). One row, locked by the upsert.
+-- later (backoff); limits for attempts that start later. One row, locked by the upsert, then those
+-- of _limits_changed.
 create or replace function rota.configure_queue(
     queue text,
     max_retries integer default null,
     backoff_base interval default null,
     backoff_cap interval default null,
     timeout interval default null,
-    unset text[] default null
+    unset text[] default null,
+    max_running integer default null,
+    max_starts integer default null,
+    starts_period interval default null,
+    key_max_running integer default null,
+    key_max_starts integer default null,
+    key_starts_period interval default null,
+    key_in_order boolean default null
 )
     returns void
     language plpgsql
@@ -18,20 +28,18 @@ create or replace function rota.configure_queue(
 as $$
 declare
     v_unset text[] := coalesce(unset, '{}');
-    v_given text[] := array_remove(
-        array[
-            case when max_retries is not null then 'max_retries' end,
-            case when backoff_base is not null then 'backoff_base' end,
-            case when backoff_cap is not null then 'backoff_cap' end,
-            case when timeout is not null then 'timeout' end
-        ],
-        null
-    );
-    v_unknown text := (
-        select min(coalesce(u.setting, 'null') collate "C")
-        from unnest(v_unset) as u(setting)
-        where u.setting is null
-            or u.setting not in ('max_retries', 'backoff_base', 'backoff_cap', 'timeout')
+    v_given jsonb := jsonb_build_object(
+        'max_retries', max_retries,
+        'backoff_base', backoff_base::text,
+        'backoff_cap', backoff_cap::text,
+        'timeout', timeout::text,
+        'max_running', max_running,
+        'max_starts', max_starts,
+        'starts_period', starts_period::text,
+        'key_max_running', key_max_running,
+        'key_max_starts', key_max_starts,
+        'key_starts_period', key_starts_period::text,
+        'key_in_order', key_in_order
     );
     v_complaint text := case
         when max_retries not between 0 and 1000
@@ -46,38 +54,86 @@ declare
             )
         when timeout > interval '366 days' or not rota._leads_on(timeout)
             then format('timeout must be from 0 to 366 days, not %s', rota._span_text(timeout))
-        when v_unknown is not null
-            then format('unset: %s is not a setting of a queue', left(v_unknown, 100))
-        when v_given && v_unset
-            then format('%s is both given and unset', (
-                select g.setting from unnest(v_given) as g(setting) where g.setting = any(v_unset)
-                limit 1
-            ))
+        else coalesce(
+            rota._bad_limits('', max_running, max_starts, starts_period),
+            rota._bad_limits('key_', key_max_running, key_max_starts, key_starts_period),
+            rota._bad_unset(v_unset, array(select jsonb_object_keys(v_given)), v_given, 'queue')
+        )
     end;
+    v_before rota.queues;
+    v_after rota.queues;
 begin
     perform rota._check_wall(queue);
     perform rota._check_queue(queue);
+
+    if v_complaint is null then
+        insert into rota.queues as q (name)
+        values (queue)
+        on conflict do nothing;
+
+        select q.* into v_before
+        from rota.queues as q
+        where q.name = configure_queue.queue
+        for no key update;
+
+        -- What is given, what was there, and nothing of what is unset.
+        v_after := jsonb_populate_record(
+            v_before, jsonb_strip_nulls(v_given) || (
+                select coalesce(jsonb_object_agg(u.setting, null), '{}')
+                from unnest(v_unset) as u(setting)
+            )
+        );
+        v_complaint := case
+            when v_after.max_starts is not null and v_after.starts_period is null
+                then 'max_starts needs a starts_period'
+            when v_after.key_max_starts is not null and v_after.key_starts_period is null
+                then 'key_max_starts needs a key_starts_period'
+            when v_after.key_starts_period is null and exists (
+                select from rota.flows as f
+                where f.queue = v_after.name and f.max_starts is not null
+                    and f.starts_period is null
+            )
+                then 'key_starts_period is the one of keys with max_starts of their own'
+        end;
+    end if;
 
     if v_complaint is not null then
         raise exception '%', v_complaint
             using errcode = 'RTV01';
     end if;
 
-    insert into rota.queues as q (name, max_retries, backoff_base, backoff_cap, timeout)
-    values (queue, max_retries, backoff_base, backoff_cap, timeout)
-    on conflict (name) do update
-    set max_retries = case when 'max_retries' <> all(v_unset)
-            then coalesce(excluded.max_retries, q.max_retries)
-        end,
-        backoff_base = case when 'backoff_base' <> all(v_unset)
-            then coalesce(excluded.backoff_base, q.backoff_base)
-        end,
-        backoff_cap = case when 'backoff_cap' <> all(v_unset)
-            then coalesce(excluded.backoff_cap, q.backoff_cap)
-        end,
-        timeout = case when 'timeout' <> all(v_unset)
-            then coalesce(excluded.timeout, q.timeout)
-        end;
+    update rota.queues as q
+    set max_retries = v_after.max_retries,
+        backoff_base = v_after.backoff_base,
+        backoff_cap = v_after.backoff_cap,
+        timeout = v_after.timeout,
+        max_running = v_after.max_running,
+        max_starts = v_after.max_starts,
+        starts_period = v_after.starts_period,
+        key_max_running = v_after.key_max_running,
+        key_max_starts = v_after.key_max_starts,
+        key_starts_period = v_after.key_starts_period,
+        key_in_order = nullif(v_after.key_in_order, false)
+    where q.name = configure_queue.queue;
+
+    if (
+        v_before.max_running, v_before.max_starts, v_before.starts_period,
+        v_before.key_max_running, v_before.key_max_starts, v_before.key_starts_period,
+        v_before.key_in_order
+    ) is distinct from (
+        v_after.max_running, v_after.max_starts, v_after.starts_period,
+        v_after.key_max_running, v_after.key_max_starts, v_after.key_starts_period,
+        nullif(v_after.key_in_order, false)
+    ) then
+        perform rota._limits_changed(
+            queue,
+            v_before.max_running is null and v_after.max_running is not null
+                or v_before.max_starts is null and v_after.max_starts is not null
+                or v_before.key_max_running is null and v_after.key_max_running is not null
+                or v_before.key_max_starts is null and v_after.key_max_starts is not null
+                or v_before.key_in_order is null and v_after.key_in_order
+        );
+    end if;
 
     perform rota._record_action(
         'configure_queue',
@@ -88,10 +144,19 @@ begin
             'backoff_cap', rota._span_text(backoff_cap),
             'timeout', rota._span_text(timeout),
             'unset', nullif(v_unset, '{}')
-        )
+        ) || jsonb_strip_nulls(jsonb_build_object(
+            'max_running', max_running,
+            'max_starts', max_starts,
+            'starts_period', rota._span_text(starts_period),
+            'key_max_running', key_max_running,
+            'key_max_starts', key_max_starts,
+            'key_starts_period', rota._span_text(key_starts_period),
+            'key_in_order', key_in_order
+        ))
     );
 end;
 $$;
 
 comment on function rota.configure_queue is
-    'Set defaults of a queue, and unset those that are named; what is left out stays as it is.';
+    'Set defaults and limits of a queue, and unset those that are named; what is left out stays as'
+    ' it is.';

@@ -11,19 +11,23 @@ create or replace function rota._retire_job(
     set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if job.counted then
+        perform rota._offer_room(array[job.queue], array[job.key::text], at);
+    end if;
+
     delete from rota.live_jobs as j
     where j.id = job.id;
 
     insert into rota.finished_jobs (
         id, task, payload, queue, priority, state, schedule_type, run_at, scheduled_for, run,
         attempt, max_retries, timeout, unique_key, name, progress, cancel_requested_at,
-        cancel_reason, last_error, created_at, finished_at, headers
+        cancel_reason, last_error, created_at, finished_at, headers, key
     )
     values (
         job.id, job.task, job.payload, job.queue, job.priority, state, job.schedule_type,
         job.run_at, job.scheduled_for, job.run, job.attempt, job.max_retries, job.timeout,
         job.unique_key, job.name, job.progress, case state when 'CANCELLED' then at end, reason,
-        job.last_error, job.created_at, at, job.headers
+        job.last_error, job.created_at, at, job.headers, job.key
     );
 end;
 $$;

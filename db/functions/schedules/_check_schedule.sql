@@ -1,5 +1,5 @@
 drop function if exists rota._check_schedule(
-    text, jsonb, interval, text, text, text, text, integer, integer, interval
+    text, jsonb, interval, text, text, text, text, integer, integer, interval, jsonb
 );
 
 create or replace function rota._check_schedule(
@@ -13,7 +13,8 @@ create or replace function rota._check_schedule(
     priority integer,
     max_retries integer,
     timeout interval,
-    headers jsonb
+    headers jsonb,
+    key text
 )
     returns void
     language plpgsql
@@ -23,7 +24,8 @@ as $$
 declare
     v_complaint text := coalesce(
         rota._bad_job(
-            task, payload, queue, null, priority, max_retries, timeout, null, headers
+            task, payload, queue, null, priority, max_retries, timeout, null, headers,
+            key
         ),
         case
             when num_nonnulls(every, cron) <> 1

@@ -58,7 +58,8 @@ begin
             unique_key => format(
                 'backfill of job %s for %s', v_job.id, replace(rota._utc_text(v_slot), '+00', '')
             ),
-            headers => v_job.headers
+            headers => v_job.headers,
+            key => v_job.key
         );
 
         if v_made.created then

@@ -27,7 +27,7 @@ declare
     v_offset interval;
 begin
     perform rota._check_schedule(
-        'preview', '{}', every, cron, time_zone, null, 'default', 0, null, null, null
+        'preview', '{}', every, cron, time_zone, null, 'default', 0, null, null, null, null
     );
 
     if n is null or n not between 1 and 1000 then

@@ -1,6 +1,6 @@
 drop function if exists rota.schedule_job(
     text, jsonb, interval, text, text, timestamptz, text, text, text, integer, integer, interval,
-    timestamptz, bigint, boolean, interval, integer, interval, text
+    timestamptz, bigint, boolean, interval, integer, interval, text, jsonb
 );
 
 -- With a name, the partial unique index on live names decides, as it does for unique_key in
@@ -34,7 +34,8 @@ create or replace function rota.schedule_job(
     misfire_cap integer default 100,
     max_lateness interval default null,
     overlap text default 'coalesce',
-    headers jsonb default null
+    headers jsonb default null,
+    key text default null
 )
     returns rota.enqueued_job
     language plpgsql
@@ -55,7 +56,7 @@ declare
 begin
     perform rota._check_schedule(
         task, payload, every, cron, time_zone, name, queue, priority, max_retries, timeout,
-        headers
+        headers, key
     );
     perform rota._check_schedule_options(
         every, starts_at, ends_at, max_runs, fixed_delay, jitter, misfire, misfire_cap,
@@ -81,7 +82,7 @@ begin
     v_schedule.max_lateness := max_lateness;
     v_schedule.overlap := overlap;
 
-    perform rota._use_lane(queue, priority);
+    perform rota._use_lane(queue, priority, key is not null);
 
     loop
         select j.* into v_held
@@ -100,7 +101,7 @@ begin
 
         insert into rota.live_jobs as j (
             task, payload, queue, priority, schedule_type, run_at, scheduled_for,
-            max_retries, timeout, name, created_at, headers
+            max_retries, timeout, name, created_at, headers, key
         )
         select
             schedule_job.task,
@@ -114,7 +115,8 @@ begin
             coalesce(schedule_job.timeout, q.timeout),
             schedule_job.name,
             v_now,
-            schedule_job.headers
+            schedule_job.headers,
+            schedule_job.key
         from (select) as one
         left join rota.queues as q on q.name = schedule_job.queue
         on conflict ((j.name)) where j.name is not null do nothing
@@ -150,6 +152,12 @@ begin
     insert into rota.schedules
     values (v_schedule.*);
 
+    if v_held.counted
+        and (v_held.queue, v_held.key) is distinct from (schedule_job.queue, schedule_job.key)
+    then
+        perform rota._offer_room(array[v_held.queue], array[v_held.key::text], v_now);
+    end if;
+
     update rota.live_jobs as j
     set task = schedule_job.task,
         payload = schedule_job.payload,
@@ -162,6 +170,16 @@ begin
         ),
         timeout = coalesce(schedule_job.timeout, j.timeout),
         headers = schedule_job.headers,
+        key = schedule_job.key,
+        counted = case
+            when j.state = 'RUNNING' then (
+                select nullif(q.limited > 0, false)
+                from rota.queues as q
+                where q.name = schedule_job.queue
+            )
+            when (j.queue, j.key) is not distinct from (schedule_job.queue, schedule_job.key)
+                then j.counted
+        end,
         cancel_requested_at = null,
         cancel_reason = null
     where j.id = v_held.id
@@ -210,8 +228,8 @@ begin
     end if;
 
     if v_old is distinct from v_schedule
-        or (v_held.task, v_held.payload, v_held.queue, v_held.priority, v_held.headers)
-            is distinct from (task, payload, queue, priority, headers)
+        or (v_held.task, v_held.payload, v_held.queue, v_held.priority, v_held.headers, v_held.key)
+            is distinct from (task, payload, queue, priority, headers, key)
         or v_held.max_retries <> max_retries
         or coalesce(v_held.timeout, '0') <> timeout
         or v_held.cancel_requested_at is not null

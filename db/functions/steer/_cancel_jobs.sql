@@ -27,8 +27,8 @@ begin
         from rota.live_jobs as j
         where j.id = any(job_ids)
             and (filter is null or rota._matches(
-                filter, j.id, j.state, j.queue, j.task, j.schedule_type, j.unique_key, j.run_at,
-                null
+                filter, j.id, j.state, j.queue, j.task, j.schedule_type, j.unique_key, j.key,
+                j.run_at, null
             ))
         order by j.id
         for no key update

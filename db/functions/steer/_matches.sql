@@ -1,3 +1,7 @@
+drop function if exists rota._matches(
+    rota.job_filter, bigint, text, text, text, text, text, timestamptz, timestamptz
+);
+
 -- Written so that the planner can put it in the place of its call, and leave out what is not asked
 -- for. Of no filter everything is.
 create or replace function rota._matches(
@@ -8,6 +12,7 @@ create or replace function rota._matches(
     task text,
     schedule_type text,
     unique_key text,
+    key text,
     run_at timestamptz,
     finished_at timestamptz
 )
@@ -21,6 +26,7 @@ as $$
         and (filter.task is null or task = filter.task)
         and (filter.schedule_type is null or schedule_type = filter.schedule_type)
         and (filter.unique_key is null or unique_key = filter.unique_key)
+        and (filter.key is null or key = filter.key)
         and (filter.run_at_from is null or run_at >= filter.run_at_from)
         and (filter.run_at_before is null or run_at < filter.run_at_before)
         and (filter.finished_at_from is null or finished_at >= filter.finished_at_from)

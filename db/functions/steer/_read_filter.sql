@@ -10,7 +10,7 @@ create or replace function rota._read_filter(filter jsonb, states text[])
 as $$
 declare
     v_keys text[] := array['ids', 'state', 'queue', 'task', 'schedule_type', 'unique_key']
-        || array['run_at_from', 'run_at_before']
+        || array['key', 'run_at_from', 'run_at_before']
         || case when 'SCHEDULED' <> all(states)
             then array['finished_at_from', 'finished_at_before']
         end;
@@ -52,6 +52,7 @@ begin
     v_filter.queue := filter ->> 'queue';
     v_filter.task := filter ->> 'task';
     v_filter.unique_key := filter ->> 'unique_key';
+    v_filter.key := filter ->> 'key';
     v_filter.schedule_type := coalesce(
         filter ->> 'schedule_type', case when not filter ? 'ids' then 'ONE_TIME' end
     );

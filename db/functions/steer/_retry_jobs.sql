@@ -22,6 +22,7 @@ declare
     v_queues text[];
     v_priorities integer[];
     v_run_ats timestamptz[];
+    v_keyed boolean[];
 begin
     select array_agg(l.id), min(l.finished_at), max(l.finished_at), bool_or(l.recurring)
     into v_ids, v_first, v_last, v_recurring
@@ -31,8 +32,8 @@ begin
         where f.id = any(job_ids)
             and f.state in ('FAILED', 'CANCELLED')
             and (filter is null or rota._matches(
-                filter, f.id, f.state, f.queue, f.task, f.schedule_type, f.unique_key, f.run_at,
-                f.finished_at
+                filter, f.id, f.state, f.queue, f.task, f.schedule_type, f.unique_key, f.key,
+                f.run_at, f.finished_at
             ))
         order by f.id
         for update
@@ -45,12 +46,12 @@ begin
     with revived as (
         insert into rota.live_jobs as j (
             id, task, payload, queue, priority, schedule_type, run_at, scheduled_for, run,
-            max_retries, timeout, unique_key, name, last_error, created_at, headers
+            max_retries, timeout, unique_key, name, last_error, created_at, headers, key
         )
         select
             f.id, f.task, f.payload, f.queue, f.priority, f.schedule_type, t.run_at, t.run_at,
             f.run + 1, f.max_retries, f.timeout, f.unique_key, f.name, f.last_error, f.created_at,
-            f.headers
+            f.headers, f.key
         from rota.finished_jobs as f
         cross join lateral (
             select case when f.schedule_type = 'ONE_TIME' then at else rota._retry_time(f, at) end
@@ -59,12 +60,12 @@ begin
             and t.run_at is not null
         order by f.unique_key collate "C" nulls first, f.queue collate "C", f.id
         on conflict do nothing
-        returning j.id, j.queue, j.priority, j.run_at
+        returning j.id, j.queue, j.priority, j.run_at, j.key
     )
     select
         coalesce(array_agg(r.id), '{}'), array_agg(r.queue), array_agg(r.priority),
-        array_agg(r.run_at)
-    into v_revived, v_queues, v_priorities, v_run_ats
+        array_agg(r.run_at), array_agg(r.key is not null)
+    into v_revived, v_queues, v_priorities, v_run_ats, v_keyed
     from (select * from revived order by id) as r;
 
     if v_recurring then
@@ -77,11 +78,13 @@ begin
     delete from rota.finished_jobs as f
     where f.id = any(v_revived) and f.finished_at between v_first and v_last;
 
-    perform rota._use_lane(l.queue, l.priority), rota._wake(l.queue, l.first_run_at, at)
+    perform
+        rota._use_lane(l.queue, l.priority, l.keyed), rota._wake(l.queue, l.first_run_at, at)
     from (
-        select r.queue, r.priority, min(r.run_at) as first_run_at
-        from unnest(v_queues, v_priorities, v_run_ats) as r(queue, priority, run_at)
-        group by r.queue, r.priority
+        select r.queue, r.priority, r.keyed, min(r.run_at) as first_run_at
+        from unnest(v_queues, v_priorities, v_run_ats, v_keyed)
+            as r(queue, priority, run_at, keyed)
+        group by r.queue, r.priority, r.keyed
     ) as l;
 
     return query

@@ -27,8 +27,8 @@ begin
         from rota.live_jobs as j
         where (v_filter.ids is null or j.id = any(v_filter.ids))
             and rota._matches(
-                v_filter, j.id, j.state, j.queue, j.task, j.schedule_type, j.unique_key, j.run_at,
-                null
+                v_filter, j.id, j.state, j.queue, j.task, j.schedule_type, j.unique_key, j.key,
+                j.run_at, null
             )
             and j.cancel_requested_at is null
             and (v_queues is null or j.queue = any(v_queues))

@@ -29,8 +29,8 @@ begin
         where f.state <> 'COMPLETED' -- as the index has it
             and (v_filter.ids is null or f.id = any(v_filter.ids))
             and rota._matches(
-                v_filter, f.id, f.state, f.queue, f.task, f.schedule_type, f.unique_key, f.run_at,
-                f.finished_at
+                v_filter, f.id, f.state, f.queue, f.task, f.schedule_type, f.unique_key, f.key,
+                f.run_at, f.finished_at
             )
             and not exists (
                 select from rota.live_jobs as j

@@ -216,8 +216,37 @@ as $$
         format('queue %s, priority %s', j.queue, j.priority)
     from rota.live_jobs as j
     where not exists (
-        select from rota.lanes as l where l.queue = j.queue and l.priority = j.priority
+        select from rota.lanes as l
+        where l.queue = j.queue and l.priority = j.priority
+            and (l.keyed is not null) = (j.key is not null)
     )
+
+    union all
+    select 'C7: a turn leads to every scheduled job with a key', j.id,
+        format('queue %s, key %s', j.queue, j.key)
+    from rota.live_jobs as j
+    where j.key is not null
+        and j.state = 'SCHEDULED'
+        and j.run_at < 'infinity'
+        and not exists (
+            select from rota.turns as t
+            where t.queue = j.queue
+                and t.key = j.key
+                and t.priority = j.priority
+                and (t.from_run_at, t.from_id) <= (j.run_at, j.id)
+                and (
+                    t.is_full
+                    or t.ready_at <= greatest(j.run_at, rota._now() + interval '1 second')
+                )
+        )
+
+    union all
+    select 'C8: what runs under a limit is counted', j.id,
+        format('queue %s, key %s', j.queue, j.key)
+    from rota.live_jobs as j
+    join rota.flow_locks as l on l.queue = j.queue and l.number = -1 and l.settled
+    join rota.queues as q on q.name = j.queue and q.limited > 0
+    where j.state = 'RUNNING' and j.counted is null
 
     union all
     select 'E5: one live job per queue and unique_key', min(j.id), j.unique_key

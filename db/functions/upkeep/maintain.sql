@@ -51,6 +51,7 @@ begin
             select l.ctid
             from rota.lanes as l
             join rota.lanes as kept on kept.queue = l.queue and kept.priority = l.priority
+                and kept.keyed is not distinct from l.keyed
             where (kept.retired_at is not null, kept.ctid) < (l.retired_at is not null, l.ctid)
             for update of l skip locked
         ));
@@ -64,6 +65,20 @@ begin
     exception
         when others then
             raise warning 'cursors that nobody reads could not be removed: %', sqlerrm;
+    end;
+
+    begin
+        perform rota._mend_turns(v_now);
+    exception
+        when others then
+            raise warning 'turns of a clock that was put back could not be mended: %', sqlerrm;
+    end;
+
+    begin
+        perform rota._forget_flows(v_now);
+    exception
+        when others then
+            raise warning 'flows of keys that are idle could not be forgotten: %', sqlerrm;
     end;
 
     begin
@@ -137,6 +152,18 @@ begin
     exception
         when others then
             raise warning 'answers of old requests could not be forgotten: %', sqlerrm;
+    end;
+
+    begin
+        v_since := clock_timestamp();
+
+        loop
+            exit when rota._forget_unique_keys(v_now, 5000) < 5000
+                or clock_timestamp() > v_since + interval '1 second';
+        end loop;
+    exception
+        when others then
+            raise warning 'unique keys that are over could not be forgotten: %', sqlerrm;
     end;
 
     -- Before history goes, so that it has been counted where nobody else rolls up.

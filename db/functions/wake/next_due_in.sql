@@ -36,15 +36,29 @@ begin
     select min(n.run_at) into v_next
     from rota.lanes as l
     cross join lateral (
-        select j.run_at
-        from rota.live_jobs as j
-        where j.queue = l.queue
-            and j.priority = l.priority
-            and j.run_at > v_began
-            and j.run_at <= v_until
-            and j.state = 'SCHEDULED'
-        order by j.run_at, j.id
-        limit 1
+        (
+            select t.ready_at as run_at
+            from rota.turns as t
+            where l.keyed
+                and t.queue = l.queue
+                and t.priority = l.priority
+                and t.ready_at > v_began
+                and t.ready_at <= v_until
+            order by t.ready_at
+            limit 1
+        )
+        union all
+        (
+            select j.run_at
+            from rota.live_jobs as j
+            where j.queue = l.queue
+                and rota._lane(j.key, j.priority) = l.priority
+                and j.run_at > v_began
+                and j.run_at <= v_until
+                and j.state = 'SCHEDULED'
+            order by j.run_at, j.id
+            limit 1
+        )
     ) as n
     where l.queue = any(next_due_in.queues)
         and not exists (

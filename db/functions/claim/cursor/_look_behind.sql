@@ -74,7 +74,7 @@ begin
             select j.ctid as place, j.schedule_type <> 'ONE_TIME' as recurring
             from rota.live_jobs as j
             where j.queue = _look_behind.queue
-                and j.priority = _look_behind.priority
+                and rota._lane(j.key, j.priority) = _look_behind.priority
                 and j.run_at >= v_down_to
                 and (j.run_at, j.id) < (v_cursor.swept_run_at, v_cursor.swept_id)
                 and j.state = 'SCHEDULED'

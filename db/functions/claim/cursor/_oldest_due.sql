@@ -21,7 +21,7 @@ begin
         select j.run_at
         from rota.live_jobs as j
         where j.queue = _oldest_due.queue
-            and j.priority = _oldest_due.priority
+            and rota._lane(j.key, j.priority) = _oldest_due.priority
             and (j.run_at, j.id) >= (v_cursor.run_at, v_cursor.id)
             and j.run_at <= at
             and j.state = 'SCHEDULED'

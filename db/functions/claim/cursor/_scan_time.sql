@@ -21,7 +21,7 @@ begin
         perform
         from rota.live_jobs as j
         where j.queue = _scan_time.queue
-            and j.priority = _scan_time.priority
+            and rota._lane(j.key, j.priority) = _scan_time.priority
             and j.run_at <= v_until
             and j.state = 'SCHEDULED'
         order by j.run_at, j.id

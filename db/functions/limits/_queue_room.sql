@@ -1,0 +1,70 @@
+-- Asked before a lane of a queue that has limits is looked at; null for no limit of the queue as a
+-- whole. Then claims of the queue exclude each other until they have committed, and the count is a
+-- statement of its own, after the lock: it sees all that was started before. Where another claim
+-- has the lock, it is waited for, 10 ms at most: those who come back empty would have to come
+-- again, and again. That is the only wait of a claim.
+create or replace function rota._queue_room(queue text, at timestamptz, limited integer)
+    returns integer
+    language plpgsql
+    volatile
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_queue rota.queues;
+    v_flow rota.flows;
+    v_room integer;
+begin
+    perform
+    from rota.flow_locks as l
+    where l.queue = _queue_room.queue and l.number = -1 and l.settled;
+
+    if not found and not rota._settle_limits(queue) then
+        return 0;
+    end if;
+
+    if limited & 1 = 0 then
+        return null;
+    end if;
+
+    for v_look in 1..10 loop
+        perform
+        from rota.flow_locks as l
+        where l.queue = _queue_room.queue and l.number = -1
+        for no key update skip locked;
+
+        exit when found;
+
+        if v_look = 10 then
+            return 0;
+        end if;
+
+        perform pg_sleep(0.001);
+    end loop;
+
+    select q.* into v_queue
+    from rota.queues as q
+    where q.name = _queue_room.queue;
+
+    if v_queue.max_running is not null then
+        select greatest(0, v_queue.max_running - count(*)) into v_room
+        from rota.live_jobs as j
+        where j.queue = _queue_room.queue and j.counted and j.state = 'RUNNING';
+    end if;
+
+    if v_queue.max_starts is not null then
+        select f.* into v_flow
+        from rota.flows as f
+        where f.queue = _queue_room.queue and f.key = '';
+
+        v_room := least(v_room, (rota._starts_left(
+            coalesce(v_flow.cells, '{}'), coalesce(v_flow.starts, '{}'),
+            v_queue.max_starts, v_queue.starts_period, at
+        )).number);
+    end if;
+
+    return v_room;
+end;
+$$;
+
+comment on function rota._queue_room is
+    'Say how many jobs of a queue with limits may start now; null for no limit but those of keys.';

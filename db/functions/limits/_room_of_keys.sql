@@ -1,0 +1,143 @@
+-- Of keys whose locks the caller holds (_take_turns). A statement of its own, whose snapshot is
+-- younger than the locks: it sees all that was started under them, and what has not ended by a
+-- commit counts still. What runs is counted, there is no counter: the entry of live_jobs_counted is
+-- what takes the room, so it goes with the row, and cannot leak.
+--
+-- In strict order one job of the key has begun and not ended, its head, through retries and
+-- backoff; only that one may start, and while there is one nothing else may. Else only the first
+-- that is seen may: if somebody has it locked, as one who cancels it and may think better of it, it
+-- is not passed by. It may lie behind a turn that a claim holds which was refused the key's lock:
+-- so the look for it begins at the first place of all turns that are seen. What another claim has
+-- taken under the lock is not seen.
+--
+-- That all that runs is counted (settled) is asked once more here: since it was asked before,
+-- limits may have been taken away and set again, which waits for who has the key's lock.
+--
+-- Who finds no room is told by a turn when there is (_offer_room); a minute is for limits that were
+-- changed meanwhile.
+create or replace function rota._room_of_keys(
+    queue text,
+    priority integer,
+    turns rota.key_turn[],
+    at timestamptz,
+    turns_from timestamptz
+)
+    returns rota.key_turn[]
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select array_agg(row(
+            k.key,
+            p.from_run_at,
+            p.from_id,
+            k.passed,
+            r.room,
+            case
+                when r.room = 0 and s.number = 0 then s.opens_at
+                when r.room = 0 and c.running = 0 and h.priority = _room_of_keys.priority
+                    then h.run_at
+                when s.number is null or r.room < s.number then at + interval '1 minute'
+            end,
+            case when r.room > 0 then h.run_at end,
+            case when r.room > 0 then h.id end
+        )::rota.key_turn)
+        from unnest(turns) as k
+        join rota.queues as q on q.name = _room_of_keys.queue
+        left join rota.flow_locks as e on e.queue = q.name and e.number = -1
+        left join rota.flows as f on f.queue = _room_of_keys.queue and f.key = k.key
+        cross join lateral (
+            select u.from_run_at, u.from_id
+            from (
+                select k.from_run_at, k.from_id
+                union all
+                select t.from_run_at, t.from_id
+                from rota.turns as t
+                where q.key_in_order
+                    and t.queue = _room_of_keys.queue
+                    and t.key = k.key
+                    and t.priority = _room_of_keys.priority
+                    and t.ready_at >= turns_from
+            ) as u
+            order by u.from_run_at, u.from_id
+            limit 1
+        ) as p
+        cross join lateral (
+            select
+                coalesce(f.max_running, q.key_max_running) as max_running,
+                coalesce(f.max_starts, q.key_max_starts) as max_starts,
+                coalesce(f.starts_period, q.key_starts_period) as starts_period
+        ) as l
+        cross join lateral (
+            select count(*)::integer as running
+            from rota.live_jobs as j
+            where j.queue = _room_of_keys.queue
+                and j.key = k.key
+                and j.counted
+                and j.state = 'RUNNING'
+        ) as c
+        left join lateral (
+            select o.*
+            from (
+                (
+                    select 1 as place, j.id, j.run_at::timestamptz, j.priority::integer
+                    from rota.live_jobs as j
+                    where q.key_in_order
+                        and j.queue = _room_of_keys.queue
+                        and j.key = k.key
+                        and j.counted
+                        and j.state = 'SCHEDULED'
+                    order by j.run_at, j.id
+                    limit 1
+                )
+                union all
+                (
+                    select 2, j.id, j.run_at, _room_of_keys.priority
+                    from rota.live_jobs as j
+                    where q.key_in_order
+                        and j.queue = _room_of_keys.queue
+                        and rota._lane(j.key, j.priority)
+                            = rota._lane(k.key, _room_of_keys.priority)
+                        and (j.run_at, j.id) >= (p.from_run_at, p.from_id)
+                        and j.run_at <= at
+                        and j.key = k.key
+                        and j.state = 'SCHEDULED'
+                    order by j.run_at, j.id
+                    limit 1
+                )
+            ) as o
+            order by o.place
+            limit 1
+        ) as h on true
+        left join lateral (
+            select s.*
+            from rota._starts_left(
+                coalesce(f.cells, '{}'), coalesce(f.starts, '{}'), l.max_starts, l.starts_period, at
+            ) as s
+            where l.max_starts is not null
+        ) as s on true
+        cross join lateral (
+            select least(
+                case when e.settled is not true then 0 end,
+                s.number,
+                case when l.max_running is not null
+                    then greatest(0, l.max_running - c.running)
+                end,
+                case when q.key_in_order then
+                    case
+                        when c.running > 0 then 0
+                        when h.id is null then 1
+                        when h.priority = _room_of_keys.priority and h.run_at <= at then 1
+                        else 0
+                    end
+                end
+            ) as room
+        ) as r
+    );
+end;
+$$;
+
+comment on function rota._room_of_keys is
+    'Say of keys that are limited how many of their jobs may start now.';

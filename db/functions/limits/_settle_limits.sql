@@ -1,0 +1,78 @@
+-- What runs in a queue is counted from the first claim on that knows of a limit. A claim that began
+-- before the limit was committed knows nothing of it, and what it started is not to be seen until
+-- it commits. Until all such have ended, the queue starts nothing.
+--
+-- Whom to wait for: every claim reads the lanes, and so holds a lock of that table until its
+-- transaction ends; it has that lock before the snapshot in which it would see a limit. So whoever
+-- has not seen this one has the lock, or has ended, when the first claim that sees it asks the
+-- server. Those are noted, and nobody who comes later is waited for; then what runs is marked. A
+-- transaction that is open for long for another reason, as a producer's, is waited for, too.
+--
+-- The row is locked, and passed by if another claim has it. What somebody holds of the jobs is left
+-- to the next call.
+create or replace function rota._settle_limits(queue text)
+    returns boolean
+    language plpgsql
+    volatile
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_settled boolean;
+    v_open text[];
+begin
+    select l.settled, l.open_before into v_settled, v_open
+    from rota.flow_locks as l
+    where l.queue = _settle_limits.queue and l.number = -1
+    for no key update skip locked;
+
+    if not found or v_settled then
+        return coalesce(v_settled, false);
+    end if;
+
+    if v_open is null or v_open <> '{}' then
+        v_open := array(
+            select distinct l.virtualtransaction
+            from pg_catalog.pg_locks as l
+            join pg_catalog.pg_database as d on d.oid = l.database
+            where d.datname = current_database()
+                and l.relation = 'rota.lanes'::regclass
+                and l.pid is distinct from pg_backend_pid()
+                and (v_open is null or l.virtualtransaction = any(v_open))
+        );
+
+        update rota.flow_locks as l
+        set open_before = v_open
+        where l.queue = _settle_limits.queue and l.number = -1;
+    end if;
+
+    if v_open <> '{}' then
+        return false;
+    end if;
+
+    update rota.live_jobs as j
+    set counted = true
+    where j.ctid = any(array(
+        select u.ctid
+        from rota.live_jobs as u
+        where u.queue = _settle_limits.queue and u.state = 'RUNNING' and u.counted is null
+        for no key update skip locked
+    ));
+
+    if exists (
+        select from rota.live_jobs as j
+        where j.queue = _settle_limits.queue and j.state = 'RUNNING' and j.counted is null
+    ) then
+        return false;
+    end if;
+
+    update rota.flow_locks as l
+    set settled = true,
+        open_before = null
+    where l.queue = _settle_limits.queue and l.number = -1;
+
+    return true;
+end;
+$$;
+
+comment on function rota._settle_limits is
+    'See to it that all that runs in a queue is counted; false as long as it cannot be known.';

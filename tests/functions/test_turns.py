@@ -1,0 +1,223 @@
+"""Turns of keys are fair, windows slide, and who has no key pays nothing for it."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from rota.db.gateway import call
+from tests.functions.test_plans import scans
+from tests.waiting import wait_until
+
+Q = "q"
+HOUR = timedelta(hours=1)
+CELL = HOUR / 64
+
+
+def fill(conn, key, number, **more):
+    job = {"task": "t", "queue": Q, "key": key, **more}
+    call(conn, "enqueue_jobs", jobs=Jsonb([job] * number))
+
+
+def claim(conn, max_jobs=1):
+    rows = call(conn, "claim_next_job", queues=[Q], max_jobs=max_jobs, worker="w")
+    return [row["key"] for row in rows]
+
+
+def finish_all(conn):
+    held = conn.execute("select id, token from rota.live_jobs where state = 'RUNNING'").fetchall()
+    call(
+        conn,
+        "finish_jobs",
+        job_ids=[job_id for job_id, _ in held],
+        tokens=[token for _, token in held],
+    )
+
+
+def claimed_until(conn, key, max_jobs=1):
+    """How many jobs are claimed until all of a key are."""
+    number = 0
+    while conn.execute(
+        "select exists (select from rota.live_jobs where key is not distinct from %s"
+        " and state = 'SCHEDULED')",
+        [key],
+    ).fetchone()[0]:
+        number += len(wait_until(lambda: claim(conn, max_jobs), 10))
+    return number
+
+
+@pytest.mark.parametrize("limits", [{}, {"key_max_running": 1000}], ids=str)
+@pytest.mark.parametrize("max_jobs", [1, 20])
+def test_a_tenant_with_many_jobs_delays_one_with_few_by_their_turns_alone(conn, limits, max_jobs):
+    if limits:
+        call(conn, "configure_queue", queue=Q, **limits)
+    fill(conn, "noisy", 1500)
+    fill(conn, "quiet", 10)
+
+    assert claimed_until(conn, "quiet", max_jobs) <= 22 + 2 * max_jobs
+
+
+def test_keys_share_a_claim(conn):
+    for key in "abcd":
+        fill(conn, key, 100)
+    # Of the first look, for which a sixteenth of the turns is taken.
+    keys = claim(conn, 64)
+
+    assert [keys.count(key) for key in "abcd"] == [16] * 4
+
+
+@pytest.mark.parametrize("max_jobs", [1, 10])
+@pytest.mark.parametrize(("flood", "few"), [(None, "k"), ("k", None)])
+def test_in_a_mixed_queue_neither_those_with_a_key_starve_nor_those_without(
+    conn, flood, few, max_jobs
+):
+    fill(conn, flood, 1500)
+    fill(conn, few, 10)
+
+    assert claimed_until(conn, few, max_jobs) < 400
+
+
+def test_the_backlog_of_a_full_key_is_in_nobodys_way(conn):
+    call(conn, "configure_queue", queue=Q, key_max_running=2)
+    fill(conn, "full", 3000)
+    assert claim(conn, 100) == ["full"] * 2
+    assert claim(conn, 100) == []
+
+    assert conn.execute(
+        "select count(*) from rota.turns where is_full and ready_at > now()"
+    ).fetchone() == (1,)
+    fill(conn, "other", 1)
+    assert claim(conn, 100) == ["other"]
+
+
+def test_claims_of_jobs_without_a_key_are_heap_only_updates_whatever_keys_there_are(connect):
+    conn = connect()
+    fill(conn, None, 600)
+    # Beside a queue that has limits and keys.
+    call(conn, "configure_queue", queue="limited", max_running=5, key_max_running=2)
+    fill(conn, "k", 10, queue="limited")
+
+    while claim(conn, 20):
+        finish_all(conn)
+
+    scans(connect, conn)
+    updates, hot = conn.execute(
+        "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables"
+        " where schemaname = 'rota' and relname = 'live_jobs'"
+    ).fetchone()
+    assert (updates, hot) == (600, 600)
+
+
+# -- windows
+
+WINDOWS = {
+    "of a key": {"key_max_starts": 3, "key_starts_period": HOUR},
+    "of a queue": {"max_starts": 3, "starts_period": HOUR},
+}
+
+
+@pytest.fixture(params=WINDOWS.values(), ids=WINDOWS)
+def window(request, conn, clock):
+    clock.set(datetime(2026, 6, 1, 12, tzinfo=UTC))
+    call(conn, "configure_queue", queue=Q, **request.param)
+    fill(conn, "k", 100)
+
+
+def starts(conn):
+    return len(claim(conn, 100))
+
+
+def test_a_window_slides(conn, clock, window):
+    assert len(claim(conn, 1)) == 1
+    clock.advance(HOUR / 2)
+    assert starts(conn) == 2
+    assert starts(conn) == 0
+
+    clock.advance(HOUR / 2 - timedelta(seconds=5))
+    assert starts(conn) == 0
+    clock.advance(CELL + timedelta(seconds=10))
+    assert starts(conn) == 1
+    clock.advance(HOUR / 2)
+    assert starts(conn) == 2
+    assert starts(conn) == 0
+
+
+def test_a_start_is_counted_with_none_that_is_older_than_it(conn, clock, window):
+    assert len(claim(conn, 1)) == 1
+    clock.advance(CELL + timedelta(seconds=5))
+    assert starts(conn) == 2
+
+    # An hour after the first, the other two count still.
+    clock.advance(HOUR - timedelta(seconds=4))
+    assert starts(conn) == 1
+
+
+@pytest.mark.parametrize("back", [HOUR / 2, timedelta(days=30)], ids=str)
+def test_a_window_opens_again_though_the_clock_was_put_back(conn, clock, window, back):
+    assert starts(conn) == 3
+    clock.advance(-back)
+    conn.execute("update rota.live_jobs set run_at = '2026-04-01' where state = 'SCHEDULED'")
+    assert starts(conn) == (0 if back < HOUR else 3)
+
+    clock.advance(2 * HOUR)
+
+    assert wait_until(lambda: starts(conn), 5) == 3
+
+
+def test_a_start_that_is_ahead_by_a_step_of_the_clock_lets_the_window_open_in_time(
+    conn, clock, window
+):
+    """It counts from when it is written anew, with the next start, for an hour and no more."""
+    assert len(claim(conn, 1)) == 1
+    clock.advance(-HOUR)
+    conn.execute("update rota.live_jobs set run_at = '2026-04-01' where state = 'SCHEDULED'")
+    assert len(claim(conn, 1)) == 1
+
+    clock.advance(HOUR + 2 * CELL)
+
+    assert starts(conn) == 3
+
+
+def test_a_window_is_kept_in_few_cells_however_many_start(conn, clock, window):
+    call(
+        conn,
+        "configure_queue",
+        queue=Q,
+        max_starts=1000,
+        starts_period=HOUR,
+        key_max_starts=1000,
+        key_starts_period=HOUR,
+    )
+    for _ in range(90):
+        clock.advance(HOUR / 80)
+        assert len(claim(conn, 1)) == 1
+
+    rows = conn.execute("select cardinality(cells) from rota.flows").fetchall()
+    assert 1 < max(rows)[0] <= 66
+
+
+def test_turns_of_a_clock_that_was_put_back_are_brought_forward(conn, clock):
+    clock.advance(-2 * HOUR)
+    fill(conn, "a", 3)
+    clock.advance(2 * HOUR)
+    assert claim(conn) == ["a"]
+    clock.advance(-HOUR)
+    assert claim(conn) == []
+
+    call(conn, "maintain")
+
+    assert claim(conn) == ["a"]
+    assert call(conn, "check_invariants") == []
+
+
+def test_a_full_key_waits_for_room_and_not_for_its_turn(conn):
+    call(conn, "configure_queue", queue=Q, key_max_running=1)
+    fill(conn, "a", 3)
+    assert claim(conn) == ["a"]
+    full = conn.execute("select is_full, ready_at > now() + '50 s' from rota.turns").fetchall()
+    assert full == [(True, True)]
+    assert claim(conn) == []
+
+    finish_all(conn)
+
+    assert claim(conn) == ["a"]
