@@ -18,10 +18,12 @@ from rota.app import (
     protection,
     queues,
     schedules,
+    steps,
     tokens,
     ui,
     work,
     workers,
+    workflows,
 )
 from rota.app.database import Database
 from rota.app.shared import Shared
@@ -60,7 +62,10 @@ def create_app(database_url: str | None = None) -> Flask:
 
     for part in (logs, protection, errors, tokens, answers):
         part.init_app(app)
-    for resource in (jobs, work, schedules, queues, workers, doctor, metrics, health):
+    resources = (
+        jobs, work, workflows, steps, schedules, queues, workers, doctor, metrics, health,
+    )  # fmt: skip
+    for resource in resources:
         app.register_blueprint(resource.blueprint)
     ui.init_app(app)
     docs.init_app(app)

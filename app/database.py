@@ -16,7 +16,7 @@ from psycopg.adapt import Buffer, Loader
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus
 
-from rota.db.session import for_transaction, hang_up, read_url, settle
+from rota.db.session import WRITABLE, for_transaction, hang_up, read_url, settle
 
 log = logging.getLogger("rota.api")
 
@@ -114,7 +114,7 @@ class Database:
         """
         if not url:
             raise ValueError("DATABASE_URL is not set")
-        self._parameters = CONNECTION_DEFAULTS | read_url(url)
+        self._parameters = CONNECTION_DEFAULTS | WRITABLE | read_url(url)
         self._parameters["client_encoding"] = "UTF8"
         self._idle: deque[Session] = deque()
         self._lent: dict[Session, float] = {}  # until when

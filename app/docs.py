@@ -38,6 +38,7 @@ FOR_EVERY_READ = {"304": "NotModified"}
 FOR_EVERY_KEY = {"409": "KeyTaken"}
 FOR_EVERY_PATH_WITH = {
     "{job_id}": {"404": "NoJob"},
+    "{workflow_id}": {"404": "NoWorkflow"},
     "{name}": {"404": "NoSchedule"},
     "{queue}": {"404": "NoQueue"},
 }

@@ -176,7 +176,7 @@ def _name_fields(message: str) -> str:
     """Begin a message of the database with the field's name instead of the argument's."""
     fields = g.get("fields_by_argument", {})
     return re.sub(
-        r"^(jobs\[\d+\]: )?(\w+)",
+        r"^((?:jobs|next)\[\d+\]: )?(\w+)",
         lambda start: (start[1] or "") + fields.get(start[2], start[2]),
         message,
     )

@@ -20,7 +20,7 @@ from rota.exposition import BOUNDS, OTHER, add_histogram
 
 MOST_PAIRS = 1000  # of a queue and a task
 MOST_QUEUES = 1000
-STATES = ("scheduled", "due", "retrying", "running", "lost")
+STATES = ("scheduled", "due", "retrying", "running", "lost", "waiting")
 
 Rows = list[tuple[Any, ...]]
 
@@ -80,7 +80,7 @@ class House:
         return _gauge(
             "rota_jobs",
             "Live jobs at the last census; due and retrying ones are among the scheduled, lost ones"
-            " among the running.",
+            " among the running. Waiting ones wait for other jobs.",
             ("queue", "state"),
             jobs.items(),
         )

@@ -98,8 +98,8 @@ KINDS = {
 KIND = {"schedule_type": Field(one_of(*KINDS))}
 BULK_ITEM = ONE_TIME | {"schedule_type": Field(one_of("ONE_TIME"))}
 
-LIVE = {"SCHEDULED", "RUNNING"}
-STATES = ("SCHEDULED", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")
+LIVE = {"WAITING", "SCHEDULED", "RUNNING"}
+STATES = ("WAITING", "SCHEDULED", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")
 FILTERS = {
     "state": Field(some_of(*STATES)),
     "queue": Field(text),
@@ -122,6 +122,7 @@ LIMIT = {"limit": Field(rows_up_to(200))}
 # Which jobs a list by state may hold, for the indexes to know it: by the state alone they would not
 # tell in which of the two halves of rota.jobs they lie.
 OF_STATE = {
+    "WAITING": sql.SQL("finished_at is null"),
     "SCHEDULED": sql.SQL("finished_at is null"),
     "RUNNING": sql.SQL("finished_at is null and state = 'RUNNING'"),
     "COMPLETED": sql.SQL("finished_at is not null"),
@@ -251,10 +252,10 @@ def enqueue_job() -> Made | Response:
     chosen = parse_fields({"schedule_type": body.pop("schedule_type", None)}, KIND)
     kind = chosen.get("schedule_type", "ONE_TIME")
     function, fields = KINDS[kind]
-    arguments = _one_time(parse_fields(body, fields, f"a job of type {kind}"))
+    arguments = one_time(parse_fields(body, fields, f"a job of type {kind}"))
 
     def make(conn: psycopg.Connection) -> Made:
-        _set_times(conn, [arguments])
+        set_times(conn, [arguments])
         [job] = call(conn, function, **arguments)
         location = url_for("jobs.get_job", job_id=job["job_id"])
         return job, 201 if job["created"] else 200, {"Location": location}
@@ -292,7 +293,7 @@ def enqueue_jobs() -> Made | Response:
     arguments = parse_fields(read_body(), {"jobs": Field(_bulk, required=True)})
 
     def make(conn: psycopg.Connection) -> Made:
-        _set_times(conn, arguments["jobs"])
+        set_times(conn, arguments["jobs"])
         jobs = call(conn, "enqueue_jobs", jobs=Jsonb(arguments["jobs"], dumps=write_json))
         return {"jobs": jobs}, 201 if any(job["created"] for job in jobs) else 200, {}
 
@@ -376,8 +377,8 @@ def count_jobs() -> Response:
       422:
         code: RTV01
         message: >-
-          state: must be some of SCHEDULED, RUNNING, COMPLETED, FAILED, CANCELLED, with commas
-          between them
+          state: must be some of WAITING, SCHEDULED, RUNNING, COMPLETED, FAILED, CANCELLED, with
+          commas between them
     """
     query = read_query(FILTERS)
     with transaction() as conn:
@@ -498,8 +499,9 @@ def explain_job(job_id: int) -> Response:
 def cancel_job(job_id: int) -> dict[str, Any]:
     """Cancel a job.
 
-    A waiting job ends at once. A running one is asked to stop: it ends CANCELLED when its handler
-    returns, or when its lease runs out.
+    A job that does not run ends at once. A running one is asked to stop: it ends CANCELLED when its
+    handler returns, or when its lease runs out. With a job end those that depend on it, unless they
+    are to run when others fail.
     ---
     tags: [jobs]
     operationId: cancelJob
@@ -526,7 +528,8 @@ def cancel_job(job_id: int) -> dict[str, Any]:
 def retry_job(job_id: int) -> dict[str, Any]:
     """Run a FAILED or CANCELLED job again.
 
-    Under its own id; its history is kept.
+    Under its own id; its history is kept. Jobs that were cancelled because this one had not
+    completed come back with it.
     ---
     tags: [jobs]
     operationId: retryJob
@@ -748,14 +751,14 @@ def _waiting_time(value: str) -> int:
     return int(value)
 
 
-def _one_time(job: dict[str, Any], within: str = "") -> dict[str, Any]:
+def one_time(job: dict[str, Any], within: str = "") -> dict[str, Any]:
     """Check that a job is not to run at two times."""
     if "run_at" in job and "run_in" in job:
         raise invalid(f"{within}run_in_seconds", "give this or run_at")
     return job
 
 
-def _set_times(conn: psycopg.Connection, jobs: list[dict[str, Any]]) -> None:
+def set_times(conn: psycopg.Connection, jobs: list[dict[str, Any]]) -> None:
     """Say when those are to run that run in so many seconds from now, by the database's clock."""
     if not any("run_in" in job for job in jobs):
         return
@@ -778,7 +781,7 @@ def _bulk(value: Any) -> list[dict[str, Any]]:
     ]
     for place, job in enumerate(jobs):
         job.pop("schedule_type", None)
-        _one_time(job, f"jobs[{place}].")
+        one_time(job, f"jobs[{place}].")
     return jobs
 
 

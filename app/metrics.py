@@ -46,6 +46,7 @@ CENSUS = """
         sum(c.retrying)::float8,
         sum(c.running)::float8,
         sum(c.lost)::float8,
+        sum(c.waiting)::float8,
         greatest(0, extract(epoch from clock_timestamp() - min(c.oldest_due_at)))::float8
     from rota.queue_census as c
     group by c.queue

@@ -49,7 +49,7 @@ QUEUES = sql.SQL(
         max_running, max_starts, extract(epoch from starts_period)::float8 as starts_period_seconds,
         key_max_running, key_max_starts,
         extract(epoch from key_starts_period)::float8 as key_starts_period_seconds, key_in_order,
-        scheduled, due, running, {oldest_due_at}
+        scheduled, due, running, {oldest_due_at}, waiting
     from rota.queue_status
     """
 ).format(**moments("paused_at", "oldest_due_at"))

@@ -35,6 +35,7 @@ from rota.app.inputs import (
     text,
 )
 from rota.app.waiting import CAN_WAIT, UNDELIVERED, wait_or_answer
+from rota.app.workflows import nodes, written
 from rota.db.gateway import call
 
 blueprint = Blueprint("work", __name__)
@@ -97,6 +98,7 @@ FINISH = HELD | {
     "result": Field(json_value),
     "retry": Field(boolean),
     "retry_in_seconds": Field(seconds_from_zero, argument="retry_in"),
+    "next": Field(nodes("next")),
 }
 HEARTBEAT = HELD | {
     "lease_seconds": Field(seconds, argument="lease"),
@@ -169,7 +171,10 @@ def finish_job(job_id: int) -> Response:
     """Finish a job: its attempt has succeeded, or failed with an error.
 
     Said again, because the answer was lost, it is answered as the first time. With `claim_next`
-    the next jobs are claimed in the same request.
+    the next jobs are claimed in the same request. The jobs of `next` are added with the finish of
+    an attempt that succeeded, as `POST /workflows` adds jobs, and by none that fails or is late:
+    those that depend on nothing else depend on this one, whose result they find among their
+    parents'.
     ---
     tags: [work]
     operationId: finishJob
@@ -179,9 +184,19 @@ def finish_job(job_id: int) -> Response:
     requestBody:
       required: true
       json: Finish
-      example:
-        token: 3f333df6-90a4-4fda-8dd3-9485d27cee36
-        result: {sent: 3}
+      examples:
+        done:
+          summary: It has succeeded
+          value: {token: 3f333df6-90a4-4fda-8dd3-9485d27cee36, result: {sent: 3}}
+        next:
+          summary: It has succeeded, and others come after it
+          value:
+            token: 3f333df6-90a4-4fda-8dd3-9485d27cee36
+            result: {parts: 2}
+            next:
+              - {task: echo, payload: {part: 1}}
+              - {task: echo, payload: {part: 2}}
+              - {task: echo, depends_on: all}
     responses:
       200: {description: What became of the job., json: FinishedJob}
       404: {$ref: "#/components/responses/NotFound"}
@@ -194,6 +209,8 @@ def finish_job(job_id: int) -> Response:
     """
     arguments, following = _with_next(read_body(), FINISH)
     with transaction() as conn:
+        if "next" in arguments:
+            arguments["next"] = written(conn, arguments["next"])
         (outcome,) = call_rows(
             conn, "job_id, state, {run_at}", moments("run_at"), "finish_job", job_id=job_id,
             **arguments,
@@ -271,7 +288,7 @@ def heartbeat_job(job_id: int) -> Response:
       422: {code: RTV01, message: "token: is required"}
     """
     arguments = parse_fields(read_body(), HEARTBEAT)
-    with transaction() as conn:
+    with transaction(durable=False) as conn:
         (lease,) = call_rows(
             conn, "{lease_until}, cancel_requested", moments("lease_until"), "heartbeat_job",
             job_id=job_id, **arguments,
@@ -305,7 +322,7 @@ def heartbeat_jobs() -> Response:
     }
     arguments = parse_fields(read_body(), fields)
     jobs = arguments.pop("jobs")
-    with transaction() as conn:
+    with transaction(durable=False) as conn:
         leases = call_rows(
             conn, "job_id, {lease_until}, cancel_requested", moments("lease_until"),
             "heartbeat_jobs",

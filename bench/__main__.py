@@ -24,8 +24,10 @@ from bench.measure.idle import empty_claim, idle_worker
 from bench.measure.keys import keys
 from bench.measure.latency import latency, middle
 from bench.measure.limit import limit
+from bench.measure.limited_keys import limited_keys
 from bench.measure.snapshot import snapshot
 from bench.measure.statistics import statistics
+from bench.measure.workflows import workflows
 from bench.server import Server
 from bench.sizes import BY_NAME, Sizes
 
@@ -92,6 +94,9 @@ class Run:
         server, sizes = self._server, self._sizes
         self._rota("limit", lambda: limit(server, sizes))
         self._rota("keys", lambda: keys(server, sizes))
+        self._rota("workflows", lambda: workflows(server, sizes))
+        who = [c for c in (ROTA, *self._peers) if c.keyed]
+        self._each("key limits", lambda c: limited_keys(server, c, sizes), who)
         self._rota("statistics", lambda: statistics(server, sizes))
         self._each("drain", lambda c: drain(server, c, sizes))
         self._each("bulk", lambda c: bulk(server, c, sizes))

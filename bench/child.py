@@ -10,7 +10,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 PERIOD = 0.05  # seconds between two lines of a worker
@@ -76,14 +76,20 @@ class Producer:
         counts = await asyncio.gather(*(go(enqueue) for enqueue in enqueues))
         return {"jobs": sum(counts), "seconds": time.monotonic() - began}
 
-    async def many(self, jobs: int, batch: int, extra: dict[str, Any]) -> dict[str, float]:
-        """Enqueue so many jobs in batches."""
+    async def many(
+        self, jobs: int, batch: int, extra: dict[str, Any], keys: Sequence[str] = ()
+    ) -> dict[str, float]:
+        """Enqueue so many jobs in batches, of these keys by turns."""
         began = time.monotonic()
+        kinds = [UNNUMBERED | extra | {"key": key} for key in keys] or [UNNUMBERED | extra]
         for first in range(0, jobs, batch):
-            await self.bulk([UNNUMBERED | extra] * min(batch, jobs - first))
+            last = min(first + batch, jobs)
+            await self.bulk([kinds[number % len(kinds)] for number in range(first, last)])
         return {"jobs": jobs, "seconds": time.monotonic() - began}
 
-    async def paced(self, jobs: int, rate: float) -> dict[str, Any]:
+    async def paced(
+        self, jobs: int, rate: float, extra: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Enqueue numbered jobs at a rate, unevenly; return when each call had returned."""
         (enqueue,) = await self.clients(1)
         returned = []
@@ -91,7 +97,7 @@ class Producer:
         for number in range(jobs):
             due += random.uniform(0.5, 1.5) / rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await enqueue({"i": number})
+            await enqueue({"i": number} | (extra or {}))
             returned.append(time.monotonic_ns())
         return {"returned": returned}
 

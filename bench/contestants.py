@@ -19,6 +19,9 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 NODE_MODULES = ROOT / "bench" / "node_modules"
 PATIENCE = 300.0  # seconds for an answer
+KEY_NAMES = [f"key {number}" for number in range(20)]
+KEY_LIMIT = 2
+KEY_ROOM = 10  # jobs at once in one of its workers
 LAST_WORDS = 15.0  # seconds for a process to end
 
 Options = dict[str, Any]
@@ -135,6 +138,8 @@ class Contestant:
         busy: options of a worker whose slots a few long jobs fill, and how many they are.
         batch: jobs in one call of a bulk.
         slow: configurations that need fewer jobs to be measured.
+        keyed: options of a worker for jobs of ``KEY_NAMES``, of each of which ``KEY_LIMIT`` may run
+            at once in all workers, by ``at_once``: SQL that counts what runs of each key.
     """
 
     name: str
@@ -147,6 +152,8 @@ class Contestant:
     batch: int = 10_000
     slow: frozenset[str] = frozenset({"default"})
     work: tuple[str, ...] = field(default=())
+    keyed: Options | None = None
+    at_once: str = ""
 
     @cached_property
     def available(self) -> bool:
@@ -204,6 +211,8 @@ ROTA = Contestant(
     busy=({"concurrency": 4}, 4),
     slow=frozenset(),
     work=(*_python("worker"), "--tasks=bench.peers.rota_tasks", "--log-level=WARNING"),
+    keyed={"concurrency": KEY_ROOM},
+    at_once="select count(*) from rota.live_jobs where state = 'RUNNING' group by key",
 )
 
 PEERS = (
@@ -243,6 +252,13 @@ PEERS = (
         },
         latency={"notify": True, "batchSize": 100, "burstWhenBatchFull": True},
         busy=({"notify": True, "batchSize": 4}, 4),
+        keyed={
+            "groupConcurrency": KEY_LIMIT,
+            "localConcurrency": KEY_ROOM,
+            "burstWhenReadyExceeds": 1,
+            "pollingIntervalSeconds": 0.5,
+        },
+        at_once="select count(*) from pgboss.job where state = 'active' group by group_id",
     ),
     Contestant(
         name="pgqueuer",
@@ -252,6 +268,13 @@ PEERS = (
         workers={"default": {}, "best": {"batch_size": 1000, "tuned": True}},
         latency={},
         busy=({"batch_size": 2, "max_concurrent_tasks": 4}, 4),
+        keyed={
+            "keys": KEY_NAMES,
+            "limit": KEY_LIMIT,
+            "batch_size": KEY_ROOM // 2,
+            "max_concurrent_tasks": KEY_ROOM,
+        },
+        at_once="select count(*) from pgqueuer where status = 'picked' group by entrypoint",
     ),
     Contestant(
         name="procrastinate",

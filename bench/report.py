@@ -9,6 +9,9 @@ from typing import Any
 
 import matplotlib as mpl
 
+from bench.contestants import KEY_LIMIT, KEY_NAMES, KEY_ROOM
+from bench.measure.limited_keys import PROCESSES, SLEEP
+
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
@@ -109,7 +112,8 @@ def marks(results: Results) -> list[Mark]:
     found = []
     makers = (
         *(_drain_marks, _enqueue_marks, _latency_marks, _http_start_marks, _http_marks),
-        *(_limit_marks, _keys_marks, _statistics_marks, _backlog_marks, _other_marks),
+        *(_limit_marks, _keys_marks, _limited_keys_marks, _workflow_marks),
+        *(_statistics_marks, _backlog_marks, _other_marks),
     )
     for make in makers:
         try:
@@ -264,8 +268,8 @@ def _keys_marks(results: Results) -> list[Mark]:
             1.3,
         ),
         (
-            f"old snapshot, claim of a key after {pinned['jobs']:,} jobs with keys, to before",
-            *(pinned["after"], pinned["before"], 2),
+            f"old snapshot, claim of a key, {pinned['jobs']:,} jobs with keys pinned, to none",
+            *(pinned["pinned"], pinned["without"], 2),
         ),
     ]
     found = [
@@ -287,6 +291,38 @@ def _keys_marks(results: Results) -> list[Mark]:
         )
     )
     return found
+
+
+def _workflow_marks(results: Results) -> list[Mark]:
+    found = results["workflows"]
+    return [
+        *(
+            _ratio(f"{what}, to plain", found[of]["workflow"], found[of]["plain"], goal)
+            for what, of, goal in (
+                (f"fan-in of {found['jobs']:,}, batches, 2 workers", "fan-in, 2 workers", 0.65),
+                (f"fan-in of {found['jobs']:,}, batches, 8 workers", "fan-in, 8 workers", 0.65),
+                ("a chain, one at a time", "chain", 0.75),
+            )
+        ),
+        Mark(
+            f"a root fails, and {found['jobs'] + 1:,} jobs with it",
+            "< 500 ms",
+            f"{found['failed root']:.0f} ms",
+            found["failed root"] < 500,
+        ),
+    ]
+
+
+def _limited_keys_marks(results: Results) -> list[Mark]:
+    ours = results["key limits"]["Rota"]
+    return [
+        Mark(
+            "jobs of limited keys, the most at once of a key",
+            f"<= {KEY_LIMIT}",
+            f"{ours['most at once']} in {ours['looks']:,} looks",
+            ours["most at once"] <= KEY_LIMIT,
+        ),
+    ]
 
 
 def _statistics_marks(results: Results) -> list[Mark]:
@@ -450,6 +486,50 @@ def _keys_section(results: Results) -> str:
     return _by_contestant("Claims of jobs with keys", rows, ", ms; keys are 1,000")
 
 
+def _workflows_section(results: Results) -> str:
+    if not (found := results.get("workflows")):
+        return ""
+    rows = {
+        name: found[of]
+        for name, of in (
+            ("jobs/s, fan-in by batches of 100, 2 workers", "fan-in, 2 workers"),
+            ("jobs/s, fan-in by batches of 100, 8 workers", "fan-in, 8 workers"),
+            ("jobs/s, a chain, one at a time", "chain"),
+        )
+    }
+    return (
+        _by_contestant("Workflows", rows, f"; a fan-in is of {found['jobs']:,}")
+        + f"\n\n`parent_results` of {found['jobs']:,} parents over 13 weekly partitions takes"
+        f" {found['results, weeks']['many']:.0f} ms, over 90 daily ones"
+        f" {found['results, days']['many']:.0f}; of one"
+        f" {found['results, weeks']['one']:.1f} and {found['results, days']['one']:.1f} ms."
+    )
+
+
+def _limited_keys_section(results: Results) -> str:
+    if not results.get("key limits"):
+        return ""
+    rows = {
+        who: {
+            "jobs/s": entry["rate"],
+            "most at once of a key": entry["most at once"],
+            "looks that saw more": entry["looks above"],
+            "another key waits, 10 behind a full one": entry["beside few"],
+            f"{entry['backlog']:,} behind it": entry["beside many"],
+        }
+        for who, entry in results["key limits"].items()
+        if entry
+    }
+    return (
+        _by_contestant(f"Limits of keys: {KEY_LIMIT} at once of each", rows, ", waits in ms")
+        + f"\n\nJobs of {len(KEY_NAMES)} keys by turns, {SLEEP * 1000:.0f} ms each; {PROCESSES}"
+        f" workers, each for {KEY_ROOM} at once; so at most"
+        f" {len(KEY_NAMES) * KEY_LIMIT / SLEEP:,.0f}/s. How many of a key run is asked of each"
+        " one's own table all the time. In pg-boss a key is a group with groupConcurrency, in"
+        " pgqueuer an entrypoint with concurrency_limit, which a worker must know when it starts."
+    )
+
+
 def _cost_section(results: Results) -> str:
     if "drain" not in results:
         return ""
@@ -583,6 +663,8 @@ def _snapshot_section(results: Results) -> str:
 SECTIONS: tuple[Callable[[Results], str], ...] = (
     _limit_section,
     _keys_section,
+    _workflows_section,
+    _limited_keys_section,
     _drain_section,
     _enqueue_section,
     _latency_section,

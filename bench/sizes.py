@@ -38,6 +38,12 @@ class Sizes:
     key_noisy: int  # jobs of a tenant, beside those of small ones
     key_tenants: int  # small ones, one after the other
     key_pinned: int  # jobs with keys that are finished under an old snapshot
+    workflow_jobs: int  # of a fan-in, and below a root that fails
+    workflow_chain: int
+    key_peer_jobs: int  # with limited keys, by all who have limits
+    key_peer_seconds: float
+    key_peer_backlog: int  # jobs of a full key
+    key_peer_starts: int  # jobs of others beside it
     http_rounds: int
     http_seconds: float  # of each kind of request
 
@@ -77,7 +83,13 @@ FULL = Sizes(
     key_backlog=1_000_000,
     key_noisy=300_000,
     key_tenants=10,
-    key_pinned=60_000,
+    workflow_jobs=10_000,
+    workflow_chain=2000,
+    key_pinned=300_000,
+    key_peer_jobs=4000,
+    key_peer_seconds=20.0,
+    key_peer_backlog=100_000,
+    key_peer_starts=100,
     http_rounds=3,
     http_seconds=2.0,
 )
@@ -111,7 +123,13 @@ SHORT = Sizes(
     key_backlog=1_000_000,
     key_noisy=300_000,
     key_tenants=5,
-    key_pinned=60_000,
+    workflow_jobs=10_000,
+    workflow_chain=1000,
+    key_pinned=300_000,
+    key_peer_jobs=2000,
+    key_peer_seconds=10.0,
+    key_peer_backlog=100_000,
+    key_peer_starts=60,
     http_rounds=2,
     http_seconds=1.5,
 )
@@ -146,6 +164,12 @@ QUICK = Sizes(
     key_noisy=60_000,
     key_tenants=5,
     key_pinned=20_000,
+    workflow_jobs=10_000,
+    workflow_chain=500,
+    key_peer_jobs=800,
+    key_peer_seconds=5.0,
+    key_peer_backlog=20_000,
+    key_peer_starts=40,
     http_rounds=1,
     http_seconds=1.0,
 )

@@ -6,8 +6,8 @@ The steps, one deploy of a database at a time, so that any number may be started
 2. the pending migrations of ``db/migrations`` (yoyo);
 3. in one transaction the views, every file of ``db/functions``, ``db/settings.sql``, the grants,
    ``rota.version()``, and a check that the schema holds no function without a file;
-4. away with an index that only the functions of before needed, and the triggers of
-   ``db/triggers.sql``;
+4. the triggers of ``db/triggers.sql``, and away with indexes that only the functions of before
+   needed;
 5. ``rota`` on the database's search path, the sequence of ids ahead of every job, and the first
    round of upkeep.
 
@@ -38,7 +38,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, default_migration_table
 
-from rota.db.session import read_url, settle
+from rota.db.session import settle, writable
 from rota.db.watch import Watch
 from rota.terminal import Progress, printable
 from rota.tokens import TokenError, ensure_token
@@ -54,6 +54,7 @@ LOCK_TIMEOUT = "3s"  # how long one statement may hold up the queue behind a tab
 ATTEMPTS = 10
 SMALL = 32 * 2**20  # bytes of a table that is read in a moment
 LONGEST_CALL = 10.0  # seconds
+DROP_PATIENCE = 30.0  # seconds in which a drop waits for an old transaction
 BUILD_PATIENCE = 60.0  # seconds in which builds wait for old transactions, all of them together
 
 Result = TypeVar("Result")
@@ -81,6 +82,10 @@ def deploy(
         DeployError: the database is not fit, or its schema holds something foreign.
         psycopg.Error: the server refused a statement.
     """
+    try:
+        url = writable(url)
+    except ValueError as error:
+        raise DeployError(str(error)) from None
     with (
         _connect(url) as conn,
         _connect(url) as turn,
@@ -101,11 +106,13 @@ def deploy(
         _take_turn(turn, report)
         watch.at("replacing views and functions")
         functions = _patiently(lambda: _replace_functions(conn, folder))
-        _drop_outlived_indexes(conn)
+        watch.at("setting up triggers")
+        _patiently(lambda: _run_file(conn, folder / "triggers.sql"))
+        watch.at("dropping indexes that nobody looks at any more")
+        _drop_outlived_indexes(conn, report)
         watch.at("indexing the weeks of history")
         _index_history(conn, report)
-        watch.at("triggers, ids and the first round of upkeep")
-        _patiently(lambda: _run_file(conn, folder / "triggers.sql"))
+        watch.at("search path, ids and the first round of upkeep")
         _extend_search_path(conn, report)
         _heal_job_ids(conn, report)
         _patiently(lambda: conn.execute("select rota.maintain()"))
@@ -125,17 +132,34 @@ def checkout_version(folder: Path = FOLDER) -> str:
 
 def _connect(url: str) -> Connection:
     """Open a session that relies on nothing that is not its own."""
-    try:
-        read_url(url)
-    except ValueError as error:
-        raise DeployError(str(error)) from None
     conn = psycopg.connect(url, autocommit=True, application_name="rota deploy")
     try:
-        settle(conn, lock_timeout=LOCK_TIMEOUT)
+        _settle(conn)
     except BaseException:
         conn.close()
         raise
     return conn
+
+
+def _settle(conn: Connection, **limits: str) -> None:
+    """Set a session up, so that it gives way to others and ends with this process.
+
+    The server goes on with a statement for a process that was killed, an index for as long as it
+    takes, and would be in the way of the next deploy. Not every system can tell it of that.
+    """
+    settle(conn, lock_timeout=LOCK_TIMEOUT, **limits)
+    conn.execute(
+        """
+        do $$
+        begin
+            perform set_config('client_connection_check_interval', '1s', false);
+        exception
+            when invalid_parameter_value then
+                null;
+        end;
+        $$
+        """
+    )
 
 
 def _version(conn: Connection) -> str:
@@ -322,7 +346,7 @@ class _Backend(PostgresqlPsycopgBackend):
 
     def init_connection(self, connection: Connection) -> None:
         """Set up a new connection, and one that was rolled back; yoyo names no schema."""
-        settle(connection, search_path="rota, pg_temp", lock_timeout=LOCK_TIMEOUT)
+        _settle(connection, search_path="rota, pg_temp")
 
     def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:
         """Apply a migration, and say that it begins."""
@@ -429,17 +453,34 @@ def _has_old_view(conn: Connection) -> bool:
     )
 
 
-def _drop_outlived_indexes(conn: Connection) -> None:
+def _drop_outlived_indexes(conn: Connection, report: Callable[[str], None]) -> None:
     """Drop the indexes that only the functions before this deploy looked at.
 
     One had unique keys unique in the whole database, and so refuses what the functions of now
     allow. Nor do they look at it: one of two calls of a key at the same instant may get 23505 by
     it. The other was of lanes before there were keys; each write to a job pays for it.
+
+    Beside them, as an index is built: transactions that have written to a job are waited for, which
+    may be open for long, and nobody waits for the drop. What a drop that gave up leaves is no
+    longer valid, and goes with the next one.
     """
-    for index in ("live_jobs_unique_key", "live_jobs_by_lane"):
+    costs = {
+        "live_jobs_unique_key": "no two queues can have a job of the same unique_key",
+        "live_jobs_by_lane": "each write to a job pays for it",
+    }
+    for index, cost in costs.items():
         if conn.execute(f"select to_regclass('rota.{index}')").fetchone() != (None,):
             _outlast_calls(conn)
-            _patiently(lambda index=index: conn.execute(f"drop index rota.{index}"))
+            conn.execute("select set_config('lock_timeout', %s, false)", [f"{DROP_PATIENCE:.0f}s"])
+            try:
+                conn.execute(f"drop index concurrently rota.{index}")
+            except (errors.LockNotAvailable, errors.DeadlockDetected):
+                report(
+                    f"rota.{index} could not be dropped beside transactions that are open for long:"
+                    f" until the next deploy has done it, {cost}"
+                )
+            finally:
+                conn.execute("select set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
 
 
 def _index_history(conn: Connection, report: Callable[[str], None]) -> None:
@@ -609,6 +650,12 @@ def _heal_job_ids(conn: Connection, report: Callable[[str], None]) -> None:
     row = _patiently(lambda: conn.execute("select rota._heal_job_ids()").fetchone())
     if row and row[0]:
         report(f"Ids would have been given twice: rota.job_ids was behind, and goes on at {row[0]}")
+    row = _patiently(lambda: conn.execute("select rota._note_server()").fetchone())
+    if row and row[0]:
+        report(
+            "This database was on another server before, which may have given out more ids:"
+            f" they go on after {row[0]}"
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

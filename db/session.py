@@ -6,7 +6,11 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+# Unless the URL says otherwise. Where it names several servers, or one name leads to several, those
+# that can only be read are passed by.
+WRITABLE = {"target_session_attrs": "read-write"}
 
 NEWEST_SETTINGS = {170000: {"transaction_timeout": "0"}}  # by the server version that brought them
 
@@ -34,6 +38,15 @@ def read_url(url: str) -> dict[str, Any]:
                 " or %2F"
             )
     return parameters
+
+
+def writable(url: str) -> str:
+    """Return a connection string that leads to a server that can be written to.
+
+    Raises:
+        ValueError: it cannot be read, or not in one way only.
+    """
+    return make_conninfo(**WRITABLE | read_url(url))
 
 
 def settings(server_version: int) -> dict[str, str]:

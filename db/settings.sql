@@ -7,10 +7,13 @@
 -- enable_seqscan: a plan that is made while the tables are empty must not survive their growth.
 -- enable_nestloop: nor may the joins between the sets of a batch be nested loops: 1,000 x 1,000.
 --     A claim takes its rows by their places, one after the other, and returns them so.
+-- enable_hashjoin, enable_mergejoin: what goes from edge to edge is few beside all edges, which a
+--     table that was never analyzed does not tell.
 --
 -- A setting costs each call of its function about half a microsecond. What only claim_next_job
--- calls runs under its settings. What is called for every job has none at all, so that the planner
--- can put it in the place of its call (_is_lease, _ones).
+-- calls runs under its settings; _settle, with what it calls, under those of whoever ends jobs.
+-- What is called for every job has none at all, so that the planner can put it in the place of its
+-- call (_is_lease, _ones).
 do $$
 declare
     v record;
@@ -22,7 +25,9 @@ begin
                 ('plan_cache_mode', 'force_generic_plan', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', 'next_due_in',
                     '_complete_jobs', '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
-                    '_cancel_jobs', '_retry_jobs', '_post_turns'
+                    '_cancel_jobs', '_retry_jobs', '_post_turns',
+                    '_reached', '_hold_jobs', '_heal_edges', '_add_workflow', '_bad_workflow',
+                    '_revivable', '_family', 'record_step', 'await_event', 'emit_event'
                 ]),
                 ('jit', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', 'next_due_in',
@@ -35,7 +40,10 @@ begin
                     '_row_lockers', 'doctor', '_find_in_queues', '_find_in_workers',
                     '_find_in_schedules', '_find_old_snapshots', '_find_in_tables',
                     '_find_in_server', '_find_in_statistics', '_count_live', '_post_turns',
-                    '_offer_room'
+                    '_offer_room',
+                    '_cancel_jobs', '_reached', '_hold_jobs', '_read_workflow', '_bad_workflow',
+                    '_add_workflow', '_revivable', '_family', 'parent_results', '_heal_edges',
+                    '_forget_workflows', '_forget_steps', 'emit_event'
                 ]),
                 ('enable_seqscan', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', '_share_cursor',
@@ -47,14 +55,22 @@ begin
                     '_missed_slots', 'backfill_schedule', 'bring_forward_jobs',
                     'release_unhandled_jobs', '_count_minutes', 'explain_job', '_explain_order',
                     '_row_holders', '_post_turns', '_offer_room', '_limits_changed',
-                    '_forget_flows', '_forget_unique_keys'
+                    '_forget_flows', '_forget_unique_keys',
+                    '_reached', '_hold_jobs', '_heal_edges', '_hold_parents', '_add_workflow',
+                    '_revivable', '_family', '_check_workflow', 'cancel_workflow',
+                    'retry_workflow', 'parent_results', '_forget_workflows', '_forget_steps',
+                    'record_step', 'recorded_steps', 'sleep_job', 'await_event', 'emit_event',
+                    '_hold_next'
                 ]),
-                ('enable_nestloop', 'on', array['claim_next_job']),
+                ('enable_nestloop', 'on', array['claim_next_job', '_reached', '_family']),
                 ('enable_tidscan', 'on', array['claim_next_job']),
                 ('enable_nestloop', 'off', array[
                     '_complete_jobs', '_end_attempts', 'finish_jobs', 'heartbeat_jobs',
-                    'enqueue_jobs'
-                ])
+                    'enqueue_jobs', '_add_workflow', '_bad_workflow', '_revivable',
+                    '_cancel_jobs', '_heal_edges'
+                ]),
+                ('enable_hashjoin', 'off', array['_reached', '_family']),
+                ('enable_mergejoin', 'off', array['_reached', '_family'])
         ) as s(setting, value, functions)
         cross join lateral unnest(s.functions) as f(name)
     loop

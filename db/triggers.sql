@@ -5,7 +5,8 @@
 --   enqueue of one job: 51.9 / 48.0 / 42.9 / 38.1
 --   a job of an enqueue_many of 1,000: 3.28 / 3.33 / 3.87 / 3.16
 -- Applied at each deploy, in a transaction of its own after the functions: while the triggers are
--- not there, the CHECKs still are.
+-- not there, the CHECKs still are. Of jobs with keys that were added in between no turn was posted
+-- (_watch_jobs): to write them anew posts it.
 do $$
 begin
     if exists (
@@ -37,6 +38,10 @@ begin
         drop constraint if exists running_attempt_is_charged,
         drop constraint if exists only_a_schedule_waits_for_ever,
         drop constraint if exists only_a_schedule_is_named;
+
+    update rota.live_jobs as j
+    set run_at = j.run_at
+    where j.key is not null;
 end;
 $$;
 

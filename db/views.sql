@@ -292,6 +292,104 @@ comment on view rota.executions is
 
 select rota._guard_views();
 
+-- The state is that of the whole: RUNNING while any job is live, else the worst that any came to.
+create or replace view rota.workflow_status with (security_barrier) as
+select
+    w.id,
+    w.name,
+    w.created_at,
+    w.cancelled_at,
+    c.waiting,
+    c.scheduled,
+    c.running,
+    c.completed,
+    c.failed,
+    c.cancelled,
+    case
+        when c.waiting + c.scheduled + c.running > 0 then 'RUNNING'
+        when c.failed > 0 then 'FAILED'
+        when c.cancelled > 0 then 'CANCELLED'
+        else 'COMPLETED'
+    end as state
+from rota.workflows as w
+cross join lateral (
+    select
+        count(*) filter (where s.state = 'WAITING') as waiting,
+        count(*) filter (where s.state = 'SCHEDULED') as scheduled,
+        count(*) filter (where s.state = 'RUNNING') as running,
+        count(*) filter (where s.state = 'COMPLETED') as completed,
+        count(*) filter (where s.state = 'FAILED') as failed,
+        count(*) filter (where s.state = 'CANCELLED') as cancelled,
+        count(s.state) as seen
+    from (
+        select coalesce(j.state::text, f.state::text) as state
+        from rota.workflow_jobs as n
+        left join rota.live_jobs as j on j.id = n.job_id
+        left join rota.finished_jobs as f on f.id = n.job_id
+        where n.workflow_id = w.id
+            and (
+                (select rota.visible_queues()) is null
+                or coalesce(j.queue::text, f.queue) = any((select rota.visible_queues())::text[])
+            )
+    ) as s
+) as c
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and ((select rota.visible_queues()) is null or c.seen > 0);
+
+comment on view rota.workflow_status is
+    'Every workflow: how many of its jobs are in which state, and what is its own.';
+
+-- waits_for are the parents from which an edge leads that is open: one that failed, let its child
+-- run, and is tried again is not among them. A parent whose week was dropped is only an id.
+create or replace view rota.workflow_nodes with (security_barrier) as
+select
+    n.workflow_id,
+    n.node,
+    n.job_id,
+    coalesce(j.task::text, f.task) as task,
+    coalesce(j.state::text, f.state::text) as state,
+    coalesce(j.queue::text, f.queue) as queue,
+    n.depends_on,
+    n.if_parent_fails,
+    case when j.state = 'WAITING'
+        then array(
+            select d.id
+            from unnest(n.depends_on) as d(id)
+            join rota.job_dependencies as e on e.parent_id = d.id and e.child_id = n.job_id
+            order by d.id
+        )
+        else '{}'
+    end as waits_for,
+    n.ended_by
+from rota.workflow_jobs as n
+left join rota.live_jobs as j on j.id = n.job_id
+left join rota.finished_jobs as f on f.id = n.job_id
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or coalesce(j.queue::text, f.queue) = any((select rota.visible_queues())::text[])
+    );
+
+comment on view rota.workflow_nodes is
+    'Every job of a workflow, its state, and the jobs on which it depends.';
+
+-- An edge goes when its parent ends. Who sees the child may know the id of the parent.
+create or replace view rota.open_dependencies with (security_barrier) as
+select
+    d.parent_id,
+    d.child_id,
+    d.if_parent_fails
+from rota.job_dependencies as d
+join rota.live_jobs as j on j.id = d.child_id
+where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
+    and (
+        (select rota.visible_queues()) is null
+        or j.queue = any((select rota.visible_queues())::text[])
+    );
+
+comment on view rota.open_dependencies is
+    'Which live job waits for which: until the parent ends.';
+
 create or replace view rota.schedule_status with (security_barrier) as
 select
     j.id as job_id,
@@ -356,7 +454,8 @@ select
     q.key_max_running,
     q.key_max_starts,
     q.key_starts_period,
-    q.key_in_order
+    q.key_in_order,
+    coalesce(c.waiting, 0) as waiting
 from (
     select l.queue from rota.lanes as l
     where l.retired_at is null
@@ -382,7 +481,8 @@ left join (
         count(*) filter (where j.state = 'RUNNING') as running,
         min(j.run_at::timestamptz) filter (
             where j.state = 'SCHEDULED' and j.run_at <= statement_timestamp()
-        ) as oldest_due_at
+        ) as oldest_due_at,
+        count(*) filter (where j.state = 'WAITING') as waiting
     from rota.live_jobs as j
     group by j.queue::text
 ) as c on c.queue = n.queue
@@ -528,7 +628,8 @@ select
     c.lost_since,
     c.overdue_since,
     c.no_room,
-    c.oldest_with_room_at
+    c.oldest_with_room_at,
+    c.waiting
 from rota.census as c
 where coalesce(cardinality((select rota.visible_queues())), 0) >= 0
     and (

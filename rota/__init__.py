@@ -29,6 +29,8 @@ if (_CHECKOUT / "pyproject.toml").is_file():
 
 from rota.client import (  # noqa: E402
     EnqueuedJob,
+    emit_event,
+    emit_event_async,
     enqueue,
     enqueue_async,
     enqueue_many,
@@ -36,15 +38,23 @@ from rota.client import (  # noqa: E402
     schedule,
     schedule_async,
 )
-from rota.worker.job import Fail, Job, Retry  # noqa: E402
+from rota.worker.job import EventTimeout, Fail, Job, LeaseLost, Parent, Retry  # noqa: E402
 from rota.worker.tasks import Task, task  # noqa: E402
+from rota.workflows import Node, Workflow, workflow  # noqa: E402
 
 __all__ = [
     "EnqueuedJob",
+    "EventTimeout",
     "Fail",
     "Job",
+    "LeaseLost",
+    "Node",
+    "Parent",
     "Retry",
     "Task",
+    "Workflow",
+    "emit_event",
+    "emit_event_async",
     "enqueue",
     "enqueue_async",
     "enqueue_many",
@@ -52,4 +62,5 @@ __all__ = [
     "schedule",
     "schedule_async",
     "task",
+    "workflow",
 ]

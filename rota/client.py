@@ -168,6 +168,28 @@ async def schedule_async(conn: Any, task: str, payload: Any = None, **options: A
     return EnqueuedJob(*(await run_async(conn, _schedule(task, payload, options)))[0])
 
 
+def emit_event(conn: Any, name: str, payload: Any = None) -> int:
+    """Tell the jobs that await an event, now or later, that it has come.
+
+    Args:
+        conn: the caller's own connection; it is told when the transaction there commits.
+        name: the event's. What is told first of a name counts, so it has an id in it: ``paid:7``.
+        payload: any JSON value, for those who await it.
+
+    Returns:
+        How many jobs waited.
+
+    Raises:
+        What ``enqueue`` raises.
+    """
+    return run(conn, _emit(name, payload))[0][0]
+
+
+async def emit_event_async(conn: Any, name: str, payload: Any = None) -> int:
+    """Do what ``emit_event`` does, on an asynchronous connection or session."""
+    return (await run_async(conn, _emit(name, payload)))[0][0]
+
+
 class Call(NamedTuple):
     """A question to one of Rota's functions or views, in the words of no driver yet."""
 
@@ -205,7 +227,7 @@ def run(conn: Any, call: Call) -> list[tuple[Any, ...]]:
         TypeError: ``conn`` is none, or is asynchronous.
     """
     library = _library(conn)
-    if library == "asyncpg" or _is_asynchronous(conn):
+    if is_asynchronous(conn):
         raise TypeError(f"{type(conn).__qualname__} is asynchronous: await enqueue_async(...)")
     if library == "sqlalchemy":
         return _tuples(conn.execute(*call.for_sqlalchemy()).all())
@@ -266,6 +288,11 @@ def _is_asynchronous(conn: Any) -> bool:
     return hasattr(kind, "__aenter__") or iscoroutinefunction(getattr(kind, "execute", None))
 
 
+def is_asynchronous(conn: Any) -> bool:
+    """Tell whether a connection, of any kind, is an asynchronous one."""
+    return _library(conn) == "asyncpg" or _is_asynchronous(conn)
+
+
 def _cursor(conn: Any, library: str) -> Any:
     """Return a plain cursor, whatever kind the connection makes by itself."""
     if library == "psycopg":
@@ -283,18 +310,24 @@ def _tuples(rows: Iterable[Any]) -> list[tuple[Any, ...]]:
 
 
 def _sending(task: Any, options: Mapping[str, Any]) -> Sending:
-    return sending(options.get("queue") or "default", _name(task), options.get("headers"))
+    return sending(options.get("queue") or "default", name_of(task), options.get("headers"))
 
 
 def _enqueue(task: Any, payload: Any, options: Mapping[str, Any], span: Sending) -> Call:
     headers = span.headers(options.get("headers"))
-    named = {"task": _name(task), "payload": payload, **options, "headers": headers}
-    return Call("enqueue_job", _arguments("enqueue", ENQUEUE, named))
+    named = {"task": name_of(task), "payload": payload, **options, "headers": headers}
+    return Call("enqueue_job", arguments_of("enqueue", ENQUEUE, named))
 
 
 def _schedule(task: Any, payload: Any, options: Mapping[str, Any]) -> Call:
-    named = {"task": _name(task), "payload": payload, **options}
-    return Call("schedule_job", _arguments("schedule", SCHEDULE, named))
+    named = {"task": name_of(task), "payload": payload, **options}
+    return Call("schedule_job", arguments_of("schedule", SCHEDULE, named))
+
+
+def _emit(name: Any, payload: Any) -> Call:
+    named = {"event": name, "payload": payload}
+    types = {"event": "text", "payload": "jsonb"}
+    return Call("emit_event", arguments_of("emit_event", types, named), "emit_event")
 
 
 class _Many(NamedTuple):
@@ -311,7 +344,7 @@ def _many(jobs: Any, payloads: Iterable[Any] | None, options: Mapping[str, Any])
         if isinstance(payloads, (str, bytes, Mapping)):
             raise TypeError(f"payloads must be a list, not {type(payloads).__qualname__}")
         each = [{} if payload is None else payload for payload in payloads]
-        return _Many(_name(jobs), each, options, [])
+        return _Many(name_of(jobs), each, options, [])
     if isinstance(jobs, str) or hasattr(jobs, "name"):
         raise TypeError("enqueue_many needs the payloads of a task, or the jobs of several")
     if options:
@@ -330,13 +363,13 @@ def _enqueue_many(many: _Many, span: Sending) -> Call:
     if many.task is not None:
         headers = span.headers(many.options.get("headers"))
         named = {"task": many.task, "payloads": many.payloads, **many.options, "headers": headers}
-        return Call("enqueue_many", _arguments("enqueue_many", ENQUEUE_MANY, named))
+        return Call("enqueue_many", arguments_of("enqueue_many", ENQUEUE_MANY, named))
     documents = []
     for place, job in enumerate(many.jobs):
-        named = {**job, "task": _name(job.get("task"))}
+        named = {**job, "task": name_of(job.get("task"))}
         payload, headers = named.pop("payload", None), span.headers(named.pop("headers", None))
         try:
-            arguments = _arguments("enqueue", ENQUEUE, named)
+            arguments = arguments_of("enqueue", ENQUEUE, named)
         except (TypeError, ValueError) as error:
             raise type(error)(f"jobs[{place}]: {error}") from None
         document: dict[str, Any] = {name: text for name, (_, text) in arguments.items()}
@@ -348,14 +381,20 @@ def _enqueue_many(many: _Many, span: Sending) -> Call:
     return Call("enqueue_jobs", {"jobs": ("jsonb", as_text("jobs", "jsonb", documents))})
 
 
-def _name(task: Any) -> Any:
+def name_of(task: Any) -> Any:
     """Return the name of a task, be it given by name or as what ``@task`` made of its handler."""
     return task if task is None or isinstance(task, str) else getattr(task, "name", task)
 
 
-def _arguments(
+def arguments_of(
     function: str, types: Mapping[str, str], values: Mapping[str, Any]
 ) -> dict[str, tuple[str, str]]:
+    """Return the values that are given, as a ``Call`` takes them; ``function`` is for people.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: a value that PostgreSQL could not read.
+    """
     for name in values:
         if name not in types:
             raise TypeError(f"{function} has no option {name!r}; it has {', '.join(types)}")

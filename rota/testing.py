@@ -25,9 +25,11 @@ from rota.client import Call, as_text, execute, run
 from rota.logs import current_job
 from rota.storable import array_literal
 from rota.tracing import processing
+from rota.worker import steps
 from rota.worker.attempt import Attempt
+from rota.worker.job import lets_go
 from rota.worker.tasks import registry
-from rota.worker.values import Failure, failure_of, result_of
+from rota.worker.values import Failure, failure_of, next_of, result_of
 
 WORKER = "rota.testing"
 CLAIMED = (
@@ -79,7 +81,7 @@ class Ran(NamedTuple):
     task: str
     run: int
     attempt: int
-    state: str  # of the job now: COMPLETED, FAILED, CANCELLED, or SCHEDULED for another attempt
+    state: str  # of the job now: COMPLETED, FAILED, CANCELLED, or SCHEDULED, if it failed or sleeps
     error: str | None
     result: Any
 
@@ -89,10 +91,12 @@ def run_due_jobs(
 ) -> list[Ran]:
     """Run due jobs in this process, one after the other, until none is left.
 
-    What a worker does, without threads: retries and backoff, results, ``Fail`` and ``Retry``, the
-    next runs of schedules. Timeouts and leases end nobody here, and nobody can cancel a job while
-    it runs. In a transaction that is rolled back it has never been; there a handler that holds its
-    lease on a connection of its own would wait for it for ever, so use autocommit for those.
+    What a worker does, without threads: retries and backoff, results, ``Fail`` and ``Retry``, steps
+    and ``Job.next``, the next runs of schedules. Timeouts and leases end nobody here, and nobody
+    can cancel a job while it runs. A job that sleeps or waits for an event is not due: put the
+    clock forward, or emit the event (``rota.emit_event``), and run what is due again. In a
+    transaction that is rolled back it has never been; there a handler that holds its lease on a
+    connection of its own would wait for it for ever, so use autocommit for those.
 
     Args:
         conn: a synchronous connection, as ``rota.enqueue`` takes it, at READ COMMITTED.
@@ -108,16 +112,12 @@ def run_due_jobs(
     """
     if isinstance(queues, str):
         raise TypeError("queues must be a list of names")
-    if queues is None:
-        queues = [name for (name,) in run(conn, Call("queue_status", None, "queue"))]
-    claim = Call(
-        "claim_next_job",
-        {"queues": ("text[]", array_literal(queues)), "worker": ("text", WORKER)},
-        CLAIMED,
-    )
     ran: list[Ran] = []
-    while claimed := run(conn, claim):
-        attempt = Attempt(claimed[0], 0.0, float("inf"), lambda job: _send_progress(conn, job))
+    clerk = _Clerk(conn)
+    while claimed := _claim(conn, queues):
+        attempt = Attempt(
+            claimed[0], 0.0, float("inf"), lambda job: _send_progress(conn, job), clerk
+        )
         if attempt.task not in registry or len(ran) == max_attempts:
             run(conn, Call("release_job", _pair(attempt), "state"))
             if len(ran) == max_attempts:
@@ -169,10 +169,19 @@ class Clock:
         execute(self._conn, f"update rota_test.clock set ahead = {ahead}")  # noqa: S608
 
 
+def _claim(conn: Any, queues: Iterable[str] | None) -> steps.Rows:
+    """Claim a job; of all queues those that there are now, for a job may have made one."""
+    if queues is None:
+        queues = [name for (name,) in run(conn, Call("queue_status", None, "queue"))]
+    arguments = {"queues": ("text[]", array_literal(queues)), "worker": ("text", WORKER)}
+    return run(conn, Call("claim_next_job", arguments, CLAIMED))
+
+
 def _handle(conn: Any, attempt: Attempt) -> Ran:
     """Run the handler, and tell the database how it ended, as a worker does."""
     logged = current_job.set(attempt)
     span = processing(attempt)
+    following = None
     try:
         value = registry[attempt.task].run(attempt)
         if registry[attempt.task].is_coroutine and inspect.isawaitable(value):
@@ -180,15 +189,25 @@ def _handle(conn: Any, attempt: Attempt) -> Ran:
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         result = failure_of(error)
         raised = type(error)
-    except BaseException:  # the test is to end, by Ctrl-C or pytest.fail()
-        if span is not None:
-            span.end("released", None)
-        run(conn, Call("release_job", _pair(attempt), "state"))
-        raise
+    except BaseException as error:
+        if attempt.away is None or not lets_go(error):  # the test is to end: Ctrl-C, pytest.fail()
+            if span is not None:
+                span.end("released", None)
+            run(conn, Call("release_job", _pair(attempt), "state"))
+            raise
+        result, raised = None, type(error)
     else:
         result, raised = result_of(value), None
+        following = next_of(attempt)
+        if isinstance(following, Failure):
+            result = following
     finally:
         current_job.reset(logged)
+    if attempt.away is not None:
+        if span is not None:
+            span.end(None, raised)
+        state = "SCHEDULED" if attempt.away == "RELEASED" else attempt.away
+        return Ran(attempt.id, attempt.task, attempt.run, attempt.attempt, state, None, None)
     arguments = _pair(attempt)
     failure = result if isinstance(result, Failure) else None
     if span is not None:
@@ -198,8 +217,11 @@ def _handle(conn: Any, attempt: Attempt) -> Ran:
         arguments["retry"] = ("boolean", str(failure.retry).lower())
         if failure.retry_in is not None:
             arguments["retry_in"] = ("interval", as_text("retry_in", "interval", failure.retry_in))
-    elif result is not None:
-        arguments["result"] = ("jsonb", result)
+    else:
+        if result is not None:
+            arguments["result"] = ("jsonb", result)
+        if following is not None:
+            arguments["next"] = ("jsonb", following)
     [(state,)] = run(conn, Call("finish_job", arguments, "state"))
     return Ran(
         attempt.id,
@@ -224,6 +246,23 @@ def _wait_for(coroutine: Any) -> Any:
         return asyncio.run(run_it())
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(copy_context().run, asyncio.run, run_it()).result()
+
+
+class _Clerk:
+    """Asks the database for handlers, on the test's own connection."""
+
+    def __init__(self, conn: Any) -> None:
+        self._conn = conn
+
+    def ask(self, attempt: Attempt, call: Call) -> steps.Rows:
+        """Return the rows of a call."""
+        rows = run(self._conn, call)
+        attempt.away = steps.away(call, rows)
+        return rows
+
+    async def ask_async(self, attempt: Attempt, call: Call) -> steps.Rows:
+        """Return the rows of a call, for a coroutine."""
+        return self.ask(attempt, call)
 
 
 def _send_progress(conn: Any, attempt: Attempt) -> None:

@@ -17,7 +17,7 @@ from psycopg import Connection, errors, sql
 from psycopg.rows import dict_row
 
 from rota.db.gateway import call
-from rota.db.session import read_url, settle
+from rota.db.session import settle, writable
 from rota.doctor import complain
 from rota.terminal import printable
 
@@ -38,8 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("rota token: DATABASE_URL is not set", file=sys.stderr)
         return 1
     try:
-        read_url(url)
-        with psycopg.connect(url, autocommit=True, application_name="rota token") as conn:
+        with psycopg.connect(writable(url), autocommit=True, application_name="rota token") as conn:
             settle(conn)
             options.run(conn, options)
     except (TokenError, ValueError, psycopg.Error) as error:
@@ -318,7 +317,7 @@ def ensure_token(url: str, token: str) -> str:
             " with python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
     token_hash = hashlib.sha256(token.encode()).digest()
-    with psycopg.connect(url, autocommit=True, application_name="rota token") as conn:
+    with psycopg.connect(writable(url), autocommit=True, application_name="rota token") as conn:
         settle(conn)
         with conn.transaction():
             known = conn.execute(

@@ -1,12 +1,16 @@
 """Run the tests on every PostgreSQL at hand: ``python -m tests.all 18 16 15 -- tests/functions``.
 
-The tests named after ``--`` depend on the server: all versions get them, beside each other, for
-these tests wait for nobody's clock. The other tests, most of which do, come before, on the first
-version: those of the worker, which wait more than they work, and all else beside them. A version
-that is not installed is passed by. Beside the versions the functions are tested once more on a
-server whose defaults are hostile (tests/hostile.py), the last version of those at hand, for it is
-the one that may know of Turkish. With ``TEST_DATABASE_URL`` all the tests run once, on that
+All tests run on the first version. The tests named after ``--`` depend on the server: the other
+versions get them too, and the functions once more a server whose defaults are hostile
+(tests/hostile.py), the last version of those at hand, for it is the one that may know of Turkish.
+There a test with many cases runs a few of them (``FEW`` in tests/conftest.py), unless it has the
+marker ``on_every_server``, and the stress is short; ``ROTA_EVERYTHING=1`` runs all of it. A version
+that is not installed is passed by. With ``TEST_DATABASE_URL`` all the tests run once, on that
 server. The closing line of each run is repeated at the end.
+
+The tests are parted into runs, and three run at once, so that nobody idles while the tests of the
+worker wait, which do so more than they work. Tests of the server wait for nobody's clock: they give
+way to others (``nice``).
 
 Many tests kill, freeze and time real processes, and a machine that is busy can fail one of them.
 What failed is therefore run once more, by itself: what fails twice fails the run, and the first
@@ -20,6 +24,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from rota.db.embedded import binaries
 
@@ -27,9 +32,13 @@ RUNNING: set[subprocess.Popen[str]] = set()
 STOPPING = threading.Event()
 FAILED = 1  # pytest's exit code when tests failed
 
+AT_ONCE = 3
+
 WORKER_TESTS = ["tests/worker", "tests/faults", "tests/history", "tests/test_minimal_worker.py"]
 
 PAGE_TESTS = ["tests/ui", "tests/client"]  # with browsers and terminals, which take their time
+
+API_TESTS = ["tests/api"]
 
 # Of the schedules those that are soon done; "make hostile" runs all.
 HOSTILE_TESTS = [
@@ -41,15 +50,28 @@ HOSTILE_TESTS = [
     "tests/schedules/test_simulation.py",
 ]
 
+SHORT = {} if os.environ.get("ROTA_EVERYTHING") else {"ROTA_FEW": "1", "ROTA_STRESS_SECONDS": "10"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of pytest, the name that its results have, and the label of its output."""
+
+    name: str
+    label: str
+    tests: list[str]
+    environment: dict[str, str]
+    gives_way: bool = False
+
 
 def main(arguments: list[str]) -> int:
-    """Run pytest once for each version; return 0 if every run passed."""
+    """Run pytest once for each part and version; return 0 if every run passed."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
     border = arguments.index("--")
     versions, server_tests = arguments[:border], arguments[border + 1 :]
     if os.environ.get("TEST_DATABASE_URL"):
-        return _run([], {}, "")[0]
+        return _run(Run("", "", [], {}))[0]
 
     installed = [version for version in versions if binaries(int(version))]
     for version in versions:
@@ -57,31 +79,39 @@ def main(arguments: list[str]) -> int:
             print(f"PostgreSQL {version} is not installed here: passed by", flush=True)
     if not installed:
         return 1
-    others = [f"--ignore={tests}" for tests in (*server_tests, *WORKER_TESTS, *PAGE_TESTS)]
-    first = {"ROTA_PG": installed[0]}
-    with ThreadPoolExecutor(1) as aside, ThreadPoolExecutor(1) as beside:
-        worker = aside.submit(_run, WORKER_TESTS, first, "worker: ")
-        pages = aside.submit(_run, PAGE_TESTS, first, "pages: ")
-        else_ = beside.submit(_run, others, first, "")
-    results = {
-        "worker": worker.result(),
-        "pages and commands": pages.result(),
-        "all else": else_.result(),
-    }
-    with ThreadPoolExecutor(len(installed) + 1) as at_once:
-        runs = {
-            version: at_once.submit(_run, server_tests, {"ROTA_PG": version}, f"{version}: ")
-            for version in installed
-        }
-        hostile = at_once.submit(
-            _run, HOSTILE_TESTS, {"ROTA_PG": installed[-1], "ROTA_HOSTILE": "1"}, "hostile: "
-        )
-    results |= {f"PostgreSQL {version}": run.result() for version, run in runs.items()}
-    results["hostile defaults"] = hostile.result()
+    runs = _parts(installed, server_tests)
+    with ThreadPoolExecutor(AT_ONCE) as at_once:
+        results = list(at_once.map(_run, runs))
 
-    for name, (_, closing_line) in results.items():
-        print(f"{name}: {closing_line}")
-    return int(any(code for code, _ in results.values()))
+    for run, (_, closing_line) in zip(runs, results, strict=True):
+        print(f"{run.name}: {closing_line}")
+    return int(any(code for code, _ in results))
+
+
+def _parts(installed: list[str], server_tests: list[str]) -> list[Run]:
+    """Return all runs, in the order in which they begin: what takes longest comes first."""
+    apart = [*server_tests, *WORKER_TESTS, *PAGE_TESTS, *API_TESTS]
+    others = [f"--ignore={tests}" for tests in apart]
+    (first, *more), last = installed, installed[-1]
+    on_first = {"ROTA_PG": first}
+    return [
+        Run("worker", "worker: ", WORKER_TESTS, on_first),
+        Run(f"PostgreSQL {first}", f"{first}: ", server_tests, on_first, gives_way=True),
+        Run("API", "api: ", API_TESTS, on_first),
+        Run("pages and commands", "pages: ", PAGE_TESTS, on_first),
+        Run("all else", "", others, on_first),
+        *(
+            Run(f"PostgreSQL {v}", f"{v}: ", server_tests, {"ROTA_PG": v, **SHORT}, gives_way=True)
+            for v in more
+        ),
+        Run(
+            "hostile defaults",
+            "hostile: ",
+            HOSTILE_TESTS,
+            {"ROTA_PG": last, "ROTA_HOSTILE": "1", **SHORT},
+            gives_way=True,
+        ),
+    ]
 
 
 def _interrupt(*_: object) -> None:
@@ -91,7 +121,7 @@ def _interrupt(*_: object) -> None:
         process.send_signal(signal.SIGINT)
 
 
-def _run(tests: list[str], environment: dict[str, str], label: str) -> tuple[int, str]:
+def _run(run: Run) -> tuple[int, str]:
     """Run pytest, and what failed once more; return the last exit code and closing line.
 
     Each run has a folder of its own for temporary files: pytest shuts the one that is shared by
@@ -99,15 +129,15 @@ def _run(tests: list[str], environment: dict[str, str], label: str) -> tuple[int
     """
     with tempfile.TemporaryDirectory(prefix="rota-pytest-") as folder:
         places = [f"--basetemp={folder}/files", "-o", f"cache_dir={folder}/cache"]
-        code, closing_line = _pytest([*places, *tests], environment, label)
+        code, closing_line = _pytest(run, places)
         if code == FAILED and not STOPPING.is_set():
-            print(f"{label}==== what failed, once more", flush=True)
-            code, again = _pytest([*places, "--last-failed", *tests], environment, label)
+            print(f"{run.label}==== what failed, once more", flush=True)
+            code, again = _pytest(run, [*places, "--last-failed"])
             closing_line = f"{closing_line}; what failed, once more: {again}"
     return code, closing_line
 
 
-def _pytest(arguments: list[str], environment: dict[str, str], label: str) -> tuple[int, str]:
+def _pytest(run: Run, options: list[str]) -> tuple[int, str]:
     """Run pytest and print its output as it comes, each line after the label.
 
     Returns:
@@ -115,9 +145,10 @@ def _pytest(arguments: list[str], environment: dict[str, str], label: str) -> tu
     """
     if STOPPING.is_set():
         return 1, "not run"
+    way = ["nice", "-n", "5"] if run.gives_way else []
     with subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", *arguments],
-        env=os.environ | environment,
+        [*way, sys.executable, "-m", "pytest", "-q", *options, *run.tests],
+        env=os.environ | run.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -127,7 +158,7 @@ def _pytest(arguments: list[str], environment: dict[str, str], label: str) -> tu
             process.send_signal(signal.SIGINT)
         line = "no output"
         for line in process.stdout or ():
-            print(label + line, end="", flush=True)
+            print(run.label + line, end="", flush=True)
     return process.returncode, line.strip()
 
 

@@ -4,7 +4,7 @@ Each is prepared by the owner of the database: what there has to be, and the arg
 """
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from psycopg import Connection
@@ -216,6 +216,142 @@ def several(conn: Connection, clock: Clock) -> Arguments:
     return {}
 
 
+def workflow(conn: Connection, *jobs: dict[str, Any]) -> list[dict[str, Any]]:
+    return call(conn, "enqueue_workflow", jobs=Jsonb([{"task": "t"} | job for job in jobs]))
+
+
+def a_parent(conn: Connection, clock: Clock) -> Arguments:
+    """Leave a running job on which others depend in each way, and on them others."""
+    workflow(
+        conn,
+        {"node": "x"},
+        {"node": "y", "depends_on": ["x"], "key": "k"},
+        {"depends_on": ["x"], "if_parent_fails": "run"},
+        {"depends_on": ["y"]},
+        {"depends_on": "all"},
+    )
+    return held(conn)
+
+
+def a_parent_that_ended(conn: Connection, clock: Clock) -> Arguments:
+    """Leave a job that failed with what it took down, above another that did."""
+    (one, *_) = workflow(conn, {"node": "x"}, {"node": "y"}, {"depends_on": ["x", "y"]})
+    for _ in range(2):
+        call(conn, "finish_job", **held(conn), error="x", retry=False)
+    a_parent(conn, clock)
+    workflow(conn, {"depends_on": [a_plain_parent(conn)]}, {"depends_on": "previous"})
+    return {"job_id": one["job_id"]}
+
+
+def a_plain_parent(conn: Connection) -> int:
+    return enqueue(conn, run_at=datetime.now(UTC) + HOUR)
+
+
+def one_that_waits(conn: Connection, clock: Clock) -> Arguments:
+    """Leave a job that waits, and on which others do."""
+    _, one, *_ = workflow(
+        conn,
+        {"node": "x"},
+        {"node": "y", "depends_on": ["x"]},
+        {"depends_on": ["y"]},
+        {"depends_on": ["x", "y"], "if_parent_fails": "run"},
+    )
+    return {"job_id": one["job_id"]}
+
+
+def waiting_and_others(conn: Connection, clock: Clock) -> Arguments:
+    """Leave jobs that wait, and such as they wait for in each state."""
+    several(conn, clock)
+    a_parent_that_ended(conn, clock)
+    one_that_waits(conn, clock)
+    return {}
+
+
+def a_workflow(conn: Connection, clock: Clock) -> Arguments:
+    """Leave one that runs, with a job that waits beside, on one of its jobs."""
+    rows = workflow(conn, {"node": "x"}, {"depends_on": ["x"]}, {"depends_on": "all"})
+    workflow(conn, {"depends_on": [rows[1]["job_id"]]})
+    held(conn)
+    return {"workflow_id": rows[0]["workflow_id"]}
+
+
+def a_workflow_that_ended(conn: Connection, clock: Clock) -> Arguments:
+    arguments = a_workflow(conn, clock)
+    call(conn, "cancel_workflow", **arguments)
+    call(conn, "recover_jobs")
+    clock.advance(HOUR)
+    call(conn, "recover_jobs")
+    return arguments
+
+
+def a_workflow_that_goes_on(conn: Connection, clock: Clock) -> Arguments:
+    """Leave one of which a job runs, and what depends on it was cancelled."""
+    rows = workflow(conn, {"node": "x"}, {"depends_on": ["x"]}, {"depends_on": "previous"})
+    call(conn, "cancel_job", job_id=rows[1]["job_id"])
+    held(conn)
+    return {"workflow_id": rows[0]["workflow_id"]}
+
+
+def parents_to_come(conn: Connection, clock: Clock) -> Arguments:
+    """Ask for jobs that depend on such as run, wait, are scheduled, failed and completed."""
+    several(conn, clock)
+    done = finished(conn, clock)["job_id"]
+    failed_one = failed(conn, clock)["job_id"]
+    runs = running(conn, clock)["job_id"]
+    waits = one_that_waits(conn, clock)["job_id"]
+    return {
+        "jobs": Jsonb(
+            [
+                {"task": "t", "depends_on": [runs, waits, done], "unique_key": "w"},
+                {"task": "t", "depends_on": [failed_one, a_plain_parent(conn)]}
+                | {"if_parent_fails": "run", "key": "k"},
+                {"task": "t", "depends_on": "all"},
+            ]
+        )
+    }
+
+
+def followed(conn: Connection, clock: Clock) -> Arguments:
+    """Finish a job on which others depend with jobs that follow, on what waits and what ended."""
+    done = failed(conn, clock)["job_id"]
+    pair = a_parent(conn, clock)
+    waits = one_that_waits(conn, clock)["job_id"]
+    following = [
+        {"task": "t", "node": "a", "key": "k"},
+        {"task": "t", "depends_on": ["a", waits, a_plain_parent(conn)]},
+        {"task": "t", "depends_on": [done], "if_parent_fails": "run"},
+    ]
+    return pair | {"next": Jsonb(following)}
+
+
+def followed_schedule(conn: Connection, clock: Clock) -> Arguments:
+    return running_schedule(conn, clock) | {"next": Jsonb([{"task": "t"}])}
+
+
+def with_a_step(conn: Connection, clock: Clock) -> Arguments:
+    pair = running(conn, clock)
+    call(conn, "record_step", **pair, step="one", result=Jsonb(1))
+    return pair | {"step": "two"}
+
+
+def awaiting(conn: Connection, clock: Clock) -> Arguments:
+    """Leave jobs that wait for an event, with a key and without, and one that runs."""
+    for key in (None, "k"):
+        enqueue(conn, key=key)
+        call(conn, "await_event", **held(conn), step="s", event="e", timeout=HOUR)
+    return running(conn, clock) | {"step": "s", "event": "e"}
+
+
+def awaited(conn: Connection, clock: Clock) -> Arguments:
+    awaiting(conn, clock)
+    return {"event": "e", "payload": Jsonb(1)}
+
+
+def arrived(conn: Connection, clock: Clock) -> Arguments:
+    call(conn, "emit_event", event="e")
+    return awaiting(conn, clock) | {"timeout": HOUR}
+
+
 def begun(conn: Connection, clock: Clock) -> Arguments:
     call(conn, "begin_request", key="k", fingerprint="f")
     return {"key": "k"}
@@ -233,6 +369,12 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("enqueue_job", replaceable, {}),
     ("enqueue_many", given(task="t", payloads=Jsonb([1, {}])), {}),
     ("enqueue_jobs", given(jobs=Jsonb([{"task": "t"}, {"task": "t", "unique_key": "k"}])), {}),
+    (
+        "enqueue_workflow",
+        given(jobs=Jsonb([{"task": "t", "key": "k"}, {"task": "t", "depends_on": "all"}])),
+        {},
+    ),
+    ("enqueue_workflow", parents_to_come, {}),
     ("schedule_job", given(task="t", every=HOUR, name="new"), {}),
     ("schedule_job", put_back, {}),
     (
@@ -252,8 +394,20 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("finish_job", running, {"error": "x", "retry": False}),
     ("finish_job", running_schedule, {}),
     ("finish_job", finished, {}),
+    ("finish_job", a_parent, {}),
+    ("finish_job", a_parent, {"error": "x", "retry": False}),
+    ("finish_job", followed, {}),
+    ("finish_job", followed_schedule, {}),
     ("finish_jobs", batch, {}),
     ("finish_jobs", batch, {"errors": ["x", None]}),
+    ("parent_results", one_that_waits, {}),
+    ("record_step", with_a_step, {}),
+    ("recorded_steps", lambda conn, clock: {"job_id": with_a_step(conn, clock)["job_id"]}, {}),
+    ("sleep_job", with_a_step, {"delay": HOUR}),
+    ("await_event", awaiting, {"timeout": HOUR}),
+    ("await_event", awaiting, {"timeout": timedelta(0)}),
+    ("await_event", arrived, {}),
+    ("emit_event", awaited, {}),
     ("heartbeat_job", running, {}),
     ("heartbeat_jobs", batch, {}),
     ("release_job", running, {}),
@@ -274,9 +428,17 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("statistics_age", given(), {}),
     ("cancel_job", lambda conn, clock: {"job_id": enqueue(conn)}, {}),
     ("cancel_job", lambda conn, clock: {"job_id": running(conn, clock)["job_id"]}, {}),
+    ("cancel_job", one_that_waits, {}),
+    ("cancel_job", lambda conn, clock: {"job_id": a_parent(conn, clock)["job_id"]}, {}),
     ("cancel_jobs", several, {"filter": Jsonb({"task": "t"}), "dry_run": False}),
+    ("cancel_jobs", waiting_and_others, {"filter": Jsonb({"task": "t"}), "dry_run": False}),
+    ("cancel_workflow", a_workflow, {}),
+    ("retry_workflow", a_workflow_that_ended, {}),
+    ("retry_workflow", a_workflow_that_goes_on, {}),
     ("retry_job", failed, {}),
+    ("retry_job", a_parent_that_ended, {}),
     ("retry_jobs", several, {"filter": Jsonb({"task": "t"}), "dry_run": False}),
+    ("retry_jobs", waiting_and_others, {"filter": Jsonb({"task": "t"}), "dry_run": False}),
     ("retry_jobs", several, {"filter": Jsonb({"schedule_type": "INTERVAL"}), "dry_run": False}),
     ("pause_queue", a_queue, {}),
     ("resume_queue", a_paused_queue, {}),

@@ -2,13 +2,16 @@
 
 ``ROTA_PG`` chooses the PostgreSQL version (18 unless told otherwise), ``TEST_DATABASE_URL`` a
 server that runs already; its role must be allowed to create databases. ``ROTA_HOSTILE=1`` gives our
-own server the worst of defaults (tests/hostile.py).
+own server the worst of defaults (tests/hostile.py). ``ROTA_FEW=1`` runs a few of a test's cases.
 """
 
+import contextlib
 import os
 import shutil
 import signal
 import tempfile
+import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -23,10 +26,12 @@ from rota.db.deploy import deploy
 from rota.db.embedded import Cluster
 from rota.testing import Clock
 from tests import hostile
+from tests.waiting import wait_until
 
 NEWEST = 18
 SERVER_VERSION = int(os.environ.get("ROTA_PG", NEWEST))
 HOSTILE = bool(os.environ.get("ROTA_HOSTILE"))
+FEW = 3  # cases of a test, where another server runs all of them
 TEST_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -68,9 +73,35 @@ def roomy_memory() -> str | None:
     return None
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let a polite kill stop the servers, too, as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    config.addinivalue_line(
+        "markers", "leaves_nothing: commits nothing, and shares a database with others of the kind"
+    )
+    config.addinivalue_line(
+        "markers", "on_every_server: all cases depend on the version, or on what a server has set"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ROTA_FEW, leave out most cases of the tests that have many, always the same ones.
+
+    A checksum of the names chooses, so that no value of any parameter is chosen for its place.
+    """
+    if not os.environ.get("ROTA_FEW"):
+        return
+    cases = defaultdict(list)
+    for item in items:
+        if not item.get_closest_marker("on_every_server"):
+            cases[item.nodeid.split("[")[0]].append(item)
+    left_out = {
+        item
+        for of_one_test in cases.values()
+        for item in sorted(of_one_test, key=lambda i: zlib.crc32(i.nodeid.encode()))[FEW:]
+    }
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture
@@ -95,13 +126,19 @@ def cluster() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def administrate(cluster: Server) -> Iterator[Callable[..., Any]]:
+def maintenance(cluster: Server) -> Iterator[Connection]:
+    """A connection outside the databases under test."""
+    url = os.environ.get("TEST_DATABASE_URL") or cluster.url()
+    with psycopg.connect(url, autocommit=True) as conn:
+        yield conn
+
+
+@pytest.fixture(scope="session")
+def administrate(maintenance: Connection) -> Callable[..., Any]:
     """Run a statement, with identifiers in its braces, outside the databases under test."""
-    maintenance = os.environ.get("TEST_DATABASE_URL") or cluster.url()
-    with psycopg.connect(maintenance, autocommit=True) as conn:
-        yield lambda statement, *names: conn.execute(
-            sql.SQL(statement).format(*map(sql.Identifier, names))
-        )
+    return lambda statement, *names: maintenance.execute(
+        sql.SQL(statement).format(*map(sql.Identifier, names))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -135,28 +172,106 @@ def template(
     administrate("drop database {} with (force)", name)
 
 
+@pytest.fixture(scope="session")
+def drop(maintenance: Connection, administrate: Callable[..., Any]) -> Callable[[str], None]:
+    """Drop a database, when the last session has left it.
+
+    One that is just about to leave would cost us a tenth of a second, for so long the server waits
+    before it looks again; one that stays is ended.
+    """
+
+    def when_all_have_left(name: str) -> None:
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not is_used(name), 0.1, every=0.001)
+        administrate("drop database {} with (force)", name)
+
+    def is_used(name: str) -> bool:
+        sessions = "select from pg_stat_activity where datname = %s limit 1"
+        return bool(maintenance.execute(sessions, [name]).rowcount)
+
+    return when_all_have_left
+
+
 @pytest.fixture
 def empty_db(
-    cluster: Server, administrate: Callable[..., Any], new_name: Callable[[], str]
+    cluster: Server,
+    administrate: Callable[..., Any],
+    new_name: Callable[[], str],
+    drop: Callable[[str], None],
 ) -> Iterator[str]:
     """The URL of a new database without Rota."""
     name = new_name()
     administrate("create database {}", name)
     yield cluster.url(name)
-    administrate("drop database {} with (force)", name)
+    drop(name)
+
+
+@pytest.fixture(scope="session")
+def new_db(
+    cluster: Server, administrate: Callable[..., Any], new_name: Callable[[], str], template: str
+) -> Callable[[], str]:
+    """Make a fresh database with Rota; give its name."""
+
+    def copy() -> str:
+        name = new_name()
+        administrate("create database {} template {} strategy file_copy", name, template)
+        return name
+
+    return copy
+
+
+def broken_invariants(url: str) -> list[Any]:
+    """Return what is not in order in a database."""
+    with psycopg.connect(url) as conn:
+        return conn.execute("select * from rota.check_invariants()").fetchall()
+
+
+COUNT = "select count(*) from {}"
+
+
+def rows(url: str) -> set[tuple[str, int]]:
+    """Return how many rows each table of Rota has."""
+    with psycopg.connect(url) as conn:
+        tables = conn.execute("select tablename from pg_tables where schemaname = 'rota'")
+        return {
+            (table, *conn.execute(sql.SQL(COUNT).format(sql.Identifier("rota", table))).fetchone())
+            for (table,) in tables.fetchall()
+        }
+
+
+@pytest.fixture(scope="session")
+def shared_db(
+    cluster: Server, drop: Callable[[str], None], new_db: Callable[[], str]
+) -> Iterator[str]:
+    """The URL of the database of the tests that leave nothing; at the end it must be as before."""
+    name = new_db()
+    before = rows(cluster.url(name))
+    yield cluster.url(name)
+    left = rows(cluster.url(name)) - before
+    broken = broken_invariants(cluster.url(name))
+    drop(name)
+    assert (left, broken) == (set(), [])
 
 
 @pytest.fixture
 def db(
-    cluster: Server, administrate: Callable[..., Any], new_name: Callable[[], str], template: str
+    request: pytest.FixtureRequest,
+    cluster: Server,
+    new_db: Callable[[], str],
+    drop: Callable[[str], None],
 ) -> Iterator[str]:
-    """The URL of a fresh database with Rota; it must be in order when the test has ended."""
-    name = new_name()
-    administrate("create database {} template {} strategy file_copy", name, template)
+    """The URL of a fresh database with Rota; it must be in order when the test has ended.
+
+    Tests with the marker ``leaves_nothing`` share one, which must be as before when all have ended.
+    """
+    if request.node.get_closest_marker("leaves_nothing"):
+        assert "clock" not in request.fixturenames, "to set the clock leaves something"
+        yield request.getfixturevalue("shared_db")
+        return
+    name = new_db()
     yield cluster.url(name)
-    with psycopg.connect(cluster.url(name)) as conn:
-        broken = conn.execute("select * from rota.check_invariants()").fetchall()
-    administrate("drop database {} with (force)", name)
+    broken = broken_invariants(cluster.url(name))
+    drop(name)
     assert broken == []
 
 

@@ -49,13 +49,14 @@ PAUSE = 0.1  # seconds between two jobs
 
 # With servers of their own.
 ELSEWHERE = ["f14", "f23", "f29", "f11", "f12", "f5", "f25", "f27", "f34", "f35", "f28", "f18"]
-ELSEWHERE += ["http", "limits"]  # workers over HTTP; jobs with keys and limits
+ELSEWHERE += ["http", "limits", "workflows"]  # over HTTP; jobs with keys; that wait for others
 FOLDERS = [
     "tests/faults",
     "tests/api/test_example_workers.py",
     "tests/concurrency/test_limits_stress.py",
+    "tests/concurrency/test_workflow_stress.py",
 ]
-STRESS_SECONDS = 180  # of the last
+STRESS_SECONDS = 180  # of the last two
 
 
 class Round:
@@ -131,6 +132,8 @@ class Round:
         chance = random.Random(self.house.seed)
         while not self.ended.is_set():
             url = self.proxy.url(self.house.dbname) if chance.random() < 0.3 else None
+            if chance.random() < 0.05:
+                self.house.weave(url=url)
             task = "transfer" if chance.random() < 0.2 else "work"
             seconds = LEASE * 1.5 if chance.random() < 0.03 else chance.uniform(0, 0.3)
             payload = {"seconds": seconds, "fail": 0.2}

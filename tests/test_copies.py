@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from rota.db.deploy import ROLES, deploy
 from rota.db.embedded import Cluster
@@ -46,7 +47,7 @@ def restore(cluster: Cluster, target: str, dumped: bytes) -> list[str]:
 
 
 def work(conn: psycopg.Connection, name: str) -> None:
-    """Leave a job in each state, a schedule, and history."""
+    """Leave a job in each state, a schedule, history, and a job that awaits an event."""
     for retries in (0, 3):
         call(conn, "enqueue_job", task="work", max_retries=retries, unique_key=f"{name}-{retries}")
     call(conn, "enqueue_jobs", jobs='[{"task": "work"}, {"task": "work"}]')
@@ -55,6 +56,31 @@ def work(conn: psycopg.Connection, name: str) -> None:
     call(conn, "finish_job", job_id=first["id"], token=first["token"], error="no")
     call(conn, "finish_job", job_id=second["id"], token=second["token"], error="not yet")
     call(conn, "finish_job", job_id=third["id"], token=third["token"])
+    jobs = [{"task": "work", "queue": name}, {"task": "work", "queue": name, "depends_on": "all"}]
+    call(conn, "enqueue_workflow", jobs=Jsonb(jobs), name=name)
+    (parent,) = call(conn, "claim_next_job", queues=[name])
+    held = {"job_id": parent["id"], "token": parent["token"]}
+    call(conn, "record_step", **held, step="one", result=Jsonb(1))
+    wait = {"step": "two", "event": f"{name} goes on", "timeout": "1 hour"}
+    call(conn, "await_event", **held, **wait)
+
+
+def go_on(conn: psycopg.Connection, name: str) -> None:
+    """Bring the jobs to their end of which one awaits an event, and one that."""
+    assert call(conn, "emit_event", event=f"{name} goes on", payload=Jsonb(2)) == [
+        {"emit_event": 1}
+    ]
+    (parent,) = call(conn, "claim_next_job", queues=[name])
+    held = {"job_id": parent["id"], "token": parent["token"]}
+    wait = {"step": "two", "event": f"{name} goes on", "timeout": "1 hour"}
+    assert call(conn, "await_event", **held, **wait) == [{"state": "ARRIVED", "payload": 2}]
+    steps = call(conn, "recorded_steps", job_id=parent["id"])
+    assert [step["step"] for step in steps] == ["one", "two"]
+    call(conn, "finish_job", **held, result=Jsonb(3))
+    (child,) = call(conn, "claim_next_job", queues=[name])
+    (result,) = call(conn, "parent_results", job_id=child["id"])
+    assert (result["job_id"], result["result"]) == (parent["id"], 3)
+    call(conn, "finish_job", job_id=child["id"], token=child["token"])
 
 
 def contents(conn: psycopg.Connection) -> list[tuple]:
@@ -65,6 +91,8 @@ def contents(conn: psycopg.Connection) -> list[tuple]:
         select 'execution', job_id, outcome, worker, result, started_at from rota.executions
         union all
         select 'schedule', job_id, cron, time_zone, null, starts_at from rota.schedules
+        union all
+        select 'node', job_id, state, node, to_jsonb(waits_for), null from rota.workflow_nodes
         order by 1, 2, 3
         """
     ).fetchall()
@@ -93,6 +121,7 @@ def test_a_dump_can_be_restored_and_goes_on(new_cluster, roles):
         assert contents(conn) == expected
         assert call(conn, "check_invariants") == []
         work(conn, "after")
+        go_on(conn, "before")
         call(conn, "maintain")
         assert conn.execute("show search_path").fetchone() == ('"$user", public',)
 
@@ -158,6 +187,8 @@ def test_a_publication_for_all_tables_stops_nothing_and_a_subscriber_can_take_ov
     assert any(f"goes on at {highest + 1}" in line for line in lines)
     with psycopg.connect(target, autocommit=True) as conn:
         work(conn, "new")
+        go_on(conn, "late")
+        go_on(conn, "early")
         call(conn, "maintain")
         assert call(conn, "check_invariants") == []
 

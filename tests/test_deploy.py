@@ -19,6 +19,8 @@ import rota.db.deploy
 from rota.db.deploy import DEPLOY_LOCK, FOLDER, ROLES, DeployError, checkout_version, deploy
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.on_every_server
+
 SNAPSHOT = """
     select 'function', p.oid::regprocedure::text, md5(pg_get_functiondef(p.oid)), p.proacl::text
     from pg_proc as p

@@ -77,6 +77,7 @@ def call_all(one: Attacker, role: str, conn: Connection, clock: Clock) -> set[st
         if allowed != (True,):
             continue
         conn.execute("delete from rota.schedules; delete from rota.live_jobs")
+        conn.execute("delete from rota.job_waits; delete from rota.job_dependencies")
         arguments = prepare(conn, clock) | more
         forget_cursors(conn)
         try:

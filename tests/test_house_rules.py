@@ -13,6 +13,8 @@ from psycopg import Connection, errors
 from rota.db.deploy import FOLDER, ROLES
 from tests.walls import BEHIND_A_WALL
 
+pytestmark = pytest.mark.on_every_server
+
 ROOT = FOLDER.parent
 EXPECTED_GRANTS = Path(__file__).with_name("expected_grants.txt")
 RAISE = re.compile(r"\braise\s+exception\b(?:'(?:[^']|'')*'|[^';])*;")

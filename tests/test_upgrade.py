@@ -4,9 +4,13 @@ In 0010 the table rota.job_executions became a view. Since 0075 the attempt that
 one-time job is its row in finished_jobs, and no row of its own.
 """
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
+from itertools import cycle
 from pathlib import Path
 
 import psycopg
@@ -14,7 +18,7 @@ import pytest
 from psycopg import Connection, errors, sql
 from psycopg.types.json import Jsonb
 
-from rota.db.deploy import FOLDER, deploy
+from rota.db.deploy import FOLDER, DeployError, deploy
 from rota.db.gateway import call
 from tests.waiting import wait_until
 
@@ -181,6 +185,45 @@ def old(two_rows: Connection) -> Connection:
     return conn
 
 
+# What there was not before 0140; the functions of then are in before_workflows.sql.
+BEFORE_WORKFLOWS = """
+    drop function rota.finish_job;
+    drop table
+        rota.workflows, rota.workflow_jobs, rota.job_dependencies, rota.job_waits, rota.job_steps,
+        rota.events, rota.event_waits
+        cascade;
+    drop type
+        rota.workflow_item, rota.enqueued_node, rota.parent_result, rota.held_jobs,
+        rota.revivable_jobs, rota.recorded_step, rota.awaited_event
+        cascade;
+    alter table rota.live_jobs drop linked cascade;
+    alter table rota.census drop waiting cascade;
+    alter domain rota.job_state drop constraint known_state;
+    alter domain rota.job_state add constraint known_state
+        check (value in ('SCHEDULED', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED'));
+    alter domain rota.live_state drop constraint live_means_not_ended;
+    alter domain rota.live_state add constraint live_means_not_ended
+        check (value in ('SCHEDULED', 'RUNNING'));
+    delete from rota._yoyo_migration where migration_id >= '0140';
+"""
+
+
+@pytest.fixture
+def no_workflows(empty_db: str) -> Iterator[Connection]:
+    """A database as it was before 0140: no job waits for another one."""
+    deploy(empty_db, report=lambda line: None)
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        conn.execute("set search_path = pg_catalog")
+        for statement in BEFORE_WORKFLOWS.split(";"):
+            conn.execute(statement.encode())
+        conn.execute(Path(__file__).with_name("before_workflows.sql").read_text())
+        settings, place = (FOLDER / "settings.sql").read_text(), "unnest(s.functions) as f(name)"
+        assert settings.count(place) == 1
+        there = " where to_regproc('rota.' || f.name) is not null"
+        conn.execute(settings.replace(place, place + there).encode())
+        yield conn
+
+
 def finish_one(conn: Connection) -> dict:
     call(conn, "enqueue_job", task="t")
     (job,) = call(conn, "claim_next_job")
@@ -247,7 +290,7 @@ def recorded(conn: Connection) -> list[tuple]:
     return ended
 
 
-@pytest.mark.parametrize("before", ["old", "two_rows"])
+@pytest.mark.parametrize("before", ["old", "two_rows", "no_workflows"])
 def test_no_call_fails_while_what_is_on_record_moves(request, before, empty_db):
     old = request.getfixturevalue(before)
     callers = [Caller(empty_db, number) for number in range(3)]
@@ -269,7 +312,7 @@ def test_no_call_fails_while_what_is_on_record_moves(request, before, empty_db):
     assert len(charged) == len(set(charged))
 
 
-@pytest.mark.parametrize("before", ["old", "two_rows"])
+@pytest.mark.parametrize("before", ["old", "two_rows", "no_workflows"])
 def test_an_upgraded_database_looks_like_a_new_one(
     request, before, empty_db, cluster, administrate, new_name
 ):
@@ -698,8 +741,10 @@ BEFORE_KEYS = """
     alter function rota._watch_jobs() rename to _refuse_impossible_jobs;
     drop function rota.enqueue_job, rota.enqueue_many, rota._use_lane, rota._bad_job;
     drop view rota._all_jobs, rota.schedule_status, rota.queue_heads, rota.queue_status,
-        rota.key_limits cascade;
+        rota.queue_census, rota.key_limits cascade;
     drop index rota.live_jobs_lane;
+    alter table rota.census drop no_room, drop oldest_with_room_at, drop if exists waiting;
+    alter type rota.job_filter drop attribute key;
     alter table rota.live_jobs drop key, drop counted;
     alter table rota.finished_jobs drop key;
     create index live_jobs_by_lane on rota.live_jobs (queue, priority desc, run_at, id);
@@ -711,19 +756,67 @@ BEFORE_KEYS = """
         drop max_running, drop max_starts, drop starts_period, drop key_max_running,
         drop key_max_starts, drop key_starts_period, drop key_in_order, drop limited;
     drop function rota._lane;
-    delete from rota._yoyo_migration where migration_id >= '0120' and migration_id not like '0127%'
-        and migration_id not like '0130%';
+    drop domain rota.job_key;
+    delete from rota._yoyo_migration where migration_id >= '0120';
+"""
+
+FILES = """
+    select c.relname, pg_relation_filenode(c.oid) from pg_class as c
+    where c.relnamespace = 'rota'::regnamespace and c.relkind = 'r'
+        and c.relname not like 'yoyo_%'
 """
 
 
-def test_a_worker_and_a_producer_of_before_go_on_while_jobs_get_keys(empty_db: str) -> None:
-    """They name the columns of a claim, and know no argument for a key."""
+@pytest.fixture
+def keyless(empty_db: str) -> Iterator[Connection]:
+    """A database as it was before 0120: no job has a key, and no queue limits."""
     deploy(empty_db, report=lambda line: None)
-    with psycopg.connect(empty_db, autocommit=True) as conn:
+    with psycopg.connect(empty_db, autocommit=True, prepare_threshold=None) as conn:
         conn.execute(BEFORE_KEYS)
         conn.execute(Path(__file__).with_name("before_keys.sql").read_text())
         conn.execute((FOLDER / "settings.sql").read_text().encode())
-        call(conn, "enqueue_many", task="t", payloads=Jsonb([0] * 2000), queue="waiting")
+        yield conn
+
+
+def test_the_functions_of_before_go_on_when_a_deploy_of_keys_ends_before_the_new_ones(
+    keyless: Connection, empty_db: str
+) -> None:
+    """Whatever ends it there: here a function that no file creates."""
+    keyless.execute("create function rota.stray() returns integer language sql return 1")
+    with pytest.raises(DeployError, match="stray"):
+        deploy(empty_db, report=lambda line: None)
+
+    call(keyless, "enqueue_job", task="t", queue="mail")
+    call(keyless, "enqueue_jobs", jobs=Jsonb([{"task": "t", "queue": "mail"}] * 2))
+    call(keyless, "enqueue_many", task="t", queue="mail", payloads=Jsonb([1, 2]))
+    rows = call(keyless, "claim_next_job", queues=["mail"], max_jobs=3)
+    held = [{"job_id": row["id"], "token": row["token"]} for row in rows]
+    call(keyless, "finish_job", **held[0])
+    call(keyless, "finish_job", **held[1], error="boom")
+    assert call(keyless, "take_census", older_than=timedelta(0), force=True) == [
+        {"take_census": True}
+    ]
+    counted = keyless.execute("select queue, scheduled, running from rota.census").fetchall()
+    assert counted == [("mail", 3, 1)]
+
+    keyless.execute("drop function rota.stray")
+    deploy(empty_db, report=lambda line: None)
+
+    call(keyless, "finish_job", **held[2])
+    keyless.execute("update rota.chores set ran_at = null where chore = 'take_census'")
+    call(keyless, "take_census", older_than=timedelta(0), force=True)
+    counted = keyless.execute("select queue, scheduled, running from rota.census").fetchall()
+    assert counted == [("mail", 3, 0)]
+    assert keyless.execute("select to_regclass('rota.live_jobs_by_lane')").fetchone() == (None,)
+    assert keyless.execute("select * from rota.check_invariants()").fetchall() == []
+
+
+def test_a_worker_and_a_producer_of_before_go_on_while_jobs_get_keys(
+    keyless: Connection, empty_db: str
+) -> None:
+    """They name the columns of a claim, and know no argument for a key."""
+    call(keyless, "enqueue_many", task="t", payloads=Jsonb([0] * 2000), queue="waiting")
+    files = dict(keyless.execute(FILES).fetchall())
     ended, done, refused = threading.Event(), 0, []
     claim = "select id, token, task, run from rota.claim_next_job(queues => %s, max_bytes => 9999)"
 
@@ -748,13 +841,395 @@ def test_a_worker_and_a_producer_of_before_go_on_while_jobs_get_keys(empty_db: s
     ended.set()
     worker.join()
 
+    # To write a table anew takes as long as it is large, and nobody reads or writes it meanwhile.
+    assert files.items() <= dict(keyless.execute(FILES).fetchall()).items()
     # A call in the very moment in which claims get one more column; workers ask again (link.py).
     assert refused in ([], ["42804"])
     with psycopg.connect(empty_db, autocommit=True) as conn:
-        call(conn, "configure_queue", queue="default", key_max_running=1)
+        call(conn, "configure_queue", queue="keyed", key_max_running=1)
         for _ in range(2):
-            call(conn, "enqueue_job", task="t", key="a")
-        assert [row["key"] for row in call(conn, "claim_next_job", max_jobs=3)] == ["a"]
+            call(conn, "enqueue_job", task="t", queue="keyed", key="a")
+        claimed = call(conn, "claim_next_job", queues=["keyed"], max_jobs=3)
+        assert [row["key"] for row in claimed] == ["a"]
         states = conn.execute("select state, count(*) from rota.jobs group by 1 order by 1")
-        assert states.fetchall() == [("COMPLETED", done), ("RUNNING", 1), ("SCHEDULED", 2001)]
+        waiting = 2001 + len(refused)  # a job that was added is left where its claim was refused
+        assert states.fetchall() == [("COMPLETED", done), ("RUNNING", 1), ("SCHEDULED", waiting)]
         assert conn.execute("select * from rota.check_invariants()").fetchall() == []
+
+
+def test_nobody_waits_while_the_index_of_lanes_without_keys_is_dropped(
+    empty_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The producer's transaction stays open: the deploy says so and ends; the next one drops it."""
+    monkeypatch.setattr("rota.db.deploy.LONGEST_CALL", 0.1)
+    monkeypatch.setattr("rota.db.deploy.DROP_PATIENCE", 4.0, raising=False)
+    deploy(empty_db, report=lambda line: None)
+    said, waited = [], []
+    deploying = threading.Thread(target=deploy, args=(empty_db,), kwargs={"report": said.append})
+    index = "select to_regclass('rota.live_jobs_by_lane')"
+    with (
+        psycopg.connect(empty_db, autocommit=True) as conn,
+        psycopg.connect(empty_db) as producer,
+    ):
+        conn.execute(
+            "create index live_jobs_by_lane on rota.live_jobs (queue, priority desc, run_at, id)"
+        )
+        call(producer, "enqueue_job", task="t", queue="open")
+        call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "t"}] * 200))
+        deploying.start()
+        while deploying.is_alive():
+            began = time.monotonic()
+            for row in call(conn, "claim_next_job"):
+                call(conn, "release_job", job_id=row["id"], token=row["token"])
+            waited.append(time.monotonic() - began)
+            time.sleep(0.01)
+
+        assert [line for line in said if "live_jobs_by_lane could not be dropped" in line]
+        assert said[-1].startswith("rota ")
+        assert max(waited) < 2  # a drop that locks everybody out does so for LOCK_TIMEOUT
+        assert conn.execute(index).fetchone() != (None,)
+
+        producer.commit()
+        deploy(empty_db, report=lambda line: None)
+
+        assert conn.execute(index).fetchone() == (None,)
+
+
+def test_jobs_with_keys_that_come_before_the_triggers_have_their_turn_with_these(
+    empty_db: str,
+) -> None:
+    """In a database of a time without them the functions are there a moment before."""
+    deploy(empty_db, report=lambda line: None)
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        conn.execute(
+            "drop trigger impossible_jobs on rota.live_jobs;"
+            "drop trigger impossible_changes on rota.live_jobs"
+        )
+        [job] = call(conn, "enqueue_job", task="t", key="a")
+        assert call(conn, "claim_next_job") == []
+
+        deploy(empty_db, report=lambda line: None)
+
+        assert [row["id"] for row in call(conn, "claim_next_job")] == [job["job_id"]]
+
+
+# A deploy stops before a statement of this text, and before it notes that such a migration is
+# applied, for as long as the text stands there. Not in rota: there are to be no strays.
+HALTS = """
+    create schema halts;
+    create table halts.texts (text text not null);
+
+    create function halts.stop(what text) returns void language plpgsql as $$
+    begin
+        while exists (select from halts.texts as t where strpos(what, t.text) > 0) loop
+            perform pg_sleep(0.1);
+        end loop;
+    end;
+    $$;
+
+    create function halts.statement() returns event_trigger language plpgsql as $$
+    begin
+        perform halts.stop(current_query());
+    end;
+    $$;
+
+    create function halts.note() returns trigger language plpgsql as $$
+    begin
+        perform halts.stop('note ' || new.migration_id);
+        return new;
+    end;
+    $$;
+
+    create event trigger halts_statement on ddl_command_start execute function halts.statement();
+
+    create trigger halts_note before insert on rota._yoyo_migration
+        for each row execute function halts.note();
+"""
+
+HALTED = """
+    select pid from pg_stat_activity
+    where application_name = 'rota deploy' and wait_event = 'PgSleep'
+        and datname = current_database()
+"""
+
+HELD_UP = """
+    select pid from pg_stat_activity
+    where application_name = 'rota deploy' and wait_event_type = 'Lock' and query like '%index%'
+        and datname = current_database()
+"""
+
+DEPLOYS = """
+    select from pg_stat_activity
+    where application_name = 'rota deploy' and datname = current_database()
+"""
+
+
+class Deploy:
+    """A deploy in a process of its own, and where it is seen in the server."""
+
+    def __init__(self, conn: Connection, url: str) -> None:
+        self.conn = conn
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rota.db.deploy", url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_until(self, look: str) -> int:
+        """Wait until a look finds its backend; return the backend's pid."""
+        row = wait_until(
+            lambda: self.process.poll() is not None or self.conn.execute(look).fetchone()
+        )
+        assert row is not True, self.process.communicate()
+        return row[0]
+
+    def kill(self) -> None:
+        """Kill the process; what the server does for it ends by itself, and soon."""
+        self.process.kill()
+        self.process.communicate()
+        wait_until(lambda: not self.conn.execute(DEPLOYS).rowcount, timeout=10)
+
+    def terminate(self, pid: int) -> None:
+        """End its backend; the process ends by that, with a line."""
+        self.conn.execute("select pg_terminate_backend(%s)", [pid])
+        _, said = self.process.communicate()
+        assert self.process.returncode == 1
+        assert said.splitlines()[-1].startswith("deploy failed: ")
+
+
+def work_as_before(conn: Connection) -> None:
+    """What workers and producers of before do goes on, however far a deploy has come."""
+    call(conn, "enqueue_job", task="t", queue="mail")
+    call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "t", "queue": "mail"}] * 2))
+    call(conn, "enqueue_many", task="t", queue="mail", payloads=Jsonb([1, 2]))
+    rows = call(conn, "claim_next_job", queues=["mail"], max_jobs=5)
+    assert len(rows) == 5
+    for row in rows[1:]:
+        call(conn, "finish_job", job_id=row["id"], token=row["token"])
+    held = {"job_id": rows[0]["id"], "token": rows[0]["token"]}
+    call(conn, "finish_job", **held, error="boom", retry_in=timedelta(0))
+    [again] = call(conn, "claim_next_job", queues=["mail"], max_jobs=5)
+    assert again["id"] == rows[0]["id"]
+    call(conn, "finish_job", job_id=again["id"], token=again["token"])
+    conn.execute("update rota.chores set ran_at = null where chore = 'take_census'")
+    assert call(conn, "take_census", older_than=timedelta(0), force=True) == [{"take_census": True}]
+
+
+def test_a_deploy_of_keys_may_be_killed_at_each_step_and_the_next_one_goes_on(
+    keyless: Connection, empty_db: str
+) -> None:
+    """One time the process is killed, the next time its backend in the server."""
+    indexes = [
+        "create index concurrently if not exists live_jobs_lane",
+        "create index concurrently if not exists live_jobs_counted",
+        "drop index concurrently rota.live_jobs_by_lane",
+    ]
+    notes = [f"note {path.stem}" for path in sorted((FOLDER / "migrations").glob("01[23]*.sql"))]
+    functions = "create or replace function rota.claim_next_job("
+    triggers = "enable always trigger wall_changed"
+    places = [
+        "create domain",
+        *notes[:2],
+        *indexes[:2],
+        *notes[2:],
+        functions,
+        indexes[2],
+        triggers,
+    ]
+    keyless.execute(HALTS)
+
+    for place, who in zip(places, cycle(["process", "backend"]), strict=False):
+        keyless.execute("insert into halts.texts values (%s)", [place])
+        deployed = Deploy(keyless, empty_db)
+        pid = deployed.wait_until(HALTED)
+        with psycopg.connect(empty_db) as producer:
+            if place in indexes:  # it goes on until it waits for somebody who writes
+                producer.execute("lock table rota.live_jobs in row exclusive mode")
+                keyless.execute("delete from halts.texts")
+                pid = deployed.wait_until(HELD_UP)
+            if who == "process":
+                deployed.kill()
+            else:
+                deployed.terminate(pid)
+        keyless.execute("delete from halts.texts")
+        work_as_before(keyless)
+
+    keyless.execute("drop schema halts cascade")
+    deploy(empty_db, report=lambda line: None)
+
+    work_as_before(keyless)
+    invalid = "select indexrelid::regclass::text from pg_index where not indisvalid"
+    assert keyless.execute(invalid).fetchall() == []
+    assert keyless.execute("select to_regclass('rota.live_jobs_by_lane')").fetchone() == (None,)
+    call(keyless, "configure_queue", queue="keyed", key_max_running=1)
+    call(keyless, "enqueue_many", task="t", queue="keyed", key="a", payloads=Jsonb([1, 2]))
+    assert len(call(keyless, "claim_next_job", queues=["keyed"], max_jobs=5)) == 1
+    assert keyless.execute("select * from rota.check_invariants()").fetchall() == []
+
+
+def test_a_census_is_taken_with_the_functions_of_before_once_it_counts_what_waits(
+    conn: Connection,
+) -> None:
+    """Up to the new functions, which may be for long, what the migration has made counts."""
+    call(conn, "enqueue_workflow", jobs=Jsonb([{"task": "t"}, {"task": "t", "depends_on": "all"}]))
+    conn.execute((FOLDER / "migrations" / "0143_waiting_counted.sql").read_text().encode())
+
+    assert call(conn, "take_census", older_than="0 seconds") == [{"take_census": True}]
+
+    census = conn.execute(
+        "select scheduled, due, no_room, oldest_due_at = oldest_with_room_at, waiting"
+        " from rota.queue_census"
+    )
+    assert census.fetchall() == [(1, 1, 0, True, 1)]
+    call(conn, "doctor")
+
+
+class Veteran(threading.Thread):
+    """A worker and producer of before there were workflows: six arguments, by name or in order."""
+
+    FINISHES = (
+        "select * from rota.finish_job(job_id => %s, token => %s, error => %s, result => %s,"
+        " retry_in => %s, retry => %s)",
+        "select * from rota.finish_job(%s, %s, %s, %s, %s, %s)",
+        "select (rota.finish_job(%s, %s, %s, %s, %s, %s)).state",
+    )
+
+    def __init__(self, url: str, number: int) -> None:
+        super().__init__(daemon=True)
+        self._url, self._number = url, number
+        self.going, self.turns = True, 0
+        self.refused: list[str] = []
+
+    def run(self) -> None:
+        prepared = 0 if self._number % 2 else None
+        with psycopg.connect(self._url, autocommit=True, prepare_threshold=prepared) as conn:
+            while self.going:
+                try:
+                    self._turn(conn)
+                except psycopg.Error as error:
+                    self.refused.append(f"{error.sqlstate} {error}")
+                self.turns += 1
+
+    def _turn(self, conn: Connection) -> None:
+        queue = f"q{self._number}"
+        call(conn, "enqueue_job", task="t", queue=queue, max_retries=0)
+        for job in call(conn, "claim_next_job", queues=[queue]):
+            held = [job["id"], job["token"]]
+            call(conn, "heartbeat_job", job_id=held[0], token=held[1])
+            finish = self.FINISHES[self._number % 3]
+            match self.turns % 4:
+                case 0:
+                    conn.execute(finish, [*held, None, Jsonb(1), None, True])
+                    conn.execute(finish, [*held, None, Jsonb(1), None, True])
+                case 1:
+                    conn.execute(finish, [*held, "boom", None, None, True])
+                    call(conn, "retry_job", job_id=held[0])
+                case 2:
+                    call(conn, "release_job", job_id=held[0], token=held[1])
+                    call(conn, "cancel_job", job_id=held[0])
+                case 3:
+                    call(conn, "cancel_job", job_id=held[0])
+                    conn.execute(finish, [*held, None, None, None, False])
+
+
+def test_workers_of_before_go_on_while_jobs_learn_to_wait(no_workflows, empty_db):
+    """Each calls finish_job as it always did, while another function takes that one's place."""
+    veterans = [Veteran(empty_db, number) for number in range(4)]
+    for veteran in veterans:
+        veteran.start()
+    wait_until(lambda: all(veteran.turns > 8 for veteran in veterans))
+
+    deploy(empty_db, report=lambda line: None)
+
+    reached = {veteran: veteran.turns for veteran in veterans}
+    wait_until(lambda: all(veteran.turns > reached[veteran] + 8 for veteran in veterans))
+    for veteran in veterans:
+        veteran.going = False
+    for veteran in veterans:
+        veteran.join()
+    assert [refused for veteran in veterans for refused in veteran.refused] == []
+    assert no_workflows.execute("select * from rota.check_invariants()").fetchall() == []
+    (last,) = call(no_workflows, "enqueue_job", task="t", queue="after")
+    document = Jsonb([{"task": "t", "queue": "after", "depends_on": [last["job_id"]]}])
+    (child,) = call(no_workflows, "enqueue_workflow", jobs=document)
+    assert child["state"] == "WAITING"
+    (job,) = call(no_workflows, "claim_next_job", queues=["after"])
+    no_workflows.execute(Veteran.FINISHES[1], [job["id"], job["token"], None, Jsonb(2), None, True])
+    (job,) = call(no_workflows, "claim_next_job", queues=["after"])
+    assert job["id"] == child["job_id"]
+    (parent,) = call(no_workflows, "parent_results", job_id=job["id"])
+    assert (parent["state"], parent["result"]) == ("COMPLETED", 2)
+
+
+def test_that_jobs_can_wait_rewrites_and_reads_no_table_and_locks_one(no_workflows):
+    finish_one(no_workflows)
+    call(no_workflows, "enqueue_job", task="t")
+    files = """
+        select c.oid, pg_relation_filenode(c.oid)
+        from pg_class as c
+        where c.relnamespace = 'rota'::regnamespace and c.relkind in ('r', 'i')
+        order by 1
+    """
+    before = no_workflows.execute(files).fetchall()
+    read = """
+        select s.relname, s.seq_scan from pg_stat_xact_user_tables as s
+        where s.schemaname = 'rota' and s.relid = any(%s)
+        order by 1
+    """
+    locked = """
+        select l.relation::regclass::text
+        from pg_locks as l
+        where l.pid = pg_backend_pid()
+            and l.mode in ('ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+            and l.relation = any(%s)
+    """
+    known = [oid for oid, _ in before]
+
+    for path in sorted((FOLDER / "migrations").glob("014*.sql")):
+        with no_workflows.transaction():
+            scans = no_workflows.execute(read, [known]).fetchall()
+            no_workflows.execute(path.read_text().encode())
+            no_workflows.execute(path.read_text().encode())  # yoyo may run one twice
+            assert no_workflows.execute(read, [known]).fetchall() == scans
+            taken = no_workflows.execute(locked, [known]).fetchall()
+            assert taken in ([], [("rota.live_jobs",)], [("rota.census",)]), path
+
+    assert [row for row in no_workflows.execute(files).fetchall() if row[0] in known] == before
+
+
+def test_a_finish_of_before_that_leaves_a_child_behind_is_made_good_by_upkeep(
+    no_workflows, empty_db
+):
+    """It began under functions that knew of no children, and waited while a job got one."""
+    for path in sorted((FOLDER / "migrations").glob("014*.sql")):
+        no_workflows.execute(path.read_text().encode())
+    call(no_workflows, "enqueue_job", task="t")
+    (job,) = call(no_workflows, "claim_next_job")
+    held = {"job_id": job["id"], "token": job["token"]}
+    answers = []
+    with (
+        psycopg.connect(empty_db, autocommit=True) as finisher,
+        psycopg.connect(empty_db) as holder,
+    ):
+        call(holder, "hold_lease", **held)
+        thread = threading.Thread(
+            target=lambda: answers.extend(call(finisher, "finish_job", **held))
+        )
+        thread.start()
+        blocked = "select cardinality(pg_blocking_pids(%s)) > 0"
+        pid = finisher.info.backend_pid
+        wait_until(lambda: no_workflows.execute(blocked, [pid]).fetchone()[0])
+        deploy(empty_db, report=lambda line: None)
+        document = Jsonb([{"task": "child", "depends_on": [job["id"]]}])
+
+        (child,) = call(holder, "enqueue_workflow", jobs=document)
+        holder.commit()
+        thread.join()
+
+    assert [answer["state"] for answer in answers] == ["COMPLETED"]
+    state = "select state from rota.jobs where id = %s"
+    assert no_workflows.execute(state, [child["job_id"]]).fetchone() == ("WAITING",)
+    call(no_workflows, "maintain")
+    assert no_workflows.execute(state, [child["job_id"]]).fetchone() == ("SCHEDULED",)
+    assert no_workflows.execute("select * from rota.check_invariants()").fetchall() == []

@@ -7,8 +7,8 @@ from typing import TypeVar
 Seen = TypeVar("Seen")
 
 
-def wait_until(look: Callable[[], Seen], timeout: float = 30.0) -> Seen:
-    """Look again and again until what is seen is true; return it.
+def wait_until(look: Callable[[], Seen], timeout: float = 30.0, every: float = 0.01) -> Seen:
+    """Look again and again, with a pause between, until what is seen is true; return it.
 
     Raises:
         AssertionError: it was not true within that many seconds.
@@ -16,5 +16,5 @@ def wait_until(look: Callable[[], Seen], timeout: float = 30.0) -> Seen:
     deadline = time.monotonic() + timeout
     while not (seen := look()):
         assert time.monotonic() < deadline, f"did not come about in {timeout} s: {seen!r}"
-        time.sleep(0.01)
+        time.sleep(every)
     return seen

@@ -2,12 +2,27 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from inspect import isawaitable
 from sys import getsizeof
-from typing import Any
+from typing import Any, Protocol
 
+from rota.client import Call
+from rota.tracing import sending
+from rota.worker import steps
 from rota.worker.clock import clock
-from rota.worker.job import Job
+from rota.worker.job import HandedBack, Job, LeaseLost, Parent
 from rota.worker.values import encode
+from rota.workflows import Graph
+
+
+class Clerk(Protocol):
+    """Who asks the database for handlers, and tells what it raised."""
+
+    def ask(self, job: "Attempt", call: Call) -> steps.Rows:
+        """Return the rows of a call."""
+
+    async def ask_async(self, job: "Attempt", call: Call) -> steps.Rows:
+        """Return the rows of a call, in a coroutine."""
 
 
 class Attempt(Job):
@@ -18,13 +33,19 @@ class Attempt(Job):
     """
 
     __slots__ = (
+        "_clerk",
+        "_next",
+        "_recorded",
         "_report",
+        "away",
         "cancel_requested",
         "deadline",
         "error",
+        "following",
         "handed_back",
         "if_known",
         "leased_at",
+        "leaving",
         "look",
         "lost",
         "news",
@@ -48,10 +69,14 @@ class Attempt(Job):
         leased_at: float,
         trusted_until: float,
         report: Callable[["Attempt"], None],
+        clerk: Clerk | None = None,
     ) -> None:
-        """Take a row of the claim, when that was asked for, and who is to be told of news."""
+        """Take a row of the claim, when that was asked for, who is told of news, and who asks."""
         super().__init__(row)
         self._report = report
+        self._clerk = clerk
+        self._recorded: dict[str, str | None] | None = None  # steps, as JSON, once asked for
+        self._next: Graph | None = None
         self.size = getsizeof(self._payload)  # bytes of memory
         if self._headers is not None:
             self.size += getsizeof(self._headers)
@@ -73,6 +98,9 @@ class Attempt(Job):
         self.result_size = 0  # bytes of memory
         self.retry_in: timedelta | None = None
         self.retry = True
+        self.following: str | None = None  # the jobs that its finish adds, as JSON
+        self.leaving = False  # a call is under way that may hand it back
+        self.away: str | None = None  # it was handed back by its handler: RELEASED, or CANCELLED
         self.handed_back: timedelta | None = None  # released, to be due after this delay,
         self.if_known: timedelta | None = None  # or after this one if some worker has a handler
 
@@ -102,3 +130,105 @@ class Attempt(Job):
         """Have the heartbeat send the value."""
         self.news = encode(value)
         self._report(self)
+
+    def step(self, name: str, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Return what is recorded for a step; else do it, and record what comes of it."""
+        if self._recorded is None:
+            recorded = dict(self._ask(steps.recorded(self)))
+            if self._recorded is None:  # another step, at the same time, may be done already
+                self._recorded = recorded
+        if name not in self._recorded:
+            self._check()
+            value = work(*args, **kwargs)
+            [(self._recorded[name],)] = self._ask(steps.record(self, name, value))
+        return steps.read(self._recorded[name])
+
+    async def step_async(
+        self, name: str, work: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Do what ``step`` does, in a coroutine."""
+        if self._recorded is None:
+            recorded = dict(await self._ask_async(steps.recorded(self)))
+            if self._recorded is None:  # another step, at the same time, may be done already
+                self._recorded = recorded
+        if name not in self._recorded:
+            self._check()
+            value = work(*args, **kwargs)
+            if isawaitable(value):
+                value = await value
+            [(self._recorded[name],)] = await self._ask_async(steps.record(self, name, value))
+        return steps.read(self._recorded[name])
+
+    def sleep(self, name: str, delay: timedelta | float) -> None:
+        """Return when the time has come; else hand the job back."""
+        self._ask(steps.sleep(self, name, delay))
+
+    async def sleep_async(self, name: str, delay: timedelta | float) -> None:
+        """Do what ``sleep`` does, in a coroutine."""
+        await self._ask_async(steps.sleep(self, name, delay))
+
+    def wait_for(self, event: str, *, timeout: timedelta | float, step: str | None = None) -> Any:
+        """Return the payload of an event; else hand the job back."""
+        return steps.read_event(event, self._ask(steps.wait(self, event, timeout, step)))
+
+    async def wait_for_async(
+        self, event: str, *, timeout: timedelta | float, step: str | None = None
+    ) -> Any:
+        """Do what ``wait_for`` does, in a coroutine."""
+        rows = await self._ask_async(steps.wait(self, event, timeout, step))
+        return steps.read_event(event, rows)
+
+    def parents(self) -> list[Parent]:
+        """Return what became of the jobs on which this one depends."""
+        return steps.read_parents(self._ask(steps.parents(self)))
+
+    async def parents_async(self) -> list[Parent]:
+        """Do what ``parents`` does, in a coroutine."""
+        return steps.read_parents(await self._ask_async(steps.parents(self)))
+
+    @property
+    def next(self) -> Graph:
+        """Jobs to enqueue with a finish that succeeds."""
+        if self._next is None:
+            self._next = Graph()
+        return self._next
+
+    def write_next(self) -> str | None:
+        """Return the jobs of ``next`` as the database takes them, or None if there are none.
+
+        Raises:
+            ValueError: they cannot be written, or are too many.
+        """
+        if not self._next:
+            return None
+        with sending(None, None, number=len(self._next)) as span:
+            text = self._next.document(span)
+        size = len(text.encode())
+        if size > steps.LONGEST_NEXT:
+            raise ValueError(f"{size} bytes of JSON are more than {steps.LONGEST_NEXT}")
+        return text
+
+    def _ask(self, call: Call) -> steps.Rows:
+        clerk = self._check()
+        rows = clerk.ask(self, call)
+        self._check_place()
+        return rows
+
+    async def _ask_async(self, call: Call) -> steps.Rows:
+        clerk = self._check()
+        rows = await clerk.ask_async(self, call)
+        self._check_place()
+        return rows
+
+    def _check(self) -> Clerk:
+        """Refuse what an attempt asks for that no longer counts."""
+        self._check_place()
+        if self.lost or clock() >= self.trusted_until:
+            raise LeaseLost(f"the lease of job {self.id} was lost, or could not be extended")
+        if self._clerk is None:
+            raise RuntimeError("no worker runs this job")
+        return self._clerk
+
+    def _check_place(self) -> None:
+        if self.away is not None:
+            raise HandedBack(f"job {self.id} was handed back")

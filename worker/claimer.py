@@ -11,7 +11,7 @@ import psycopg
 
 from rota.db.gateway import call
 from rota.storable import array_literal
-from rota.worker.attempt import Attempt
+from rota.worker.attempt import Attempt, Clerk
 from rota.worker.clock import clock
 from rota.worker.desk import Desk
 from rota.worker.link import OUT_OF_TIME, Connection, Link, Pause, Statement
@@ -184,6 +184,7 @@ class Claimer:
         ear: for the sleep between them, on the same link.
         worker: our id.
         options: what the worker was asked for.
+        clerk: who asks the database for handlers.
     """
 
     def __init__(
@@ -193,8 +194,10 @@ class Claimer:
         ear: Ear,
         worker: str,
         options: Options,
+        clerk: Clerk,
     ) -> None:
         self._desk = desk
+        self._clerk = clerk
         self._link = link
         self._ear = ear
         self._worker = worker
@@ -359,7 +362,8 @@ class Claimer:
                 return [], jobs_asked, bytes_asked, math.inf if due is None else due
             trusted_until = asked_at + self._lease - self._margin
             report = self._desk.report_progress
-            jobs = [Attempt(row, asked_at, trusted_until, report) for row in rows]
+            clerk = self._clerk
+            jobs = [Attempt(row, asked_at, trusted_until, report, clerk) for row in rows]
             return jobs, jobs_asked, bytes_asked, math.inf
 
         jobs, jobs_asked, bytes_asked, due = self._link.run(claim)

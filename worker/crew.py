@@ -21,10 +21,11 @@ from rota.tracing import Processing, processing
 from rota.worker.attempt import Attempt
 from rota.worker.clock import clock
 from rota.worker.desk import Desk
+from rota.worker.job import lets_go
 from rota.worker.log import log
 from rota.worker.surroundings import restore
 from rota.worker.tasks import registry
-from rota.worker.values import Failure, describe, failure_of, result_of, text_of
+from rota.worker.values import Failure, describe, failure_of, next_of, result_of, text_of
 
 NOT_STARTED = "it was cancelled, or its lease ran out, before it was started"
 STOPPED = "its worker stopped before it was started"
@@ -386,17 +387,34 @@ class _Running:
 def _fail(desk: Desk, job: Attempt, error: BaseException) -> None:
     """End an attempt as the exception says that its handler raised."""
     restore()  # a recursion limit that is too low for us, say
+    if job.away is not None:
+        if not lets_go(error):
+            _complain(job)
+        return
     failure = failure_of(error)
     desk.settle(job, error=failure.error, retry_in=failure.retry_in, retry=failure.retry)
 
 
 def _succeed(desk: Desk, job: Attempt, value: object) -> None:
     """End an attempt with what its handler returned."""
+    if job.away is not None:
+        _complain(job)
+        return
     result = result_of(value)
-    if isinstance(result, Failure):
-        desk.settle(job, error=result.error)
-    else:
-        desk.settle(job, result=result)
+    following = next_of(job)
+    for failure in (result, following):
+        if isinstance(failure, Failure):
+            desk.settle(job, error=failure.error)
+            return
+    desk.settle(job, result=result, following=following)
+
+
+def _complain(job: Attempt) -> None:
+    """Tell of a handler that has not let through what ends it when its job is handed back."""
+    log.warning(
+        "the handler went on after its job was handed back, what came of it is discarded",
+        extra={"fields": {"job_id": job.id, "task": job.task}},
+    )
 
 
 def _begin_span(job: Attempt) -> Processing | None:

@@ -163,6 +163,7 @@ class Desk:
         retry_in: timedelta | None = None,
         retry: bool = True,
         handed_back: timedelta | None = None,
+        following: str | None = None,
     ) -> bool:
         """Decide how a running attempt ends; return False if that was decided before.
 
@@ -176,8 +177,9 @@ class Desk:
         job.seconds = clock() - job.started_at
         job.error = error
         job.result = result
-        if result is not None:
-            job.result_size = getsizeof(result)
+        job.following = following
+        if result is not None or following is not None:
+            job.result_size = getsizeof(result) + getsizeof(following)
             with self._results:
                 self._results_returned += job.result_size
                 self.results_wait = self._untold_results > MOST_RESULTS
@@ -203,8 +205,27 @@ class Desk:
             extra={"fields": {"job_id": job.id, "task": job.task}},
         )
 
+    def part(self, job: Attempt, outcome: str) -> None:
+        """Note that its handler has handed a job back, as the database knows; the place is held."""
+        job.away = outcome
+        self.held.discard(job)
+        try:
+            self.running.remove(job)
+        except KeyError:
+            return  # it had timed out, say; who tells that is told that it is late
+        if job.timeout is not None:
+            self.timed.discard(job)
+        job.seconds = clock() - job.started_at
+        job.handed_back = timedelta()
+        self.done.put(job)
+
     def lose(self, job: Attempt) -> None:
-        """Note that the lease is lost; its handler holds its place until it returns."""
+        """Note that the lease is lost; its handler holds its place until it returns.
+
+        A heartbeat may find a job gone that its handler is about to hand back, or has.
+        """
+        if job.leaving or job.away is not None:
+            return
         if self.metrics is not None and not job.lost:
             self.metrics.lost()
         job.lost = True

@@ -35,7 +35,8 @@ SHARE = 4  # times what a try took before the same jobs are tried again, at leas
 LINES = 20  # so many jobs a second get a line each in the log, the others a line in sum
 
 NOT_FINISHED = "NOT FINISHED"
-PAST = {"RTC02": "LEASE_LOST", "RTC03": "CONFLICT"}  # what became of one that was told too late
+LATE = "RTC02"
+PAST = {LATE: "LEASE_LOST", "RTC03": "CONFLICT"}  # what became of one that was told too late
 
 FINISH = """
     select f.job_id, f.outcome
@@ -51,14 +52,17 @@ FINISH = """
 FINISH_EACH = """
     select f.job_id, f.state
     from unnest(%(ids)s::text::bigint[], %(tokens)s::text::uuid[], %(errors)s::text[],
-        %(retries_in)s::interval[], %(retries)s::boolean[])
-        as u(job_id, token, error, retry_in, retry)
+        %(results)s::text[]::jsonb[], %(retries_in)s::interval[], %(retries)s::boolean[],
+        %(nexts)s::text[]::jsonb[])
+        as u(job_id, token, error, result, retry_in, retry, next)
     cross join lateral rota.finish_job(
         job_id => u.job_id,
         token => u.token,
         error => u.error,
+        result => u.result,
         retry_in => u.retry_in,
-        retry => u.retry
+        retry => u.retry,
+        next => u.next
     ) as f
 """
 
@@ -166,7 +170,7 @@ class Finisher:
             job = self._desk.done.get(timeout=max(0.0, patience))
             while job is not None:
                 batch.append(job)
-                size += len(job.result or "") + len(job.error or "")
+                size += sum([len(it or "") for it in (job.result, job.error, job.following)])
                 if len(batch) >= self._portion.size or size > LARGEST_BATCH_BYTES:
                     return self._parcels(batch)
                 job = self._desk.done.get(block=False)
@@ -176,6 +180,9 @@ class Finisher:
     def _parcels(self, batch: list[Attempt]) -> list[Parcel]:
         if self._desk.metrics is not None:
             self._desk.metrics.ended(batch)
+        if away := [job for job in batch if job.away is not None]:  # the database knows already
+            self._settle(away, [(job.id, job.away or "") for job in away])
+            batch = [job for job in batch if job.away is None]
         return _parcels(batch)
 
     def _deliver_one_apart(self) -> None:
@@ -265,7 +272,8 @@ class Finisher:
             return
         [job] = parcel.jobs
         code = error.sqlstate if isinstance(error, psycopg.Error) else None
-        if code in PAST:
+        # That one of the jobs that are to follow has a unique key that is taken has the same code.
+        if code in PAST and (job.following is None or code == LATE):
             self._settle([job], [(job.id, PAST[code])])
             return
         if is_hopeless(error):
@@ -279,7 +287,7 @@ class Finisher:
             return
         refusal = storable(f"the database refused how this attempt ended: {text_of(error)}")
         job.error = refusal.encode("ascii", "replace").decode()
-        job.result = job.retry_in = None
+        job.result = job.retry_in = job.following = None
         [again] = _parcels([job])
         again.refused = True
         self._deliver(again)
@@ -337,13 +345,14 @@ def _parcels(jobs: list[Attempt]) -> list[Parcel]:
     """Return these jobs by the call that tells of them."""
     released = [job for job in jobs if job.handed_back is not None and job.if_known is None]
     unhandled = [job for job in jobs if job.if_known is not None]
+    followed = [job for job in jobs if job.following is not None]
     special = [
         job
         for job in jobs
         if job.handed_back is None and (job.retry_in is not None or not job.retry)
     ]
-    if released or unhandled or special:
-        apart = {*released, *unhandled, *special}
+    if released or unhandled or special or followed:
+        apart = {*released, *unhandled, *special, *followed}
         jobs = [job for job in jobs if job not in apart]
     kinds: list[tuple[Tell, list[Attempt]]] = [
         (_finish, jobs),
@@ -356,6 +365,7 @@ def _parcels(jobs: list[Attempt]) -> list[Parcel]:
     for job in unhandled:
         alike.setdefault((job.handed_back, job.if_known, job.error), []).append(job)
     kinds += [(_release_unhandled, some) for some in alike.values()]
+    kinds += [(_finish_each, [job]) for job in followed]  # each has locks of its own to take
     return [Parcel(tell, kind) for tell, kind in kinds if kind]
 
 
@@ -387,8 +397,10 @@ def _finish_each(conn: Connection, jobs: list[Attempt]) -> Outcomes:
     arguments = {
         **_pairs(jobs),
         "errors": [job.error for job in jobs],
+        "results": [job.result for job in jobs],
         "retries_in": [job.retry_in for job in jobs],
         "retries": [job.retry for job in jobs],
+        "nexts": [job.following for job in jobs],
     }
     return conn.execute(FINISH_EACH, arguments).fetchall()
 

@@ -1,9 +1,13 @@
-"""What a handler sees: ``Job``, and the two exceptions that say how to go on."""
+"""What a handler sees: ``Job``, and the exceptions that it may raise or meet."""
 
 import json
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rota.workflows import Graph
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -23,6 +27,60 @@ class Retry(Exception):  # noqa: N818 (it reads as what it asks for: raise Retry
 
 class Fail(Exception):  # noqa: N818
     """Raised by a handler: this attempt failed, and no other will do better."""
+
+
+class LeaseLost(Exception):  # noqa: N818
+    """Met by a handler that asks for something under a lease it holds no more.
+
+    Whatever the handler does now counts for nothing: another attempt may be under way.
+    """
+
+
+class EventTimeout(TimeoutError):  # noqa: N818
+    """Met by a handler whose event did not come in time.
+
+    That is recorded: whoever comes to this wait again, in another attempt, meets it again.
+    """
+
+
+class HandedBack(BaseException):
+    """Ends the handler of a job that sleeps or waits for an event: let it through.
+
+    It is no ``Exception``, so that what catches these does not catch it. By then the job is handed
+    back, its place in the limits of its queue is free, and another worker may have it. A handler
+    that goes on all the same does so in vain: what it returns is discarded, each further step,
+    sleep or wait raises this again, and its place in this worker is occupied until it returns.
+    """
+
+
+def lets_go(error: BaseException) -> bool:
+    """Tell whether this is what ends a handler whose job was handed back, be it in a group."""
+    if issubclass(type(error), BaseExceptionGroup):
+        return error.subgroup(HandedBack) is not None
+    return issubclass(type(error), HandedBack)
+
+
+class Parent(NamedTuple):
+    """What became of a job on which another depends.
+
+    Attributes:
+        job_id: its id.
+        node: its name in its workflow, or None.
+        state: COMPLETED, FAILED or CANCELLED; None once history holds it no more.
+        result: what its handler returned.
+        error: its last error, or None.
+    """
+
+    job_id: int
+    node: str | None
+    state: str | None
+    result: Any
+    error: str | None
+
+    @property
+    def id(self) -> int:
+        """The same id, as the views call it."""
+        return self.job_id
 
 
 class Job:
@@ -133,5 +191,109 @@ class Job:
 
         Raises:
             ValueError: the database could not store the value.
+        """
+        raise NotImplementedError
+
+    def step(self, name: str, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Do a part of the work once, whatever becomes of this attempt.
+
+        ``work`` is called unless a step of that name is recorded for the job, and what it returns
+        is recorded. So an attempt that follows on this one, after an error, a killed worker or a
+        sleep, does not do again what is done. Where the worker dies between the end of ``work`` and
+        the record, ``work`` is called again: give what it does elsewhere the job's id and the name
+        as idempotency key. What it does in this database is done exactly once if it is recorded by
+        ``rota.record_step`` in the same transaction.
+
+        Steps belong to the job and are kept when it is retried; a run of a schedule has its own.
+
+        Args:
+            name: of the step, once in a handler; in a loop with what the turn is about.
+            work: what to do.
+            args: what it is called with.
+            kwargs: the same by name.
+
+        Returns:
+            What is recorded, as JSON has it: a tuple comes back as a list.
+
+        Raises:
+            LeaseLost: this attempt no longer counts.
+            ValueError: the database could not store what ``work`` returned.
+        """
+        raise NotImplementedError
+
+    async def step_async(
+        self, name: str, work: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Do what ``step`` does, in a coroutine; ``work`` may be one, too."""
+        raise NotImplementedError
+
+    def sleep(self, name: str, delay: timedelta | float) -> None:
+        """Go on with this handler so much later, from its start and past its recorded steps.
+
+        The job is handed back meanwhile: it occupies no worker, no lease and no connection, nor
+        room in the limits of its queue, and no attempt is charged. When it sleeps is recorded as a
+        step, so that the time counts from when it was reached first. Returns when it has passed.
+
+        In a transaction of its own: commit, or roll back, what is open before. Steps that are under
+        way beside it, in other threads or coroutines, are not recorded any more.
+
+        Args:
+            name: of the step, once in a handler.
+            delay: a timedelta, or seconds; up to 366 days.
+
+        Raises:
+            HandedBack: the time has not come; let it through.
+            LeaseLost: this attempt no longer counts.
+        """
+        raise NotImplementedError
+
+    async def sleep_async(self, name: str, delay: timedelta | float) -> None:
+        """Do what ``sleep`` does, in a coroutine."""
+        raise NotImplementedError
+
+    def wait_for(self, event: str, *, timeout: timedelta | float, step: str | None = None) -> Any:
+        """Return the payload of an event, that was emitted before or that the job waits for.
+
+        It waits as it sleeps: handed back, until somebody emits the event (``rota.emit_event``).
+        What came, or that nothing did, is recorded as a step.
+
+        Args:
+            event: its name, with an id in it, for what is emitted first of a name counts.
+            timeout: after which nothing is waited for any more, from when this was reached first: a
+                timedelta, or seconds; up to 366 days.
+            step: the name of the step; that of the event, if left out.
+
+        Raises:
+            EventTimeout: it did not come in time.
+            HandedBack: it has not come yet; let it through.
+            LeaseLost: this attempt no longer counts.
+        """
+        raise NotImplementedError
+
+    async def wait_for_async(
+        self, event: str, *, timeout: timedelta | float, step: str | None = None
+    ) -> Any:
+        """Do what ``wait_for`` does, in a coroutine."""
+        raise NotImplementedError
+
+    def parents(self) -> list[Parent]:
+        """Return what became of the jobs on which this one depends, by id.
+
+        Raises:
+            LeaseLost: this attempt no longer counts.
+        """
+        raise NotImplementedError
+
+    async def parents_async(self) -> list[Parent]:
+        """Do what ``parents`` does, in a coroutine."""
+        raise NotImplementedError
+
+    @property
+    def next(self) -> "Graph":
+        """Jobs to enqueue when this attempt has succeeded, in the transaction of its end.
+
+        ``job.next.add(handler, payload, after=..., ...)``, as in a ``rota.workflow``. Those that
+        depend on nothing else depend on this job, whose result is among their parents'. An attempt
+        that fails, is cancelled or lost adds nothing.
         """
         raise NotImplementedError

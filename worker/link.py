@@ -14,7 +14,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
-from rota.db.session import for_transaction, hang_up, read_url, settle
+from rota.db.session import WRITABLE, for_transaction, hang_up, read_url, settle
 from rota.worker.clock import clock
 from rota.worker.descriptor import Descriptor
 from rota.worker.log import log
@@ -241,8 +241,10 @@ class Link:
             it might never be done otherwise (a claim while an old snapshot pins millions of
             finished jobs).
         longest_pause: seconds, at most, between two tries.
-        durable: whether an answer is to wait until its commit is on disk. Not for claims: one that
-            a crash of the server takes back is a job still SCHEDULED, and its token never returns.
+        durable: whether an answer is to wait until its commit is on disk, and on a synchronous
+            standby. Not for claims: one that a crash of the server takes back is a job still
+            SCHEDULED, and its token never returns. Nor for heartbeats, which come again: a standby
+            that stands still must not cost leases.
         door: which the links of a process share.
     """
 
@@ -280,7 +282,7 @@ class Link:
             "keepalives_interval": "2",
             "keepalives_count": "3",
             "tcp_user_timeout": "10000",
-            "target_session_attrs": "read-write",
+            **WRITABLE,
             **read_url(url),
             "client_encoding": "UTF8",
         }

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rota.worker.claimer import Claimer, Ear
+from rota.worker.clerk import Clerk
 from rota.worker.clock import clock
 from rota.worker.crew import Crew
 from rota.worker.desk import Desk
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from rota.worker.metrics import Port
 
 LOCK_PATIENCE = 0.5  # seconds that a call waits for a lock; our own calls hold theirs for less
+SHORT_LOCK = 0.1  # the same for what is asked for handlers, which may have locked it themselves
 SHORT_PAUSE = 0.2  # seconds between two tries of a heartbeat, be the lease ever so short
 PATIENCE = 10.0  # seconds for a statement
 LONG_PATIENCE = 60.0  # seconds for one that needs more and that no lease depends on
@@ -93,6 +95,7 @@ class Worker:
             Ear(self._claims, list(options.queues), options.poll),
             self.id,
             options,
+            Clerk(desk, link("steps", desk.closing, lock_patience=SHORT_LOCK), self._thread),
         )
         self._finishes = link("finish", desk.closing)
         self._finisher = Finisher(desk, self._finishes, lease)
@@ -103,6 +106,7 @@ class Worker:
             patience=within_lease,
             lock_patience=min(LOCK_PATIENCE, lease / 10),
             longest_pause=min(LONGEST_PAUSE, short_pause),
+            durable=False,
         )
         self._heartbeat = Heartbeat(desk, beats, lease, options.margin)
         about = {

@@ -42,7 +42,7 @@ class Task:
             inspect.iscoroutinefunction(it)
             for it in (inspect.unwrap(handler), type(handler).__call__)  # or an object of a class
         )
-        self._options = dict(options)
+        self.options = dict(options)
         self._job_name, self._arguments = _parameters(name, handler)
         functools.update_wrapper(self, handler, updated=())
 
@@ -83,7 +83,7 @@ class Task:
         """
         _check(options)
         other = copy.copy(self)
-        other._options = {**self._options, **options}
+        other.options = {**self.options, **options}
         return other
 
     def enqueue(self, conn: Any, /, *args: Any, **kwargs: Any) -> EnqueuedJob:
@@ -97,12 +97,12 @@ class Task:
         Raises:
             TypeError: the handler does not take these arguments.
         """
-        return enqueue(conn, self.name, self._payload(args, kwargs), **self._options)
+        return enqueue(conn, self.name, self._payload(args, kwargs), **self.options)
 
     async def enqueue_async(self, conn: Any, /, *args: Any, **kwargs: Any) -> EnqueuedJob:
         """Do what ``enqueue`` does, on an asynchronous connection."""
         payload = self._payload(args, kwargs)
-        return await enqueue_async(conn, self.name, payload, **self._options)
+        return await enqueue_async(conn, self.name, payload, **self.options)
 
     def _payload(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if self._job_name in kwargs:

@@ -3,10 +3,13 @@
 import json
 import traceback
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rota.storable import check_json
 from rota.worker.job import Fail, Retry
+
+if TYPE_CHECKING:
+    from rota.worker.attempt import Attempt
 
 LONGEST_ERROR = 8_000  # characters; the database cuts at 10,000
 LONGEST_RESULT = 1_000_000  # bytes of JSON
@@ -109,6 +112,14 @@ def result_of(value: Any) -> str | Failure | None:
         return None if value is None else encode(value)
     except BaseException as error:
         return Failure(f"the result cannot be stored: {text_of(error)}", None, True)
+
+
+def next_of(job: "Attempt") -> str | Failure | None:
+    """Return as JSON what a handler has added to ``job.next``, or how its attempt fails by that."""
+    try:
+        return job.write_next()
+    except BaseException as error:
+        return Failure(f"what is to come next cannot be stored: {text_of(error)}", None, True)
 
 
 def _delay(error: BaseException) -> timedelta:

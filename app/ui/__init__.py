@@ -21,9 +21,10 @@ from rota.app.ui import (
     schedules,
     words,
     workers,
+    workflows,
 )
 
-for pages in (overview, queues, job, schedules, workers, doctor, log):
+for pages in (overview, queues, job, workflows, schedules, workers, doctor, log):
     frame.blueprint.register_blueprint(pages.blueprint)
 
 

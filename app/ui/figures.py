@@ -17,6 +17,7 @@ NOW = """
         coalesce(sum(retrying), 0)::bigint as retrying,
         coalesce(sum(running), 0)::bigint as running, coalesce(sum(lost), 0)::bigint as lost,
         coalesce(sum(overdue), 0)::bigint as overdue,
+        coalesce(sum(waiting), 0)::bigint as waiting,
         extract(epoch from %(at)s::timestamptz - min(oldest_due_at))::float8 as oldest_due
     from rota.queue_census
     where %(queue)s::text is null or queue = %(queue)s

@@ -46,6 +46,7 @@ PAGES_AND_KEYS = [
     ("overview", "Overview", "ui.overview.show", "o"),
     ("queues", "Queues", "ui.queues.index", "q"),
     ("jobs", "Jobs", "ui.jobs.index", "j"),
+    ("workflows", "Workflows", "ui.workflows.index", "f"),
     ("schedules", "Schedules", "ui.schedules.index", "s"),
     ("workers", "Workers", "ui.workers.index", "w"),
     ("doctor", "Doctor", "ui.doctor.show", "d"),

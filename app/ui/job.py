@@ -31,6 +31,9 @@ LARGEST_READ = 4_000_000  # bytes of one that is read at all
 ATTEMPTS = 50
 IN_TIMELINE = 12  # attempts
 MOST_KEYS = 100
+RELATIVES = 50  # that a job depends on, or that depend on it
+STEPS_SHOWN = 100
+LONGEST_STEP = 300  # characters of a result
 
 JOB = sql.SQL(
     """
@@ -99,6 +102,68 @@ DIFFERENCE = """
         select e.key, e.value from payloads cross join jsonb_each(payload) as e where id = %(that)s
     ) as b on b.key = a.key
     order by (a.value is not distinct from b.value), coalesce(a.key, b.key) collate "C"
+    limit %(rows)s
+"""
+# Its place in a workflow, and those on which it depends. Behind a wall only ids and states are told
+# of those in other queues, which parent_results knows. Each is asked for by its id: through these
+# views nothing else reaches an index.
+NODE = """
+    select workflow_id, node, depends_on
+    from rota.workflow_nodes
+    where job_id = %(id)s
+"""
+WORKFLOW = "select name from rota.workflow_status where id = %(id)s"
+PARENTS = """
+    select p.job_id as id, p.node, p.state, j.task
+    from rota.parent_results(%(id)s) as p
+    left join rota.jobs as j on j.id = p.job_id and j.id = any(%(ids)s::bigint[])
+    order by p.job_id
+"""
+SOME_PARENTS = """
+    select i.id, n.node, j.state, j.task
+    from unnest(%(ids)s::bigint[]) as i(id)
+    left join rota.jobs as j on j.id = i.id and j.id = any(%(ids)s::bigint[])
+    left join rota.workflow_nodes as n on n.job_id = i.id and n.job_id = any(%(ids)s::bigint[])
+    order by i.id
+"""
+# The open edges tell of all; of a job that has ended its workflow tells.
+WAIT_FOR_IT = """
+    select child_id as id
+    from rota.open_dependencies
+    where parent_id = %(id)s
+"""
+BELOW_IT = """
+    select job_id as id
+    from rota.workflow_nodes
+    where workflow_id = %(workflow)s
+        and job_id > %(id)s
+        and depends_on @> array[%(id)s::bigint]
+"""
+CHILDREN = """
+    select job_id as id, node, state, task
+    from rota.workflow_nodes
+    where job_id = any(%(ids)s::bigint[])
+    order by job_id
+"""
+STEPS = """
+    select step, recorded_at,
+        case when is_sleep then result ->> 'sleep_until' end as slept_until,
+        case when is_event then result ->> 'event' end as event,
+        case when is_event then result ->> 'state' end as event_state,
+        case
+            when pg_column_size(result) > 100000 or is_sleep then null
+            when is_event then nullif(result -> 'payload', 'null')::text
+            else result::text
+        end as result,
+        pg_column_size(result) > 100000 as is_large,
+        count(*) over () as number
+    from rota.recorded_steps(%(id)s)
+    cross join lateral (
+        select result = jsonb_build_object('sleep_until', result -> 'sleep_until') as is_sleep,
+            jsonb_typeof(result) = 'object' and result ?& array['event', 'state', 'payload']
+                as is_event
+    ) as k
+    order by recorded_at desc, step collate "C" desc
     limit %(rows)s
 """
 TO_COPY = """
@@ -212,6 +277,8 @@ def _read(
     for column in shown:
         job[column] = _shown(job[column])
     other = _compare(conn, job, compare)
+    relatives = _relatives(conn, job)
+    steps = _steps(conn, job_id)
     conn.execute(IN_ORDER)
     arguments = {"id": job_id, "rows": ATTEMPTS + 1} | (executions_before or {})
     arguments["since"] = arguments.get("finished_at") or "now"
@@ -237,7 +304,47 @@ def _read(
         "is_live": job["finished_at"] is None,
         "other": other,
         "compare": compare,
+        "steps": steps,
+        "all_steps": steps[0]["number"] if steps else 0,
+        **relatives,
     }
+
+
+def _relatives(conn: psycopg.Connection, job: dict[str, Any]) -> dict[str, Any]:
+    """Return on which jobs it depends, and which on it."""
+    [node] = rows(conn, NODE, id=job["id"]) or [None]
+    children = {row["id"] for row in rows(conn, WAIT_FOR_IT, id=job["id"])}
+    if node:
+        workflow = node["workflow_id"]
+        named = rows(conn, WORKFLOW, id=workflow)
+        node["workflow"] = named[0]["name"] if named else None
+        below = rows(conn, BELOW_IT, id=job["id"], workflow=workflow)
+        children |= {row["id"] for row in below}
+    parents = None
+    if node and node["depends_on"]:
+        ids = node["depends_on"]
+        query, shown = (PARENTS, ids) if len(ids) <= RELATIVES else (SOME_PARENTS, ids[-RELATIVES:])
+        found = rows(conn, query, id=job["id"], ids=shown)
+        parents = {"jobs": found, "more": len(ids) - len(found)}
+    shown = sorted(children)[:RELATIVES]
+    found = rows(conn, CHILDREN, ids=shown) if shown else []
+    return {
+        "node": node,
+        "parents": parents,
+        "children": {"jobs": found, "more": len(children) - len(found)} if found else None,
+    }
+
+
+def _steps(conn: psycopg.Connection, job_id: int) -> list[dict[str, Any]]:
+    """Return the last steps that it recorded, in their order."""
+    steps = rows(conn, STEPS, id=job_id, rows=STEPS_SHOWN)
+    for step in steps:
+        result = step["result"]
+        if result is not None and hiding.hides_anything():
+            result = hiding.cover(result, indent=None)
+        step["is_cut"] = result is not None and len(result) > LONGEST_STEP
+        step["result"] = result and result[:LONGEST_STEP]
+    return steps[::-1]
 
 
 def _position(attempt: dict[str, Any]) -> str:
@@ -349,7 +456,8 @@ def _timeline(job: dict[str, Any], attempts: list[dict[str, Any]]) -> list[dict[
         before = attempt["finished_at"]
         due = attempt["next_run_at"]
         if due is not None and attempt is not ran[-1]:
-            _add(spans, "backoff", "backoff", before, due)
+            was_released = attempt["outcome"] == "RELEASED"
+            _add(spans, "backoff", "put off" if was_released else "backoff", before, due)
             before = max(before, due)
     if job["state"] == "SCHEDULED":
         spans.append({"kind": "next", "at": job["run_at"], "width": 1})

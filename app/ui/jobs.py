@@ -36,8 +36,9 @@ from rota.db.gateway import call
 blueprint = Blueprint("jobs", __name__)
 
 LIVE = {
-    "": ["RUNNING", "SCHEDULED"],
-    "LIVE": ["RUNNING", "SCHEDULED"],
+    "": ["RUNNING", "SCHEDULED", "WAITING"],
+    "LIVE": ["RUNNING", "SCHEDULED", "WAITING"],
+    "WAITING": ["WAITING"],
     "SCHEDULED": ["SCHEDULED"],
     "RUNNING": ["RUNNING"],
 }
@@ -50,7 +51,8 @@ ENDED = {
 }
 STATES = {
     "": "any",
-    "LIVE": "scheduled or running",
+    "LIVE": "waiting, scheduled or running",
+    "WAITING": "WAITING",
     "SCHEDULED": "SCHEDULED",
     "RUNNING": "RUNNING",
     "ENDED": "ended",
@@ -349,7 +351,7 @@ def _check_state(what: str, given: dict[str, Any]) -> None:
     if possible.get(given.get("state", "")) is None:
         raise invalid(
             "state",
-            "only jobs that are scheduled or running can be cancelled"
+            "only jobs that have not ended can be cancelled"
             if what == "cancel"
             else "only jobs that failed or were cancelled can be retried",
         )

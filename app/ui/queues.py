@@ -25,6 +25,7 @@ QUEUES = sql.SQL(
     with counted as (
         select queue, sum(scheduled)::bigint as scheduled, sum(due)::bigint as due,
             sum(running)::bigint as running, sum(lost)::bigint as lost,
+            sum(waiting)::bigint as waiting,
             extract(epoch from %(at)s::timestamptz - min(oldest_due_at))::float8 as oldest_due
         from rota.queue_census
         group by queue
@@ -37,7 +38,8 @@ QUEUES = sql.SQL(
         group by s.queue
     )
     select q.queue, q.paused_at, coalesce(c.scheduled, 0) as scheduled, coalesce(c.due, 0) as due,
-        coalesce(c.running, 0) as running, coalesce(c.lost, 0) as lost, c.oldest_due,
+        coalesce(c.running, 0) as running, coalesce(c.lost, 0) as lost,
+        coalesce(c.waiting, 0) as waiting, c.oldest_due,
         coalesce(e.succeeded, 0)::float8 as succeeded, coalesce(e.failed, 0)::float8 as failed,
         coalesce(s.workers, 0) as workers, count(*) over () as matching
     from rota.queue_status as q
@@ -72,6 +74,7 @@ TASKS = """
     with counted as (
         select task, sum(scheduled)::bigint as scheduled, sum(due)::bigint as due,
             sum(retrying)::bigint as retrying, sum(running)::bigint as running,
+            sum(waiting)::bigint as waiting,
             extract(epoch from %(at)s::timestamptz - min(oldest_due_at))::float8 as oldest_due
         from rota.queue_census
         where queue = %(queue)s
@@ -88,7 +91,8 @@ TASKS = """
         group by task
     )
     select task, coalesce(c.scheduled, 0) as scheduled, coalesce(c.due, 0) as due,
-        coalesce(c.retrying, 0) as retrying, coalesce(c.running, 0) as running, c.oldest_due,
+        coalesce(c.retrying, 0) as retrying, coalesce(c.running, 0) as running,
+        coalesce(c.waiting, 0) as waiting, c.oldest_due,
         coalesce(e.succeeded, 0)::bigint as succeeded, coalesce(e.failed, 0)::bigint as failed,
         coalesce(e.gave_up, 0)::bigint as gave_up, e.took::float8 as took,
         count(*) over () as all_tasks

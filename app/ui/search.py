@@ -82,6 +82,19 @@ KNOWN = sql.SQL(
     """
 )
 # A week of its own, or none: no statistics tell when the oldest job ended.
+# Most of a workflow is what its jobs are, so each that is looked at costs as many looks.
+WORKFLOWS = """
+    select id, name, created_at, cancelled_at, waiting, scheduled, running, completed, failed,
+        cancelled, state
+    from rota.workflow_status
+    where created_at >= %(since)s::timestamptz
+        and created_at <= %(until)s::timestamptz
+        and (created_at, id) < (%(until)s::timestamptz, %(until_id)s)
+        and (%(named)s::text is null or strpos(lower(name), lower(%(named)s)) > 0)
+        and (%(states)s::text[] is null or state = any(%(states)s))
+    order by created_at desc, id desc
+    limit %(rows)s
+"""
 OLDEST_WEEK = """
     select statement_timestamp() as now,
         min(nullif(split_part(pg_get_expr(c.relpartbound, c.oid), '''', 2), '')::timestamptz)
@@ -176,7 +189,7 @@ def find_live(
     Args:
         conn: an open connection whose rows are dictionaries.
         filters: values by the names of ``CONDITIONS``.
-        states: some of SCHEDULED and RUNNING.
+        states: some of WAITING, SCHEDULED and RUNNING.
         most: how many at most.
         seconds: when to stop.
         before: where to begin, instead of at the newest.
@@ -297,6 +310,55 @@ def find_ended(
     )
 
 
+def find_workflows(
+    conn: psycopg.Connection[dict[str, Any]],
+    named: str | None,
+    states: list[str] | None,
+    most: int,
+    seconds: float,
+    before: Place | None = None,
+) -> Found:
+    """Find workflows, the newest first.
+
+    Args:
+        conn: an open connection whose rows are dictionaries.
+        named: a part of their names; None for all.
+        states: theirs; None for all.
+        most: how many at most.
+        seconds: when to stop.
+        before: where to begin, instead of at the newest.
+    """
+    [known] = conn.execute(OLDEST_WEEK).fetchall()
+    now = datetime.fromisoformat(known["now"])
+    oldest = datetime.fromisoformat(known["since"]) if known["since"] else now
+    ceiling = before or Place(MAX_ID, END_OF_TIME)
+
+    def read(since: datetime | None, until: datetime | None, rows: int) -> list[dict[str, Any]]:
+        upper = ceiling if until is None else Place(0, _written(until))
+        window = {
+            "since": NO_TIME if since is None else _written(since),
+            "until": upper.at,
+            "until_id": upper.id,
+            "rows": rows,
+            "named": named,
+            "states": states,
+        }
+        return conn.execute(WORKFLOWS, window, prepare=False).fetchall()
+
+    start = min(_moment(ceiling.at, now), now)
+    return _search(
+        conn,
+        read,
+        start,
+        oldest,
+        timedelta(hours=1),
+        most,
+        seconds,
+        lambda at: Place(0, _written(at)),
+        place_of=lambda workflow: Place(workflow["id"], workflow["created_at"]),
+    )
+
+
 def _search(
     conn: psycopg.Connection[dict[str, Any]],
     read: Callable[[Any, Any, int], list[dict[str, Any]]],
@@ -307,6 +369,7 @@ def _search(
     seconds: float,
     place_at: Callable[[Any], Place],
     whole: bool = False,
+    place_of: Callable[[dict[str, Any]], Place] = Place.of,
 ) -> Found:
     """Read one stretch after the other.
 
@@ -321,6 +384,7 @@ def _search(
         seconds: when to stop.
         place_at: returns the place just before an end.
         whole: whether a shorter stretch takes as long.
+        place_of: returns where a row stands.
     """
     share, least = PATIENCE
     patience = max(seconds / share, least)
@@ -344,7 +408,7 @@ def _search(
             size = (min(size, edge - oldest) if edge > oldest else size) // CUT or size
             lower = edge
         if len(jobs) > most:
-            return Found(jobs[:most], Place.of(jobs[most - 1]))
+            return Found(jobs[:most], place_of(jobs[most - 1]))
         if lower is None:
             return Found(jobs)
         now = time.monotonic()

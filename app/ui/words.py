@@ -9,10 +9,12 @@ from markupsafe import Markup, escape
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 COMMANDS = ("rota ", "select ", "alter ", "vacuum ", "grant ", "rollback ", "drop ")
 STATES = {
+    "WAITING": "held",
     "SCHEDULED": "calm",
     "RUNNING": "busy",
     "COMPLETED": "good",
     "SUCCEEDED": "good",
+    "ARRIVED": "good",
     "FAILED": "bad",
     "LOST": "bad",
     "TIMED_OUT": "bad",

@@ -1,13 +1,16 @@
 """What keys cost, and what they are for: claims of jobs that take turns, with limits and without.
 
-Plain jobs and keyed ones take turns on one database, several rounds in one run; a figure is the
-median of its rounds. Claims need not be durable, as in a worker; what is timed is the claim alone.
+Claims that are compared are made one after the other, so that both meet what else the machine does;
+a figure is the median of several rounds. Claims need not be durable, as in a worker. What is timed
+is the claim alone: how long the server's process worked for it, where that can be known, so that
+others who use the machine do not count. A claim waits for nobody.
 """
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,7 +18,6 @@ import psycopg
 from psycopg import Connection
 
 from bench.contestants import ROTA
-from bench.measure.limit import in_turns
 from bench.server import Arena, Server
 from bench.sizes import Sizes
 from bench.waiting import until
@@ -52,10 +54,8 @@ def keys(server: Server, sizes: Sizes) -> dict[str, Any]:
             if limits:
                 _configure(conn, queue, limits)
         for kind, many, batch in (("one", sizes.key_calls, 1), ("batch", 5 * BATCH, BATCH)):
-            times = {queue: lambda q=queue: _claims(conn, q, many, batch) for queue in QUEUES}  # noqa: B023
-            found[kind] = in_turns(
-                sizes.limit_rounds,
-                times,
+            found[kind] = _claims(
+                *(conn, QUEUES, many, batch, sizes.limit_rounds),
                 lambda: _fill(arena, conn, many),  # noqa: B023
             )
     with server.arena(ROTA) as arena, _session(arena) as conn:
@@ -97,14 +97,22 @@ def _add(conn: Connection, queue: str, jobs: int, prefix: str | None = "k", keys
 
 def _take(conn: Connection, queue: str, batch: int, times: list[float] | None = None) -> int:
     """Claim and finish; return how many, and note what the claim took in milliseconds."""
-    began = time.monotonic()
+    began = worked(conn)
     rows = conn.execute(CLAIM, [queue, batch], prepare=True).fetchall()
     if times is not None:
-        times.append((time.monotonic() - began) * 1000)
+        times.append((worked(conn) - began) / 1e6)
     if rows:
         ids, tokens = zip(*rows, strict=True)
         conn.execute(FINISH, [list(ids), list(tokens)], prepare=True)
     return len(rows)
+
+
+def worked(conn: Connection) -> int:
+    """Return for how many nanoseconds the server's process of a session has worked so far."""
+    try:
+        return int(Path(f"/proc/{conn.info.backend_pid}/schedstat").read_text().split()[0])
+    except OSError:
+        return time.monotonic_ns()
 
 
 def _fill(arena: Arena, conn: Connection, jobs: int) -> None:
@@ -114,13 +122,26 @@ def _fill(arena: Arena, conn: Connection, jobs: int) -> None:
     arena.vacuum()
 
 
-def _claims(conn: Connection, queue: str, jobs: int, batch: int) -> float:
-    """Return the milliseconds of a claim, the median of all that it takes to have the jobs."""
-    times: list[float] = []
-    taken = 0
-    while taken < jobs:
-        taken += _take(conn, queue, batch, times)
-    return median(times)
+def _claims(
+    conn: Connection,
+    queues: Iterable[str],
+    jobs: int,
+    batch: int,
+    rounds: int,
+    prepare: Callable[[], None],
+) -> dict[str, float]:
+    """Return the milliseconds of a claim of each queue; the first round warms all up."""
+    figures: dict[str, list[float]] = {queue: [] for queue in queues}
+    for _ in range(rounds + 1):
+        prepare()
+        times: dict[str, list[float]] = {queue: [] for queue in queues}
+        left = dict.fromkeys(queues, jobs)
+        while waiting := [queue for queue in queues if left[queue] > 0]:
+            for queue in waiting:
+                left[queue] -= _take(conn, queue, batch, times[queue])
+        for queue in queues:
+            figures[queue].append(median(times[queue]))
+    return {queue: median(values[1:] or values) for queue, values in figures.items()}
 
 
 def _beside_a_full_key(arena: Arena, conn: Connection, sizes: Sizes) -> dict[str, Any]:
@@ -136,13 +157,12 @@ def _beside_a_full_key(arena: Arena, conn: Connection, sizes: Sizes) -> dict[str
 
     arena.vacuum()
 
-    def claims(queue: str) -> float:
-        _add(conn, queue, sizes.key_calls, "other", 100)
-        return _claims(conn, queue, sizes.key_calls, 1)
+    def add() -> None:
+        for queue in waiting:
+            _add(conn, queue, sizes.key_calls, "other", 100)
 
-    measures = {queue: lambda q=queue: claims(q) for queue in waiting}
-    rounds = in_turns(sizes.limit_rounds, measures, lambda: None)
-    return {**rounds, "jobs": sizes.key_backlog}
+    found = _claims(conn, waiting, sizes.key_calls, 1, sizes.limit_rounds, add)
+    return {**found, "jobs": sizes.key_backlog}
 
 
 def _small_tenant(arena: Arena, conn: Connection, sizes: Sizes) -> dict[str, Any]:
@@ -190,20 +210,23 @@ def _ended(conn: Connection, key: str) -> int:
 
 
 def _under_an_old_snapshot(arena: Arena, conn: Connection, sizes: Sizes) -> dict[str, Any]:
-    """Return what single claims of jobs with keys take, before and after many were finished."""
+    """Return what single claims of jobs with keys take where many that were finished are pinned.
 
-    def claims() -> float:
-        _add(conn, "pinned", sizes.key_calls, "k", 100)
-        return _claims(conn, "pinned", sizes.key_calls, 1)
+    Beside a queue in which there were none; the two share the tables.
+    """
+    queues = ("without", "pinned")
 
-    claims()
+    def add() -> None:
+        for queue in queues:
+            _add(conn, queue, sizes.key_calls, "k", 100)
+
+    _claims(conn, queues, sizes.key_calls, 1, 0, add)
     arena.vacuum()
     with arena.old_snapshot():
-        before = claims()
         for _ in range(0, sizes.key_pinned, 10 * BATCH):
             _add(conn, "pinned", 10 * BATCH, "k", 100)
             for _ in range(10):
                 _take(conn, "pinned", BATCH)
         until(lambda: _take(conn, "pinned", BATCH) == 0, "the rest to be finished")
-        after = claims()
-    return {"before": before, "after": after, "jobs": sizes.key_pinned}
+        found = _claims(conn, queues, sizes.key_calls, 1, sizes.limit_rounds, add)
+    return {**found, "jobs": sizes.key_pinned}

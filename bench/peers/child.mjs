@@ -51,16 +51,17 @@ export async function serve({ connect, bulk }) {
       return { jobs: counts.reduce((a, b) => a + b), seconds: (now() - began) / 1e9 };
     },
 
-    async many({ jobs, batch, extra }) {
+    async many({ jobs, batch, extra, keys = [undefined] }) {
       await connect(1);
       const began = now();
       for (let first = 0; first < jobs; first += batch) {
-        await bulk(Array(Math.min(batch, jobs - first)).fill({ i: -1, ...extra }));
+        const kind = (_, n) => ({ i: -1, ...extra, key: keys[(first + n) % keys.length] });
+        await bulk(Array.from({ length: Math.min(batch, jobs - first) }, kind));
       }
       return { jobs, seconds: (now() - began) / 1e9 };
     },
 
-    async paced({ jobs, rate }) {
+    async paced({ jobs, rate, extra }) {
       const enqueue = await connect(1);
       const returned = [];
       let due = now();
@@ -68,7 +69,7 @@ export async function serve({ connect, bulk }) {
         due += ((0.5 + Math.random()) / rate) * 1e9;
         const early = (due - now()) / 1e6;
         if (early > 0) await sleep(early);
-        await enqueue({ i: number });
+        await enqueue({ i: number, ...extra });
         returned.push(now());
       }
       return { returned };

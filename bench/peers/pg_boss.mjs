@@ -6,6 +6,7 @@ import { say, serve, Tally } from "./child.mjs";
 const [role, connectionString, json] = process.argv.slice(2);
 const { notify = false, ...options } = JSON.parse(json);
 const QUEUE = "noop";
+const group = ({ key }) => key && { id: key };
 
 async function start(settings) {
   const boss = new PgBoss({ connectionString, useListenNotify: notify, ...settings });
@@ -23,9 +24,10 @@ if (role === "install") {
   await serve({
     async connect(clients) {
       boss = await start({ max: clients, supervise: false, schedule: false });
-      return (payload) => boss.send(QUEUE, payload);
+      return (payload) => boss.send(QUEUE, payload, { group: group(payload) });
     },
-    bulk: (payloads) => boss.insert(QUEUE, payloads.map((data) => ({ data }))),
+    bulk: (payloads) =>
+      boss.insert(QUEUE, payloads.map((data) => ({ data, group: group(data) }))),
   });
 } else {
   const tally = new Tally();

@@ -29,7 +29,7 @@ class Client(Producer):
         return [self._enqueue(Queries.from_asyncpg_connection(c)) for c in connections]
 
     def _enqueue(self, queries: Queries) -> Enqueue:
-        return lambda payload: queries.enqueue("noop", json.dumps(payload).encode())
+        return lambda payload: queries.enqueue(_entrypoint(payload), json.dumps(payload).encode())
 
     async def bulk(self, payloads: list[dict[str, Any]]) -> None:
         """Enqueue a batch."""
@@ -37,8 +37,15 @@ class Client(Producer):
             self._queries = Queries.from_asyncpg_connection(await asyncpg.connect(self._url))
         count = len(payloads)
         await self._queries.enqueue(
-            ["noop"] * count, [json.dumps(payload).encode() for payload in payloads], [0] * count
+            [_entrypoint(payload) for payload in payloads],
+            [json.dumps(payload).encode() for payload in payloads],
+            [0] * count,
         )
+
+
+def _entrypoint(payload: dict[str, Any]) -> str:
+    """Return what a limit is set for, which is as near as it comes to a key."""
+    return payload.get("key", "noop")
 
 
 async def install(url: str, tuned: bool) -> None:
@@ -56,10 +63,13 @@ async def work(url: str, options: dict[str, Any]) -> None:
     tally = Tally()
     worker = PgQueuer(AsyncpgDriver(await asyncpg.connect(url)))
 
-    @worker.entrypoint("noop")
     async def noop(job: Job) -> None:
         if seconds := tally.add(json.loads(job.payload)):
             await asyncio.sleep(seconds)
+
+    limit = options.pop("limit", 0)
+    for name in options.pop("keys", ["noop"]):
+        worker.entrypoint(name, concurrency_limit=limit)(noop)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.shutdown.set)
     say({"ready": True})

@@ -13,7 +13,9 @@ from bench.child import UNNUMBERED, Enqueue, Producer
 from rota.db.deploy import deploy
 
 ENQUEUE = "select * from rota.enqueue_job(task => 'noop', payload => %s::text::jsonb)"
+ENQUEUE_KEYED = ENQUEUE.replace("jsonb)", "jsonb, key => %s)")
 ENQUEUE_MANY = "select count(*) from rota.enqueue_jobs(jobs => %s::text::jsonb)"
+LIMIT = "select rota.configure_queue('default', key_max_running => %s)"
 
 
 class Client(Producer):
@@ -32,7 +34,9 @@ class Client(Producer):
 
     def _enqueue(self, conn: psycopg.Connection) -> Enqueue:
         async def enqueue(payload: dict[str, Any]) -> None:
-            conn.execute(ENQUEUE, [json.dumps(payload)], prepare=True).fetchall()
+            key = [payload["key"]] if "key" in payload else []
+            query = ENQUEUE_KEYED if key else ENQUEUE
+            conn.execute(query, [json.dumps(payload), *key], prepare=True).fetchall()
 
         return enqueue
 
@@ -57,13 +61,20 @@ class Client(Producer):
         """Enqueue a batch."""
         if self._bulk is None:
             self._bulk = self._connect()
-        jobs = json.dumps([{"task": "noop", "payload": payload} for payload in payloads])
-        self._bulk.execute(ENQUEUE_MANY, [jobs], prepare=True)
+        jobs = [
+            {"task": "noop", "payload": payload}
+            | ({"key": payload["key"]} if "key" in payload else {})
+            for payload in payloads
+        ]
+        self._bulk.execute(ENQUEUE_MANY, [json.dumps(jobs)], prepare=True)
 
 
 if __name__ == "__main__":
-    role, url, _ = sys.argv[1:]
+    role, url, text = sys.argv[1:]
     if role == "install":
         deploy(url, report=lambda line: None)
+        if limit := json.loads(text).get("limit"):
+            with psycopg.connect(url, autocommit=True) as admin:
+                admin.execute(LIMIT, [limit])
     else:
         asyncio.run(Client(url).serve())

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from psycopg import Connection
+
 # Every operation with its name, which generated clients have as a function: none ever changes. The
 # order is the life of a job and of a schedule, so that each example finds what it needs.
 OPERATIONS = {
@@ -24,6 +26,17 @@ OPERATIONS = {
     "POST /jobs/{job_id}/finish": "finishJob",
     "POST /jobs/finish": "finishJobs",
     "POST /jobs/{job_id}/release": "releaseJob",
+    "POST /workflows": "enqueueWorkflow",
+    "GET /workflows": "listWorkflows",
+    "GET /workflows/{workflow_id}": "getWorkflow",
+    "POST /workflows/{workflow_id}/cancel": "cancelWorkflow",
+    "POST /workflows/{workflow_id}/retry": "retryWorkflow",
+    "GET /jobs/{job_id}/parents": "listParents",
+    "POST /jobs/{job_id}/steps": "recordStep",
+    "GET /jobs/{job_id}/steps": "listSteps",
+    "POST /jobs/{job_id}/sleep": "sleepJob",
+    "POST /jobs/{job_id}/await": "awaitEvent",
+    "POST /events/{event}": "emitEvent",
     "POST /schedules": "saveSchedule",
     "GET /schedules": "listSchedules",
     "GET /schedules/{name}": "getSchedule",
@@ -104,6 +117,12 @@ def request_url(spec: dict[str, Any], name: str) -> str:
         elif "example" in parameter or "default" in parameter["schema"]:
             query[parameter["name"]] = parameter.get("example", parameter["schema"].get("default"))
     return path + "?" + "&".join(f"{key}={value}" for key, value in query.items())
+
+
+def with_workflow(conn: Connection, url: str) -> str:
+    """Put a workflow that there is in the place of the examples' workflow 1."""
+    row = conn.execute("select max(id) from rota.workflows where name is not null").fetchone()
+    return url.replace("/workflows/1", f"/workflows/{(row and row[0]) or 1}")
 
 
 def responses(spec: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,10 @@ FORMATS = {
         "2030-01-31T08:00:01.200000+00:00,1,2,FAILED",
         "2000-01-01T00:00:00.000000+00:00,7,1,LOST",
     ],
+    "step-cursor": [
+        "2030-01-31T08:00:01.200000+00:00,charge",
+        "2000-01-01T00:00:00.000000+00:00,a, b",
+    ],
 }
 for name, texts in FORMATS.items():
     schemathesis.openapi.format(name, st.sampled_from(texts))
@@ -35,7 +39,11 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         query["wait"] = 0
     for prefix in ("", "key_"):
         _complete_limits(body, prefix)
-    for job in (body, *(it for it in _list(body.get("jobs")) if isinstance(it, dict))):
+    jobs = [it for it in _list(body.get("jobs")) if isinstance(it, dict)]
+    following = [it for it in _list(body.get("next")) if isinstance(it, dict)]
+    _tell_apart(jobs)
+    _tell_apart(following)
+    for job in (body, *jobs, *following):
         if job.get("unique_key") is None and (job.get("unique_for_seconds") or job.get("replace")):
             job["unique_key"] = "k"
         if isinstance(job.get("headers"), dict):  # no schema of OpenAPI 3.0 tells of names
@@ -53,6 +61,18 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         while_it_runs = timedelta(days=40_000) if "task" in body else timedelta(minutes=10)
         body["starts_at"] = starts_at.isoformat()
         body["ends_at"] = (starts_at + while_it_runs).isoformat()
+
+
+def _tell_apart(jobs: list[dict[str, Any]]) -> None:
+    """Have each job of a workflow a node of its own, which those that depend on any depend on."""
+    earlier: list[str] = []
+    for place, job in enumerate(jobs):
+        parents = job.get("depends_on")
+        if isinstance(parents, list) and all(type(it) in (str, int) and it for it in parents):
+            job["depends_on"] = earlier[-len(parents) :]
+        if isinstance(job.get("node"), str) and 1 <= len(job["node"]) <= 200:
+            job["node"] = f"node {place}"
+            earlier.append(job["node"])
 
 
 def _complete_limits(body: dict[str, Any], prefix: str) -> None:

@@ -10,8 +10,15 @@ from flask.testing import FlaskClient
 from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 
-from rota.app import create_app, jobs, queues, schedules, work
-from tests.api.documentation import OPERATIONS, operation, request_url, requests, resolve
+from rota.app import create_app, jobs, queues, schedules, steps, work, workflows
+from tests.api.documentation import (
+    OPERATIONS,
+    operation,
+    request_url,
+    requests,
+    resolve,
+    with_workflow,
+)
 
 
 @pytest.fixture
@@ -69,7 +76,7 @@ def test_every_operation_says_which_tokens_it_takes(spec: dict[str, Any]) -> Non
         assert "no_right" in refused["403"]["content"]["application/json"]["examples"], name
 
 
-def test_the_api_needs_no_more_than_three_roles(db: str) -> None:
+def test_the_api_needs_no_more_than_three_roles(db: str, conn: Connection) -> None:
     producer, operator, worker = (
         create_app(make_conninfo(db, options=f"-c role={role}"))
         for role in ("rota_producer", "rota_operator", "rota_worker")
@@ -78,13 +85,12 @@ def test_the_api_needs_no_more_than_three_roles(db: str) -> None:
     operator.test_client().patch("/queues/old-mail", json={})
 
     for name in OPERATIONS:
-        app = producer if name in ("POST /jobs", "POST /jobs/bulk") else operator
-        if operation(spec, name)["tags"] == ["work"]:
-            app = worker
+        app, scopes = operator, operation(spec, name).get("x-scopes", ["operator"])
+        if "operator" not in scopes:
+            app = worker if "worker" in scopes else producer
         for body in requests(spec, name):
-            answer = app.test_client().open(
-                request_url(spec, name), method=name.split()[0], json=body
-            )
+            url = with_workflow(conn, request_url(spec, name))
+            answer = app.test_client().open(url, method=name.split()[0], json=body)
 
             no_lease = app is worker and answer.get_json(silent=True) and answer.json.get("code")
             assert answer.status_code < 300 or no_lease == "RTC02", (name, answer.text)
@@ -177,6 +183,11 @@ def test_the_documented_fields_are_the_accepted_ones(spec: dict[str, Any]) -> No
     assert documented("Heartbeat") == set(work.HEARTBEAT)
     assert documented("JobHeld") == set(work.HELD_JOB)
     assert documented("Release") == set(work.RELEASE)
+    assert documented("NewNode") == set(workflows.NODE)
+    assert documented("StepToRecord") == set(steps.RECORD)
+    assert documented("Sleep") == set(steps.SLEEP)
+    assert documented("Await") == set(steps.AWAIT)
+    assert documented("NewEvent") == set(steps.EVENT)
     assert documented("Range") == set(schedules.RANGE)
     assert documented("QueueSettings") == set(queues.SETTINGS)
     assert documented("KeySettings") == set(queues.LIMITS)

@@ -13,7 +13,7 @@ from psycopg import Connection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from rota.app import jobs, queues, schedules, work
+from rota.app import jobs, queues, schedules, steps, work, workflows
 from rota.app.inputs import MAX_BODY_BYTES, MAX_DEPTH
 from rota.db.gateway import call
 
@@ -202,6 +202,15 @@ def test_every_parameter_has_its_field(conn: Connection) -> None:
     assert arguments(work.FINISH) | outcome == parameters(conn, "finish_job")
     assert arguments(work.HEARTBEAT) | outcome == parameters(conn, "heartbeat_job")
     assert arguments(work.RELEASE) | outcome == parameters(conn, "release_job")
+    assert arguments(steps.RECORD) | outcome == parameters(conn, "record_step")
+    assert arguments(steps.SLEEP) | outcome == parameters(conn, "sleep_job")
+    assert arguments(steps.AWAIT) | outcome == parameters(conn, "await_event")
+    assert arguments(steps.EVENT) | {"event"} == parameters(conn, "emit_event")
+    only_alone = {"unique_for", "replace"}
+    edges = {"node", "depends_on", "if_parent_fails"}
+    assert arguments(workflows.NODE) - {"run_in"} == (
+        parameters(conn, "enqueue_job") - only_alone | edges
+    )
     assert arguments(schedules.OPTIONS | schedules.TIMINGS | schedules.NAME) == parameters(
         conn, "schedule_job"
     )

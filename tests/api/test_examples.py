@@ -27,6 +27,7 @@ from tests.api.documentation import (
     requests,
     resolve,
     responses,
+    with_workflow,
 )
 
 WORKER = "8f14e45f-ceea-467f-a0e6-9c1f3e7d2b10"
@@ -75,6 +76,9 @@ def test_what_is_sent_is_accepted_and_what_comes_back_is_shaped_as_shown(
         url = request_url(spec, name)
         if TOKEN in str(body):
             url, body = with_leases(conn, url, body)
+        elif url.startswith(("/jobs/1/parents", "/jobs/1/steps")):
+            url = with_a_past(conn, url)
+        url = with_workflow(conn, url)
         answer = server.request(name.split()[0], url, body)
         response = resolve(spec, operation(spec, name)["responses"][str(answer.status)])
         if answer.status == 204:
@@ -141,6 +145,21 @@ def with_leases(conn: Connection, url: str, body: Any) -> tuple[str, Any]:
     return url, body | {"token": held[1]["token"]}
 
 
+def with_a_past(conn: Connection, url: str) -> str:
+    """Put a job that has a parent and has recorded a step in the place of the examples' job 1."""
+    job = {"task": "echo", "queue": "held"}
+    graph = [job | {"node": "extract"}, job | {"depends_on": "previous"}]
+    call(conn, "enqueue_workflow", jobs=Jsonb(graph))
+    (parent,) = call(conn, "claim_next_job", queues=["held"])
+    held = {"job_id": parent["id"], "token": parent["token"]}
+    call(conn, "finish_job", **held, result=Jsonb({"rows": 3}))
+    (child,) = call(conn, "claim_next_job", queues=["held"])
+    held = {"job_id": child["id"], "token": child["token"]}
+    call(conn, "record_step", **held, step="charge", result=Jsonb({"charge": "ch_7"}))
+    call(conn, "finish_job", **held)
+    return url.replace("/jobs/1/", f"/jobs/{child['id']}/")
+
+
 def tell_of_a_worker(conn: Connection) -> None:
     call(
         conn,
@@ -196,7 +215,11 @@ def shape(value: Any) -> Any:
 
 
 # How to get the answers that have an example of their own, or one that fits what is asked for.
-BAD_QUERIES = {"GET /jobs/counts": "state=LOST", "GET /jobs/{job_id}": "wait=31"}
+BAD_QUERIES = {
+    "GET /jobs/counts": "state=LOST",
+    "GET /jobs/{job_id}": "wait=31",
+    "GET /workflows/{workflow_id}": "limit=1001",
+}
 BAD_BODIES = {
     "POST /queues/{queue}/claim": {"wait_seconds": 31},
     "POST /jobs/claim": {},
@@ -205,6 +228,12 @@ BAD_BODIES = {
     "POST /jobs/{job_id}/heartbeat": {},
     "POST /jobs/heartbeat": {"jobs": [{"job_id": 1}]},
     "POST /jobs/{job_id}/release": {},
+    "POST /workflows": {"jobs": [{"task": "echo"}, {}]},
+    "POST /workflows/{workflow_id}/cancel": {"reason": 5},
+    "POST /jobs/{job_id}/steps": {"token": TOKEN},
+    "POST /jobs/{job_id}/sleep": {"token": TOKEN, "delay_seconds": 1},
+    "POST /jobs/{job_id}/await": {"token": TOKEN, "event": "e"},
+    "POST /events/{event}": {"paid": True},
     "POST /jobs": {},
     "POST /jobs/bulk": {"jobs": [{"task": "echo"}, {}]},
     "POST /jobs/{job_id}/cancel": {"reason": 5},
@@ -222,10 +251,16 @@ NO_SUCH_PATHS = {
     "POST /jobs/{job_id}/finish": "/jobs/x/finish",
     "POST /jobs/{job_id}/heartbeat": "/jobs/x/heartbeat",
     "POST /jobs/{job_id}/release": "/jobs/x/release",
+    "POST /jobs/{job_id}/steps": "/jobs/x/steps",
+    "POST /jobs/{job_id}/sleep": "/jobs/x/sleep",
+    "POST /jobs/{job_id}/await": "/jobs/x/await",
+    "POST /events/{event}": "/events/",
     "PUT /schedules/{name}": "/schedules/",
     "PATCH /queues/{queue}": "/queues/",
     "PATCH /queues/{queue}/keys/{key}": "/queues/default/keys/",
 }
+
+OF_NOBODY = {"POST /workflows": {"jobs": [{"task": "echo", "depends_on": [1]}]}}
 
 
 def errors(spec: dict[str, Any], status: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -303,9 +338,12 @@ def test_what_is_not_there_is_shown_as_it_is_answered(
 ) -> None:
     found = list(errors(spec, "404"))
 
-    assert {name for name, _ in found} == {name for name in OPERATIONS if "{" in name}
+    assert {name for name, _ in found} == {name for name in OPERATIONS if "{" in name} | {
+        *OF_NOBODY
+    }
     for name, example in found:
-        answer = send(client, spec, name, NO_SUCH_PATHS.get(name, ""))
+        body = OF_NOBODY.get(name, requests(spec, name)[0])
+        answer = send(client, spec, name, NO_SUCH_PATHS.get(name, ""), json=body)
         assert (answer.status_code, answer.json) == (404, example), name
 
 
@@ -348,6 +386,9 @@ def test_conflicts_are_shown_as_they_are_answered(
         "POST /jobs/{job_id}/finish",
         "POST /jobs/{job_id}/heartbeat",
         "POST /jobs/{job_id}/release",
+        "POST /jobs/{job_id}/steps",
+        "POST /jobs/{job_id}/sleep",
+        "POST /jobs/{job_id}/await",
         *WITH_A_KEY,
     }
     client.post("/jobs", json={"task": "echo"}, headers={"Idempotency-Key": "taken"})
@@ -359,7 +400,8 @@ def test_conflicts_are_shown_as_they_are_answered(
 
 
 WITH_A_KEY = {
-    *("POST /jobs", "POST /jobs/bulk", "POST /schedules", "POST /schedules/{name}/backfill"),
+    *("POST /jobs", "POST /jobs/bulk", "POST /workflows", "POST /schedules"),
+    "POST /schedules/{name}/backfill",
 }
 
 

@@ -16,7 +16,13 @@ from tests.waiting import wait_until
 MEGABYTE = 2**20
 GROWTH = 160 * MEGABYTE  # of the process, over some thousand requests of up to a megabyte
 TAKE_A_BODY = [name for name in OPERATIONS if name.split()[0] in ("POST", "PUT", "PATCH")]
-PLACES = {"{job_id}": "1", "{queue}": "default", "{name}": "nightly"}
+PLACES = {
+    "{job_id}": "1",
+    "{workflow_id}": "1",
+    "{event}": "paid:7",
+    "{queue}": "default",
+    "{name}": "nightly",
+}
 DEPTH = 10_000
 
 NOT_JSON = {

@@ -44,7 +44,7 @@ class Things:
         self.name = name
         for what in ("queue", "schedule", "worker", "key", "request", "task"):
             setattr(self, what, f"{name}.{what}{suffix}")
-        self.waiting = self.running = self.failed = self.done = NO_JOB
+        self.waiting = self.running = self.failed = self.done = self.workflow = NO_JOB
         self.token = str(uuid4())  # of a lease
         self.etags = ['"0123456789012345678901234567890123456789"'] * 10
 
@@ -131,7 +131,10 @@ def furnish(ask: Ask, name: str) -> Things:
     })  # fmt: skip
     repeated = {"task": has.task, "queue": has.queue, "run_in_seconds": 3600}
     post("/jobs", repeated, Idempotency_Key=has.request)
+    graph = [{"task": has.task, "queue": has.queue, "node": name, "depends_on": [has.running]}]
+    has.workflow = post("/workflows", {"name": name, "jobs": graph})["workflow_id"]
     ask(name, "PATCH", f"/queues/{has.queue}", {"max_retries": 7})
+    ask(name, "POST", f"/events/{name}.event1", {"payload": name})
     ask(name, "PATCH", f"/queues/{has.queue}/keys/{has.key}", {"max_running": 7})
     pages = ["/jobs?limit=1", "/schedules", "/queues", "/workers", "/jobs/counts"]
     pages += [f"/jobs/{job_id}" for job_id in has.ids] + [f"/queues/{has.queue}"]
@@ -147,7 +150,7 @@ Probe = Callable[[Things], list[tuple[Any, ...]]]  # paths, bodies, headers
 def each_job(tail: str, *bodies: Any) -> Probe:
     return lambda of: [
         (f"/jobs/{job_id}{tail}", body(of) if callable(body) else body)
-        for job_id in of.ids
+        for job_id in (*of.ids, of.workflow)
         for body in bodies or (None,)
     ]
 
@@ -245,6 +248,40 @@ PROBES: dict[str, Probe] = {
         ("/jobs/finish", {"jobs": [], "claim_next": {"queues": [of.queue], "worker": of.worker}}),
     ],
     "POST /jobs/{job_id}/release": each_job("/release", lease),
+    "POST /workflows": lambda of: [
+        ("/workflows", {"jobs": [{"task": "t", "queue": of.queue}]}),
+        ("/workflows", {"jobs": [NEW, {"task": "t", "queue": of.queue, "unique_key": of.key}]}),
+        *(
+            ("/workflows", {"jobs": [NEW | {"depends_on": [job_id], "if_parent_fails": "run"}]})
+            for job_id in of.ids
+        ),
+        ("/workflows", {"jobs": [NEW]}, {"Idempotency-Key": of.request}),
+    ],
+    "GET /workflows": lambda of: [
+        *((f"/workflows?before={cursor}",) for cursor in (*of.ids, of.workflow)),
+        *(("/workflows", None, {"If-None-Match": etag}) for etag in of.etags),
+    ],
+    "GET /workflows/{workflow_id}": lambda of: [
+        (f"/workflows/{of.workflow}",),
+        (f"/workflows/{of.workflow}?after={of.workflow}",),
+    ],
+    "POST /workflows/{workflow_id}/cancel": lambda of: [
+        (f"/workflows/{of.workflow}/cancel", {"reason": "x"})
+    ],
+    "POST /workflows/{workflow_id}/retry": lambda of: [(f"/workflows/{of.workflow}/retry", {})],
+    "GET /jobs/{job_id}/parents": each_job("/parents"),
+    "GET /jobs/{job_id}/steps": each_job("/steps"),
+    "POST /jobs/{job_id}/steps": each_job("/steps", lambda of: lease(of) | {"step": "s"}),
+    "POST /jobs/{job_id}/sleep": each_job(
+        "/sleep", lambda of: lease(of) | {"step": "s", "delay_seconds": 60}
+    ),
+    "POST /jobs/{job_id}/await": each_job(
+        "/await",
+        lambda of: (
+            lease(of) | {"step": "s", "event": f"{of.name}.event1", "timeout_seconds": 60}
+        ),
+    ),
+    "POST /events/{event}": lambda of: [(f"/events/{of.name}.event1", {"payload": 1})],
     "POST /schedules": lambda of: [
         ("/schedules", NEW | {"name": of.schedule, "cron": "@daily"}),
         ("/schedules", {"task": "t", "queue": of.queue, "name": "acme.s", "cron": "@daily"}),
@@ -309,11 +346,11 @@ def told(answer: Any, of: Things) -> tuple[Any, ...]:
     """Return all that an answer says, without names and ids of whose things it is about."""
 
     def plain(text: str) -> str:
-        for job_id in sorted(set(of.ids), reverse=True):
+        for job_id in sorted({*of.ids, of.workflow}, reverse=True):
             text = re.sub(rf"\b{job_id}\b", "ID", text)
         text = re.sub(r"(?<!\.)\b7\d{5}\b", "NEW", text)  # an id, no microseconds
         text = re.sub(
-            r"\b(globex|nobody)\.(queue|schedule|worker|key|request|task)\d", "NAME", text
+            r"\b(globex|nobody)\.(queue|schedule|worker|key|request|task|event)\d", "NAME", text
         )
         text = re.sub(r"(?m)^(rota_\w+_(?:age|due)_seconds\S*) .*", r"\1 AGE", text)
         return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", "MOMENT", text)
@@ -341,6 +378,8 @@ def test_every_operation_of_the_routes_is_probed(http: FlaskClient) -> None:
             "workers",
             "doctor",
             "metrics",
+            "workflows",
+            "steps",
         ):
             path = re.sub(r"<(?:[^:>]*:)?(\w+)>", r"{\1}", str(rule))
             routes |= {f"{method} {path}" for method in (rule.methods or set()) & METHODS}

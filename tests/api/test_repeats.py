@@ -19,6 +19,7 @@ KEY = {"Idempotency-Key": "order-7"}
 CREATIONS = {
     "/jobs": {"task": "a"},
     "/jobs/bulk": {"jobs": [{"task": "a"}, {"task": "b"}]},
+    "/workflows": {"jobs": [{"task": "a"}, {"task": "b", "depends_on": "previous"}]},
     "/schedules": {"name": "other", "task": "a", "cron": "@daily"},
     "/schedules/s/backfill": {"starts_at": "2030-01-01T00:00Z", "ends_at": "2030-01-02T00:00Z"},
 }

@@ -352,3 +352,236 @@ def test_the_fixture_empties_no_database_that_is_not_one_for_tests(tmp_path, clu
     done = users_tests(tmp_path, ROTA_TEST_URL=cluster.url("production"))
 
     assert "database 'production' is not named as one for tests" in done.stdout
+
+
+# -- steps, sleeps, events, and jobs that follow ---------------------------------------------------
+
+
+@pytest.fixture
+def order(handlers):
+    """A handler in three steps, once as a function and once as a coroutine; and what they did."""
+    did = []
+
+    def charge(order_id):
+        did.append(order_id)
+        return {"charge": order_id}
+
+    @task("order")
+    def order(job: Job) -> object:
+        charged = job.step("charge", charge, job.payload["order"])
+        job.sleep("a day later", timedelta(days=1))
+        paid = job.wait_for(f"paid:{job.payload['order']}", timeout=timedelta(days=2))
+        return [charged, job.step("tell", lambda: ("told", paid))]
+
+    @task("order_async")
+    async def order_async(job: Job) -> object:
+        async def charge_async(order_id):
+            await asyncio.sleep(0)
+            return charge(order_id)
+
+        charged = await job.step_async("charge", charge_async, job.payload["order"])
+        await job.sleep_async("a day later", timedelta(days=1))
+        paid = await job.wait_for_async(f"paid:{job.payload['order']}", timeout=2 * 86_400)
+        return [charged, await job.step_async("tell", lambda: ("told", paid))]
+
+    return did
+
+
+@pytest.mark.parametrize("name", ["order", "order_async"])
+def test_a_handler_goes_on_after_its_sleep_and_with_its_event(conn, clock, order, name):
+    job = rota.enqueue(conn, name, {"order": 7})
+
+    [first] = run_due_jobs(conn)
+    assert (first.state, first.error, first.result) == ("SCHEDULED", None, None)
+    assert run_due_jobs(conn) == []
+    clock.advance(timedelta(hours=23))
+    assert run_due_jobs(conn) == []
+    clock.advance(HOUR)
+    [second] = run_due_jobs(conn)
+    assert (second.state, second.attempt) == ("SCHEDULED", 1)
+    assert run_due_jobs(conn) == []
+    assert rota.emit_event(conn, "paid:7", {"sum": 5}) == 1
+    [third] = run_due_jobs(conn)
+
+    assert (third.state, third.result) == (
+        "COMPLETED", [{"charge": 7}, ["told", {"sum": 5}]],
+    )  # fmt: skip
+    assert order == [7]
+    steps = conn.execute("select step from rota.recorded_steps(%s)", [job.id]).fetchall()
+    assert steps == [("charge",), ("a day later",), ("paid:7",), ("tell",)]
+
+
+def test_an_event_that_was_emitted_before_is_not_waited_for(conn, clock, order):
+    rota.emit_event(conn, "paid:7", None)
+    rota.enqueue(conn, "order", {"order": 7})
+    run_due_jobs(conn)
+    clock.advance(timedelta(days=1))
+
+    [ran] = run_due_jobs(conn)
+
+    assert (ran.state, ran.result[1]) == ("COMPLETED", ["told", None])
+
+
+@pytest.mark.parametrize("name", ["order", "order_async"])
+def test_an_event_that_does_not_come_in_time_is_an_error_that_stays(conn, clock, order, name):
+    rota.enqueue(conn, name, {"order": 7}, max_retries=1)
+    run_due_jobs(conn)
+    clock.advance(timedelta(days=1))
+    run_due_jobs(conn)
+    clock.advance(timedelta(days=2))
+
+    [ran] = run_due_jobs(conn)
+    rota.emit_event(conn, "paid:7")
+    clock.advance(timedelta(days=1))
+    [again] = run_due_jobs(conn)
+
+    assert "EventTimeout: event paid:7 did not come in time" in ran.error
+    assert (again.state, "EventTimeout" in again.error) == ("FAILED", True)
+    assert order == [7]
+
+
+def test_who_catches_the_end_of_a_wait_goes_on(conn, clock):
+    @task("patient")
+    def patient(job: Job) -> object:
+        try:
+            return job.wait_for("never", timeout=60)
+        except TimeoutError:
+            return "without"
+
+    rota.enqueue(conn, "patient")
+    run_due_jobs(conn)
+    clock.advance(HOUR)
+
+    assert [ran.result for ran in run_due_jobs(conn)] == ["without"]
+
+
+def test_a_failed_attempt_does_not_repeat_its_steps(conn, clock):
+    did = []
+
+    @task("stumbles")
+    def stumbles(job: Job) -> object:
+        job.step("first", did.append, "first")
+        value = job.step("second", lambda: did.append("second") or {"nested": (1, 2)})
+        if job.attempt == 1:
+            raise ConnectionError
+        return value
+
+    rota.enqueue(conn, "stumbles")
+    run_due_jobs(conn)
+    clock.advance(HOUR)
+
+    assert [ran.result for ran in run_due_jobs(conn)] == [{"nested": [1, 2]}]
+    assert did == ["first", "second"]
+
+
+def test_steps_side_by_side_are_done_once_each(conn, clock):
+    did = []
+
+    @task("side_by_side")
+    async def side_by_side(job: Job) -> object:
+        async def work(name):
+            await asyncio.sleep(0)
+            did.append(name)
+            return name
+
+        async with asyncio.TaskGroup() as group:
+            parts = [group.create_task(job.step_async(name, work, name)) for name in "abc"]
+        async with asyncio.TaskGroup() as group:  # which has what ends it in a group of its own
+            group.create_task(job.sleep_async("nap", HOUR))
+        return [part.result() for part in parts] + [await job.step_async("a", work, "again")]
+
+    rota.enqueue(conn, "side_by_side")
+    [asleep] = run_due_jobs(conn)
+    clock.advance(HOUR)
+    [ran] = run_due_jobs(conn)
+
+    assert (asleep.state, asleep.error) == ("SCHEDULED", None)
+    assert ran.result == ["a", "b", "c", "a"]
+    assert sorted(did) == ["a", "b", "c"]
+
+
+def test_what_a_step_cannot_record_fails_its_attempt_alone(conn):
+    @task("sets")
+    def sets(job: Job) -> None:
+        with pytest.raises(ValueError, match="not JSON serializable"):
+            job.step("set", lambda: {1, 2})
+        with pytest.raises(TypeError, match="name must be a text"):
+            job.step(7, lambda: None)
+        job.step("set", lambda: [1, 2])
+
+    rota.enqueue(conn, "sets")
+
+    assert [ran.error for ran in run_due_jobs(conn)] == [None]
+
+
+def test_a_handler_that_goes_on_after_it_was_handed_back_does_so_in_vain(conn, clock):
+    raised = []
+
+    @task("stubborn")
+    def stubborn(job: Job) -> str:
+        try:
+            job.sleep("long", HOUR)
+        except BaseException as error:
+            raised.append(type(error).__name__)
+            try:
+                job.step("more", lambda: 1)
+            except BaseException as again:
+                raised.append(type(again).__name__)
+        return "awake"
+
+    rota.enqueue(conn, "stubborn")
+    [ran] = run_due_jobs(conn)
+    assert (ran.state, ran.result, raised) == ("SCHEDULED", None, ["HandedBack"] * 2)
+    clock.advance(HOUR)
+
+    assert [ran.result for ran in run_due_jobs(conn)] == ["awake"]
+
+
+def test_jobs_that_follow_come_with_a_finish_that_succeeds(conn, clock):
+    @task("split")
+    def split(job: Job) -> object:
+        parts = [job.next.add("echo", {"part": n}, queue="parts") for n in range(2)]
+        job.next.add("gather", after=parts)
+        if job.attempt == 1:
+            raise ConnectionError
+        return "split"
+
+    @task("gather")
+    def gather(job: Job) -> object:
+        return [[parent.node, parent.state, parent.result] for parent in job.parents()]
+
+    @task("source")
+    def source(job: Job) -> object:
+        job.next.add("child")
+        return 5
+
+    @task("child")
+    async def child(job: Job) -> object:
+        return [parent.result for parent in await job.parents_async()]
+
+    rota.enqueue(conn, "split")
+    [failed] = run_due_jobs(conn)
+    clock.advance(HOUR)
+    *ran, gathered = run_due_jobs(conn)
+    rota.enqueue(conn, "source")
+    _, of_child = run_due_jobs(conn)
+
+    assert failed.state == "SCHEDULED"
+    assert sorted(one.task for one in ran) == ["echo", "echo", "split"]
+    assert gathered.result == [
+        ["echo", "COMPLETED", {"part": 0}], ["echo-2", "COMPLETED", {"part": 1}],
+    ]  # fmt: skip
+    assert of_child.result == [5]
+
+
+def test_jobs_that_cannot_follow_fail_the_attempt(conn):
+    @task("too_much")
+    def too_much(job: Job) -> None:
+        for _ in range(5):
+            job.next.add("echo", "x" * 900_000)
+
+    rota.enqueue(conn, "too_much", max_retries=0)
+    [ran] = run_due_jobs(conn)
+
+    assert ran.state == "FAILED"
+    assert "what is to come next cannot be stored" in ran.error

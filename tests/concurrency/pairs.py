@@ -14,6 +14,7 @@ from tests.concurrency.sessions import Session, forget_cursors
 
 KEY = "the key"
 NAME = "the name"
+EVENT = "the event"
 MOMENT = timedelta(microseconds=1)  # a lease that has run out when the call returns
 LONGER = timedelta(hours=2)  # the lease that a heartbeat asks for
 AT_ONCE = timedelta(0)
@@ -21,10 +22,15 @@ AT_ONCE = timedelta(0)
 
 @dataclass(frozen=True)
 class Subject:
-    """The job that both sessions act on, and the last token that was issued for it."""
+    """The job that both sessions act on, and the last token that was issued for it.
+
+    With a job that depends on it, if one does, and the workflow of both.
+    """
 
     job_id: int
     token: Any
+    child_id: int | None = None
+    workflow_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,12 @@ OPERATIONS = {
     "fail": Operation(
         "finish_job", lambda s: {**_held(s), "error": "boom", "retry_in": AT_ONCE}, _state
     ),
-    "heartbeat": Operation("heartbeat_job", lambda s: {**_held(s), "lease": LONGER}, _beat),
+    "heartbeat": Operation(
+        "heartbeat_job",
+        lambda s: {**_held(s), "lease": LONGER},
+        _beat,
+        passed_by="lease as it was",
+    ),
     "recover": Operation(
         "recover_jobs",
         lambda _: {},
@@ -107,6 +118,46 @@ OPERATIONS = {
         _beat,
         passed_by="lease as it was",
     ),
+    "give up": Operation(
+        "finish_job", lambda s: {**_held(s), "error": "boom", "retry": False}, _state
+    ),
+    "finish, next": Operation(
+        "finish_job", lambda s: {**_held(s), "next": Jsonb([{"task": "t"}])}, _state
+    ),
+    "add a child": Operation(
+        "enqueue_workflow",
+        lambda s: {"jobs": Jsonb([{"task": "t", "depends_on": [s.job_id]}])},
+        _state,
+    ),
+    "add a finally": Operation(
+        "enqueue_workflow",
+        lambda s: {
+            "jobs": Jsonb([{"task": "t", "depends_on": [s.job_id], "if_parent_fails": "run"}])
+        },
+        _state,
+    ),
+    "cancel child": Operation("cancel_job", lambda s: {"job_id": s.child_id}, _state),
+    "retry child": Operation("retry_job", lambda s: {"job_id": s.child_id}, _state),
+    "cancel all": Operation(
+        "cancel_workflow",
+        lambda s: {"workflow_id": s.workflow_id},
+        lambda rows, _: f"{rows[0]['cancel_workflow']} ended",
+    ),
+    "retry all": Operation(
+        "retry_workflow",
+        lambda s: {"workflow_id": s.workflow_id},
+        lambda rows, _: f"{rows[0]['retry_workflow']} back",
+    ),
+    "sleep": Operation("sleep_job", lambda s: {**_held(s), "step": "nap", "delay": LONGER}, _state),
+    "await": Operation(
+        "await_event",
+        lambda s: {**_held(s), "step": "s", "event": EVENT, "timeout": LONGER},
+        _state,
+    ),
+    "emit": Operation(
+        "emit_event", lambda _: {"event": EVENT}, lambda rows, _: f"{rows[0]['emit_event']} woken"
+    ),
+    "record": Operation("record_step", lambda s: {**_held(s), "step": "s"}, lambda *_: "recorded"),
 }
 
 
@@ -146,8 +197,37 @@ def _cancelled(conn: Connection) -> Subject:
     return subject
 
 
-ONE_TIME = [name for name in OPERATIONS if name != "schedule"]
-RECURRING = [name for name in OPERATIONS if name != "enqueue"]
+def _workflow(conn: Connection) -> int:
+    jobs = [{"task": "t", "node": "a"}, {"task": "t", "depends_on": ["a"]}]
+    return call(conn, "enqueue_workflow", jobs=Jsonb(jobs))[0]["job_id"]
+
+
+def _parent(conn: Connection) -> Subject:
+    subject = _claim(conn)
+    ((child, workflow),) = conn.execute(
+        "select job_id, workflow_id from rota.workflow_jobs where depends_on <> '{}'"
+    ).fetchall()
+    return Subject(subject.job_id, subject.token, child, workflow)
+
+
+def _failed_parent(conn: Connection) -> Subject:
+    subject = _parent(conn)
+    call(conn, "finish_job", **_held(subject), error="boom", retry=False)
+    return subject
+
+
+def _awaiting(conn: Connection) -> Subject:
+    subject = _claim(conn)
+    call(conn, "await_event", **_held(subject), step="s", event=EVENT, timeout=LONGER)
+    return subject
+
+
+WORKFLOWS = list(OPERATIONS)[list(OPERATIONS).index("give up") :]  # and steps and events
+ONE_TIME = [name for name in OPERATIONS if name not in ("schedule", *WORKFLOWS)]
+RECURRING = [name for name in OPERATIONS if name not in ("enqueue", *WORKFLOWS)]
+GRAPH = ["finish", "give up", "finish, next", "cancel", "retry", "heartbeat", "maintain"]
+GRAPH += ["add a child", "add a finally", "cancel child", "retry child", "cancel all", "retry all"]
+EVENTS = ["claim", "finish", "cancel", "retry", "release", "maintain", "await", "emit", "record"]
 
 # Where the lease ran out, what differs from a running job.
 LATE = ["finish", "heartbeat", "recover", "hold_lease", "heartbeat_jobs"]
@@ -163,6 +243,10 @@ STATES: dict[str, tuple[Callable, Callable, list[str], list[str]]] = {
     "recurring, running": (_schedule, _claim, RECURRING, RECURRING),
     "recurring, its lease ran out": (_schedule, _expired, RECURRING, LATE),
     "recurring, cancelled": (_schedule, _cancelled, RECURRING, RECURRING),
+    "a parent, running": (_workflow, _parent, GRAPH, GRAPH),
+    "a parent, failed": (_workflow, _failed_parent, GRAPH, GRAPH),
+    "one-time, running, events": (_enqueue, _claim, EVENTS, EVENTS),
+    "one-time, awaiting an event": (_enqueue, _awaiting, EVENTS, EVENTS),
 }
 
 
@@ -226,6 +310,13 @@ class Bench:
             delete from rota.finished_jobs;
             delete from rota.attempts;
             delete from rota.schedules;
+            delete from rota.workflows;
+            delete from rota.workflow_jobs;
+            delete from rota.job_dependencies;
+            delete from rota.job_waits;
+            delete from rota.job_steps;
+            delete from rota.events;
+            delete from rota.event_waits;
             """
         )
         make, bring, *_ = STATES[state]
@@ -273,9 +364,11 @@ class Bench:
             order by j.id
             """
         ).fetchall()
-        return "; ".join(
-            _describe("" if job_id == subject.job_id else "new: ", *rest) for job_id, *rest in rows
-        )
+        return "; ".join(_describe(_prefix(job_id, subject), *rest) for job_id, *rest in rows)
+
+
+def _prefix(job_id: int, subject: Subject) -> str:
+    return {subject.job_id: "", subject.child_id: "child: "}.get(job_id, "new: ")
 
 
 def _describe(

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -33,8 +34,8 @@ QUEUES = {
     WINDOWS: {
         "max_starts": 50,
         "starts_period": SECOND,
-        "key_max_running": 3,
-        "key_max_starts": 15,
+        "key_max_running": 6,
+        "key_max_starts": 8,
         "key_starts_period": SECOND,
     },
     ORDER: {"key_in_order": True},
@@ -97,6 +98,8 @@ class House:
 class Worker(threading.Thread):
     """A session that does whatever it draws."""
 
+    _queues = tuple(QUEUES)
+
     def __init__(self, house: House, connect: Callable[..., psycopg.Connection], number: int):
         super().__init__(daemon=True)
         self._house = house
@@ -112,11 +115,17 @@ class Worker(threading.Thread):
             (deed,) = self._random.choices(deeds, weights)
             try:
                 deed(self)
-            except psycopg.errors.AdminShutdown:
-                self._conn = self._connect()
+            except psycopg.Rollback:  # of a session that has just been ended
+                self._conn = self._connected()
             except psycopg.Error as error:
-                house.unexpected.append(f"{deed.__name__}: {error.sqlstate}: {error}")
-                self._conn = self._connect()
+                if error.sqlstate not in (None, "57P01"):  # somebody has ended the session
+                    house.unexpected.append(f"{deed.__name__}: {error.sqlstate}: {error}")
+                self._conn = self._connected()
+
+    def _connected(self) -> psycopg.Connection:
+        while True:
+            with suppress(psycopg.OperationalError):  # ended at once
+                return self._connect()
 
     def _call(
         self, function: str, *, linger: float = 0, undone: float = 0, **arguments: Any
@@ -177,7 +186,7 @@ class Worker(threading.Thread):
 
     def _claim(self) -> None:
         pick, house = self._random, self._house
-        queues = pick.sample(list(QUEUES), pick.randint(1, 4))
+        queues = pick.sample(self._queues, pick.randint(1, min(4, len(self._queues))))
         got: list[dict[str, Any]] = []
         with self._conn.transaction() as transaction:
             began = datetime.now(UTC)
@@ -374,10 +383,13 @@ def test_limits_turns_and_order_hold_whatever_eight_sessions_do(conn, connect):
         (SET, "a", 60),
         (CHANGED, "a", 60),
         (FREE, "a", 60),
-        (WINDOWS, KEYS, 30),
-        (WINDOWS, "a", 45),
+        (WINDOWS, KEYS, 20),
+        (WINDOWS, "a", 30),
+        (WINDOWS, [None], 120),
     ]
-    for queue, keys, number in bulks:  # enough that each limit is reached
+    # Enough that each limit is reached, also where a machine is so busy that few jobs end in a
+    # second: each by what one claim may start, and hardly more.
+    for queue, keys, number in bulks:
         jobs = [{"task": "t", "queue": queue, "key": key} for key in keys] * number
         call(conn, "enqueue_jobs", jobs=Jsonb(jobs))
     (set_at,) = conn.execute("select clock_timestamp()").fetchone()
@@ -428,12 +440,13 @@ def test_limits_turns_and_order_hold_whatever_eight_sessions_do(conn, connect):
         "changed, at once": max(map(most_at_once, of_keys(CHANGED))),
         "set at last, at once": max(most_at_once(a, since) for a in of_keys(SET)),
     }
+    print(seen)
     assert seen == {
         "queue, at once": 6,
         "its keys, at once": 2,
         "queue, in a window": 50,
-        "its keys, in a window": 15,
-        "keys with windows, at once": 3,
+        "its keys, in a window": 8,
+        "keys with windows, at once": 6,
         "in order, at once": 1,
         "changed, at once": 3,
         "set at last, at once": 2,

@@ -7,6 +7,7 @@ opens tables in an order of its own.
 """
 
 import threading
+from typing import LiteralString
 
 import pytest
 from psycopg import Connection, sql
@@ -17,6 +18,16 @@ from tests.waiting import wait_until
 
 # The end of the order: history tables, then their partitions. None stands for the rest.
 HISTORY = ["finished_jobs", "attempts"]
+UNDER_ANOTHER = "state = 'WAITING'"  # only who has locked a job's row of job_waits locks this one
+# Rows that somebody waits for, in the order in which they are locked: table, which, and by what.
+ROWS: list[tuple[LiteralString, LiteralString, LiteralString]] = [
+    ("workflows", "true", "id"),
+    ("events", "true", "name"),
+    ("live_jobs", "state <> 'WAITING'", "id"),
+    ("job_waits", "true", "job_id"),
+    ("live_jobs", UNDER_ANOTHER, "id"),
+    ("finished_jobs", "state <> 'COMPLETED'", "id"),
+]
 STRONG = ["ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"]
 
 
@@ -52,6 +63,7 @@ def warm(session: Session, function: str, arguments: Arguments) -> None:
         session.rollback()
 
 
+@pytest.mark.on_every_server
 @pytest.mark.parametrize("planned", [False, True], ids=["first call", "planned before"])
 @pytest.mark.parametrize(
     ("function", "prepare", "more"),
@@ -121,16 +133,74 @@ def test_no_row_is_waited_for_by_who_has_opened_history(
 ):
     arguments = prepare(conn, clock) | more
     blocker, one = connect(autocommit=False), session()
-    blocker.execute(sql.SQL("select from {} for update").format(sql.Identifier("rota", rows)))
+    which = sql.SQL(" where state <> 'WAITING'" if rows == "live_jobs" else "")
+    blocker.execute(
+        sql.SQL("select from {}{} for update").format(sql.Identifier("rota", rows), which)
+    )
 
     one.begin()
     started = one.start(function, **arguments)
     if started.waits():
-        is_of_an_ended_job = (function, rows) == ("retry_jobs", "schedules")
-        assert is_of_an_ended_job or not history_locks(conn, one.conn.info.backend_pid)
+        # Who brings back what he finds in history locks its schedule, or the parents that live.
+        has_looked = function in ("retry_jobs", "retry_workflow")
+        assert has_looked or not history_locks(conn, one.conn.info.backend_pid)
     blocker.rollback()
     started.answer()
     one.rollback()
+
+
+@pytest.mark.parametrize(
+    ("function", "prepare", "more"),
+    CALLS,
+    ids=[f"{number}-{function}" for number, (function, *_) in enumerate(CALLS)],
+)
+def test_who_waits_for_a_row_holds_none_that_comes_after_it(
+    conn, session, connect, clock, function, prepare, more
+):
+    """Rows of one kind come by id, so one is locked at a time; all that come after it are free."""
+    arguments = prepare(conn, clock) | more
+    blocker, observer, one = connect(autocommit=False), connect(), session()
+    places = [
+        (number, name)
+        for number, (table, condition, name) in enumerate(ROWS)
+        for (name,) in conn.execute(names_of(table, condition, name)).fetchall()
+    ]
+
+    for number, name in places:
+        table, condition, column = ROWS[number]
+        if condition == UNDER_ANOTHER:
+            continue
+        lock = sql.SQL("select from {} where {} = %s for update").format(
+            sql.Identifier("rota", table), sql.Identifier(column)
+        )
+        blocker.execute(lock, [name])
+        forget_cursors(conn)
+        one.begin()
+        started = one.start(function, **arguments)
+        if started.waits():
+            later = [place for place in places if place > (number, name)]
+            assert free_rows(observer, later) == later, f"{function} waits for {table} {name}"
+        blocker.rollback()
+        started.answer()
+        one.rollback()
+
+
+def names_of(table: str, condition: LiteralString, column: str) -> sql.Composed:
+    return sql.SQL("select {1} from {0} where {2} order by {1}").format(
+        sql.Identifier("rota", table), sql.Identifier(column), sql.SQL(condition)
+    )
+
+
+def free_rows(conn: Connection, places: list[tuple[int, int | str]]) -> list[tuple[int, int | str]]:
+    """Return those of the rows that nobody has locked."""
+    look = sql.SQL("select from {} where {} = %s and {} for update skip locked")
+    free = []
+    for number, name in places:
+        table, condition, column = ROWS[number]
+        of_table = sql.Identifier("rota", table), sql.Identifier(column), sql.SQL(condition)
+        if conn.execute(look.format(*of_table), [name]).rowcount:
+            free.append((number, name))
+    return free
 
 
 def test_nobody_but_maintain_locks_a_table_against_others(conn, session, clock):
@@ -140,6 +210,7 @@ def test_nobody_but_maintain_locks_a_table_against_others(conn, session, clock):
         if function in ("maintain", "wall", "unwall"):
             continue
         conn.execute("delete from rota.schedules; delete from rota.live_jobs")
+        conn.execute("delete from rota.job_waits; delete from rota.job_dependencies")
         arguments = prepare(conn, clock) | more
         one.begin()
         one.call(function, **arguments)

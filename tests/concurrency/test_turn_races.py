@@ -942,6 +942,20 @@ def test_a_later_job_comes_when_it_is_due_and_so_does_one_that_was_put_before_it
     assert claim_soon(conn) == [later]
 
 
+@pytest.mark.parametrize("key_limits", [{}, {"key_max_running": 2}], ids=str)
+def test_a_later_job_keeps_a_turn_when_the_last_one_that_is_due_is_claimed(conn, clock, key_limits):
+    if key_limits:
+        configure(conn, **key_limits)
+        settle(conn)
+    now = enqueue(conn)
+    later = enqueue(conn, run_at=datetime.now(UTC) + HOUR)
+    assert claim(conn, 1) == [now]
+
+    clock.advance(HOUR)
+
+    assert claim_soon(conn) == [later]
+
+
 def test_a_turn_that_only_says_that_there_is_room_covers_no_job(conn):
     configure(conn, key_max_running=1)
     settle(conn)

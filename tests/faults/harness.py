@@ -55,9 +55,18 @@ JOBS = """
     select
         j.id, j.payload ->> 'key' as key, j.state, l.token::text, j.run, j.queue, j.priority,
         j.max_retries, j.payload ? 'gives_up' as gave_up, j.schedule_type,
-        extract(epoch from j.scheduled_for)::float8 as scheduled_for
+        extract(epoch from j.scheduled_for)::float8 as scheduled_for,
+        w.depends_on, w.if_parent_fails, w.ended_by,
+        (
+            select jsonb_agg(
+                s.result || jsonb_build_object('at', extract(epoch from s.recorded_at)::float8)
+            )
+            from rota.job_steps as s
+            where s.job_id = j.id and s.result ? 'event'
+        ) as awaited
     from rota.jobs as j
     left join rota.live_jobs as l on l.id = j.id
+    left join rota.workflow_jobs as w on w.job_id = j.id
 """
 
 EXECUTIONS = f"""
@@ -191,6 +200,28 @@ class House:
                 time.sleep(pause)
         if conn:
             conn.close()
+
+    def weave(self, count: int = 1, url: str | None = None) -> None:
+        """Enqueue workflows, each of ten jobs of which some fail for good and take others down.
+
+        Whether one whose enqueue was cut short is there or not is not looked for.
+        """
+        for _ in range(count):
+            jobs = [
+                {
+                    "task": "work",
+                    "node": str(place),
+                    "depends_on": [
+                        str(parent) for parent in self.random.sample(range(place), min(place, 2))
+                    ],
+                    "if_parent_fails": self.random.choice(["cancel", "run"]),
+                    "payload": {"seconds": 0.05, "fail": 0.15},
+                    "max_retries": self.random.choice([0, 20]),
+                }
+                for place in range(10)
+            ]
+            with contextlib.suppress(psycopg.Error), self.producer(url) as conn:
+                call(conn, "enqueue_workflow", jobs=Jsonb(jobs))
 
     def producer(self, url: str | None = None) -> psycopg.Connection[Any]:
         """Open a connection whose calls go on record."""

@@ -33,10 +33,11 @@ def work(job: Job) -> dict[str, Any]:
     note(job, "start")
     time.sleep(job.payload.get("seconds", 0))
     note(job, "done")
-    chance = random.Random(f"{job.payload['key']} {job.attempt}").random()
+    key = job.payload.get("key", job.id)
+    chance = random.Random(f"{key} {job.attempt}").random()
     if chance < job.payload.get("fail", 0):
         raise ConnectionError(f"failed at random: {chance:.3f}")
-    return {"key": job.payload["key"]}
+    return {"key": key}
 
 
 @task("always_fails")
@@ -119,3 +120,29 @@ def transfer(job: Job) -> dict[str, int]:
         note(job, "finished")
     note(job, "done")
     return outcome
+
+
+@task("in_steps")
+def in_steps(job: Job) -> dict[str, int]:
+    """Do three steps, with a sleep before the second and an event before the third."""
+
+    def effect(name: str) -> str:
+        note(job, f"in {name}")
+        return f"{name} of {job.token}"
+
+    note(job, "begin")
+    job.step("one", effect, "one")
+    note(job, "after one")
+    try:
+        job.sleep("nap", job.payload["seconds"])
+    finally:
+        note(job, "after nap")
+    job.step("two", effect, "two")
+    note(job, "after two")
+    try:
+        job.wait_for(job.payload["event"], timeout=3600)
+    finally:
+        note(job, "after event")
+    job.step("three", effect, "three")
+    note(job, "end")
+    return {"steps": 3}

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 
 import psycopg
 import pytest
@@ -36,6 +37,67 @@ def test_f1_a_worker_killed_at_any_point_loses_no_job(
     report = house.decide(jobs=1)
     assert house.outcomes() == [attempts]
     assert report.figures.duplicates_explained == (point in ("effect:done", "finish:invoke"))
+
+
+POINTS = {  # of a handler in steps, and which step is done twice because it was not recorded
+    "effect:begin": None,
+    "effect:in one": "one",
+    "effect:after one": None,
+    "effect:after nap": None,
+    "effect:in two": "two",
+    "effect:after two": None,
+    "effect:after event": None,
+    "effect:in three": "three",
+    "effect:end": None,
+    "finish:invoke": None,
+}
+AWAITED = "select exists (select from rota.event_waits where event = %s)"
+STEPS = "select step from rota.recorded_steps(%s) where step in ('one', 'two', 'three')"
+
+
+SHORT = ["effect:in two", "effect:after nap", "effect:after event", "finish:invoke"]
+OTHERS = [point for point in POINTS if point not in SHORT]
+
+
+@pytest.mark.parametrize(
+    "points",
+    [SHORT, pytest.param(OTHERS[:3], marks=only_long), pytest.param(OTHERS[3:], marks=only_long)],
+)
+def test_f1_a_handler_that_is_killed_anywhere_repeats_no_recorded_step(
+    house: House, points: list[str]
+):
+    """A worker for each point, which dies there, and then another, until the jobs are done.
+
+    Judged by what the handlers left: the history knows no leases that end in a sleep.
+    """
+    doomed = {}
+    for number, point in enumerate(points):
+        queue = f"q{number}"
+        house.produce(1, task="in_steps", queue=queue, payload={"seconds": 0.2, "event": queue})
+        doomed[queue] = house.worker(
+            die_at=point, lease=1, concurrency=1, extra=("--queues", queue)
+        )
+    for queue, worker in doomed.items():  # some need their event to come to their point
+        wait_until(
+            lambda: not worker.alive or house.value(AWAITED, queue)  # noqa: B023
+        )
+        house.execute("select rota.emit_event(%s)", queue)
+    wait_until(lambda: not any(worker.alive for worker in doomed.values()))
+
+    house.worker(concurrency=len(points), extra=("--queues", ",".join(doomed)))
+    house.drain()
+    house.stop_workers()
+
+    lines = (house.folder / "effects.jsonl").read_text().splitlines()
+    effects = [json.loads(line) for line in lines]
+    jobs = house.execute("select id, queue, state, attempt from rota.jobs order by id")
+    for (job_id, queue, state, _), point in zip(jobs, points, strict=True):
+        assert (queue, state) == (f"q{points.index(point)}", "COMPLETED")
+        done = Counter(one["phase"][3:] for one in effects if one["job"] == job_id
+                       and one["phase"].startswith("in "))  # fmt: skip
+        assert done == Counter(["one", "two", "three", *filter(None, [POINTS[point]])]), point
+        assert house.execute(STEPS, job_id) == [("one",), ("two",), ("three",)]
+    assert house.execute("select * from rota.check_invariants()") == []
 
 
 LEASE = 30.0  # seconds, as it is by default: nothing here waits for it to end

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from rota.app.database import Database
 from rota.db.deploy import deploy
 from rota.db.embedded import Cluster
 from tests.conftest import SERVER_VERSION
@@ -264,7 +266,7 @@ def build_pair(server_folder: Path, tmp_path: Path) -> Iterator[Callable[[bool],
     pairs: list[Pair] = []
 
     def build(synchronous: bool) -> Pair:
-        folder = server_folder / f"pair-{'sync' if synchronous else 'async'}"
+        folder = server_folder / f"pair-{len(pairs)}-{os.urandom(3).hex()}"
         folder.mkdir()
         folder.chmod(0o755)
         pairs.append(Pair(folder, synchronous))
@@ -297,6 +299,39 @@ def test_f11_f13_a_synchronous_standby_that_takes_over_has_lost_nothing(
     print(report.figures.line())
 
 
+def test_f13_a_standby_that_comes_first_in_the_url_is_passed_by_and_costs_no_lease_when_frozen(
+    build_pair: Callable[[bool], Pair], settle: Callable[[Cluster], House]
+):
+    pair = build_pair(True)
+    house = settle(pair.primary)
+    pair.join()
+    hosts = f"{pair.standby.data_dir},{pair.primary.data_dir}"
+    url = f"postgresql://postgres@/house?host={hosts}"
+
+    deploy(url, report=lambda line: None)  # else "cannot execute … in a read-only transaction"
+    database = Database(url)
+    with database.transaction(own=True) as conn:
+        assert conn.execute("select pg_is_in_recovery()").fetchone() == (False,)
+    database.close()
+
+    house.worker(url, lease=2)
+    with psycopg.connect(pair.standby.url("house"), autocommit=True) as behind:
+        row = behind.execute("select pid from pg_stat_wal_receiver").fetchone()
+    house.produce(1, payload={"seconds": 6})
+    wait_until(lambda: house.effects("start") == 1)
+    with house.fault("synchronous standby frozen", "server"):
+        os.kill(row[0], signal.SIGSTOP)
+        try:
+            time.sleep(6)  # three leases
+        finally:
+            os.kill(row[0], signal.SIGCONT)
+
+    report = house.decide(jobs=1)
+
+    assert report.figures.attempts == 1
+    assert "heartbeat" not in house.workers[0].log.read_text()  # nor was the connection cut
+
+
 def test_f12_an_asynchronous_standby_that_takes_over_hands_out_no_second_live_lease(
     build_pair: Callable[[bool], Pair], settle: Callable[[Cluster], House]
 ):
@@ -316,6 +351,11 @@ def test_f12_an_asynchronous_standby_that_takes_over_hands_out_no_second_live_le
     wait_until(lambda: house.effects("start") >= 8)
     with house.fault("failover, asynchronous", "server"):
         pair.fail_over(house)
+    with psycopg.connect(pair.standby.url("house")) as ahead:
+        # The standby does not know of the last 20 ids: they must not be given out again.
+        first = ahead.execute("select job_id from rota.enqueue_job('work')")
+        assert first.fetchone()[0] > 2**30
+        ahead.rollback()
     wait_until(lambda: any("LEASE_LOST" in worker.log.read_text() for worker in workers))
 
     report = house.decide(jobs=28, late=1, lossy=True)

@@ -2,7 +2,7 @@
 
 ROTA_HISTORY names the file. ROTA_DIE_AT names a point at which the process kills itself, as
 ``kill -9`` would: ``claim:invoke``, ``claim:ok``, ``finish:invoke``, ``finish:ok``,
-``effect:start``, ``effect:done``.
+``effect:start``, ``effect:done``, and the like of other phases of handlers.
 """
 
 import functools

@@ -15,7 +15,9 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 # What producers and workers do all day, what reads, what the house does for itself; and how to add
 # a schedule, which is recorded where it changes one.
 NOT_RECORDED = {
-    *("enqueue_job", "enqueue_jobs", "enqueue_many", "schedule_job"),
+    *("enqueue_job", "enqueue_jobs", "enqueue_many", "enqueue_workflow", "schedule_job"),
+    *("record_step", "recorded_steps", "sleep_job", "await_event", "emit_event"),
+    "parent_results",
     *("next_run", "preview_schedule", "check_invariants", "version", "visible_queues"),
     *("explain_job", "doctor", "binding_principals"),
     *("take_census", "roll_up", "statistics_age"),

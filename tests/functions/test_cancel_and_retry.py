@@ -111,6 +111,7 @@ def test_what_has_ended_cannot_be_cancelled(conn):
         assert caught.value.sqlstate == "RTC01"
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize("function", ["cancel_job", "retry_job"])
 @pytest.mark.parametrize("job_id", [999, -1, 2**63 - 1, None])
 def test_a_job_that_is_not_there_is_not_found(conn, function, job_id):

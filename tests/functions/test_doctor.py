@@ -17,7 +17,16 @@ from rota.db.embedded import Cluster
 from rota.db.gateway import call
 from rota.testing import Clock
 from tests.conftest import SERVER_VERSION, TEST_SETTINGS
-from tests.functions.test_explain_job import World, claim, enqueue, schedule, serve, unsettled
+from tests.functions.test_explain_job import (
+    World,
+    claim,
+    enqueue,
+    explain,
+    schedule,
+    serve,
+    unsettled,
+    workflow,
+)
 from tests.waiting import wait_until
 
 SECOND, MINUTE, HOUR, DAY = (
@@ -92,6 +101,14 @@ def locked_jobs(world):
     enqueue(world.conn)
     world.connect(autocommit=False).execute("select from rota.live_jobs for update")
     world.clock.advance(20 * SECOND)
+
+
+def stranded(world):
+    """The parent went by a hand."""
+    alive(world)
+    parent, _ = workflow(world.conn, {}, {"depends_on": "previous"})
+    world.conn.execute("delete from rota.live_jobs where id = %s", [parent])
+    world.afterwards.callback(call, world.conn, "maintain")
 
 
 def over_timeout(world):
@@ -269,6 +286,7 @@ CHECKS = {
     "backlog": (backlog, "warning", "1 due jobs in queue default has waited for 20 min"),
     "paused queue": (paused_queue, "note", "Queue default was paused 0 s ago, and 1 jobs"),
     "locked jobs": (locked_jobs, "warning", "1 due jobs of queue default, such as job 1"),
+    "stranded jobs": (stranded, "critical", "1 jobs of queue default, such as job "),
     "timeout": (over_timeout, "warning", "1 jobs of queue default run longer than their timeout"),
     "no handler": (no_handler, "warning", "handler for task t"),
     "silent worker": (silent_worker, "warning", "Worker gone (h, pid 1) has not spoken for"),
@@ -331,6 +349,75 @@ def test_what_waits_for_room_is_no_backlog_and_not_unserved(world):
     (row,) = [row for row in examine(world.conn) if row["check"] == "backlog"]
     assert row["evidence"]["queue"] == "c"
     assert "The oldest of 1 due jobs" in row["finding"]
+
+
+def test_what_waits_for_other_jobs_is_no_backlog_and_not_unserved(world):
+    first, second, child = workflow(world.conn, {}, {}, {"depends_on": "all", "queue": "later"})
+    call(world.conn, "finish_job", **claim(world.conn, lease=DAY))
+    assert claim(world.conn, lease=DAY)["job_id"] == second
+    world.clock.advance(20 * MINUTE)
+    alive(world)
+
+    assert found(world.conn) == {}
+    assert "WAITS_FOR_PARENTS" in explain(world.conn, child)
+    assert first
+
+
+@pytest.mark.parametrize(
+    ("lost", "ending", "becomes"),
+    [
+        ("an edge's parent", None, "SCHEDULED"),
+        ("edges", None, "SCHEDULED"),
+        ("edges", "boom", "CANCELLED"),
+        ("edges and record", "boom", "SCHEDULED"),
+    ],
+)
+def test_what_is_stranded_is_found_and_maintain_heals_it(world, lost, ending, becomes):
+    alive(world)
+    parent, child, below = workflow(
+        world.conn, {}, {"depends_on": "previous"}, {"depends_on": "previous"}
+    )
+    if lost == "an edge's parent":
+        world.conn.execute("delete from rota.live_jobs where id = %s", [parent])
+    else:
+        world.conn.execute("delete from rota.job_dependencies where child_id = %s", [child])
+        call(world.conn, "finish_job", **claim(world.conn), error=ending, retry=False)
+    if lost == "edges and record":
+        world.conn.execute("delete from rota.workflow_jobs where job_id = %s", [child])
+
+    (row,) = [row for row in examine(world.conn) if row["check"] == "stranded jobs"]
+    assert row["evidence"] == {"queue": "default", "jobs": 1, "one_of_them": child}
+    assert "LOST_PARENTS" in explain(world.conn, child)
+    call(world.conn, "maintain")
+
+    assert found(world.conn) == {}
+    assert call(world.conn, "check_invariants") == []
+    states = world.conn.execute("select id, state from rota.jobs where id >= %s", [child])
+    is_down = becomes == "CANCELLED"
+    assert dict(states) == {child: becomes, below: "CANCELLED" if is_down else "WAITING"}
+
+
+def test_lost_edges_from_a_parent_that_lives_lead_from_it_again(world, connect):
+    alive(world)
+    first, second, child = workflow(world.conn, {}, {}, {"depends_on": "all"})
+    call(world.conn, "finish_job", **claim(world.conn))
+    world.conn.execute("delete from rota.job_dependencies")
+    world.conn.execute("update rota.live_jobs set linked = null where id = %s", [second])
+    holder = connect(autocommit=False)
+    holder.execute("select from rota.live_jobs where id = %s for update", [second])
+    call(world.conn, "maintain")  # waits for nobody, and so leaves it
+    assert "LOST_PARENTS" in explain(world.conn, child)
+    holder.rollback()
+
+    call(world.conn, "maintain")
+
+    assert found(world.conn) == {}
+    assert call(world.conn, "check_invariants") == []
+    said = explain(world.conn, child)["WAITS_FOR_PARENTS"]
+    assert f"1 of 2 parents: job {second} (SCHEDULED)" in said["reason"]
+    call(world.conn, "finish_job", **claim(world.conn))
+    assert claim(world.conn)["job_id"] == child
+    assert first
 
 
 @pytest.mark.parametrize("check", CHECKS)

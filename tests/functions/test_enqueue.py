@@ -182,6 +182,7 @@ BAD_ARGUMENTS = [
 ]
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize(("arguments", "named"), BAD_ARGUMENTS)
 def test_enqueue_names_what_was_wrong_and_leaves_nothing(conn, arguments, named):
     with pytest.raises(psycopg.Error, match=named) as caught:
@@ -192,6 +193,7 @@ def test_enqueue_names_what_was_wrong_and_leaves_nothing(conn, arguments, named)
     assert conn.execute("select count(*) from rota.lanes").fetchone()[0] == 0
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize(
     ("bad", "named"),
     [
@@ -224,6 +226,7 @@ def test_a_bulk_names_the_job_and_the_key_and_adds_nothing(conn, bad, named):
     assert count_jobs(conn) == 0
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize("jobs", [{"task": "a"}, "a", None, 1])
 def test_a_bulk_must_be_an_array(conn, jobs):
     with pytest.raises(psycopg.Error, match="array") as caught:
@@ -292,6 +295,7 @@ def test_a_payload_that_is_null_is_kept_apart_from_none(conn):
     assert conn.execute("select count(*) from rota.jobs where payload = 'null'").fetchone() == (2,)
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [

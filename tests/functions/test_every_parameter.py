@@ -33,7 +33,13 @@ SEEN = (
     "select principal, queue_pattern from rota.walls",
     "select retention from rota.settings",
     "select principal, note, expires_at, revoked_at from rota.tokens",
-    "select actor, function, queue, schedule, affected, details - 'job_ids' from rota.actions",
+    "select actor, function, queue, schedule, affected, details - '{job_ids, workflow_id}'::text[]"
+    " as details from rota.actions",
+    "select name, cancelled_at is null, waiting, state from rota.workflow_status",
+    "select node, state, cardinality(depends_on), if_parent_fails from rota.workflow_nodes",
+    "select step, result from rota.job_steps",
+    "select name, payload, emitted_at is null from rota.events",
+    "select event, step, until from rota.event_waits",
     "select queue, unique_key, until > now() + interval '1 minute' from rota.unique_keys",
     "select key, fingerprint, status, answer, location from rota.requests",
     "select count(*) from pg_locks where pid = pg_backend_pid() and locktype = 'advisory'",
@@ -61,6 +67,12 @@ def one_schedule(conn):
     call(conn, "schedule_job", task="tick", every=HOUR, starts_at=START, name="tick")
     call(conn, "schedule_job", task="tock", every=HOUR, starts_at=START + MINUTE, name="tock")
     return {"name": "tick"}
+
+
+def a_workflow(conn):
+    x, y = {"task": "a", "node": "x"}, {"task": "b", "node": "y", "depends_on": ["x"]}
+    (first, _) = call(conn, "enqueue_workflow", jobs=Jsonb([x, y]))
+    return {"job_id": first["job_id"], "workflow_id": first["workflow_id"]}
 
 
 def two_paused(conn):
@@ -104,6 +116,8 @@ def two_tokens(conn):
 
 
 def lost_leases(conn):
+    # Else a look that takes long may find a job due again that was taken back.
+    call(conn, "configure_queue", queue="default", backoff_base=MINUTE)
     one_waits(conn)
     call(conn, "claim_next_job", lease=TICK, max_jobs=2)
 
@@ -157,6 +171,24 @@ SCENES = {
     "enqueue_job": lambda conn: {"task": "work", "unique_key": "held"},
     "enqueue_jobs": lambda conn: {},
     "enqueue_many": lambda conn: {"task": "work", "payloads": Jsonb([{}, 2])},
+    "enqueue_workflow": lambda conn: {"jobs": Jsonb([{"task": "a"}])},
+    "cancel_workflow": lambda conn: {"workflow_id": a_workflow(conn)["workflow_id"]},
+    "retry_workflow": lambda conn: (
+        (scene := {"workflow_id": a_workflow(conn)["workflow_id"]})
+        and call(conn, "cancel_workflow", **scene)
+        and scene
+    ),
+    "parent_results": lambda conn: {"job_id": a_workflow(conn)["job_id"]},
+    "record_step": lambda conn: one_claimed(conn) | {"step": "one"},
+    "recorded_steps": lambda conn: (
+        (pair := one_claimed(conn))
+        and call(conn, "record_step", **pair, step="one")
+        and one_claimed(conn)
+        and {"job_id": pair["job_id"]}
+    ),
+    "sleep_job": lambda conn: one_claimed(conn) | {"step": "s", "delay": HOUR},
+    "await_event": lambda conn: one_claimed(conn) | {"step": "s", "event": "e", "timeout": HOUR},
+    "emit_event": lambda conn: {"event": "e"},
     "schedule_job": lambda conn: {
         "task": "tick",
         "every": 2 * DAY,
@@ -197,7 +229,7 @@ SCENES = {
         [call(conn, "begin_request", key=key, fingerprint="f") for key in ("k", "l")]
         and {"key": "k", "status": 201, "answer": "{}"}
     ),
-    "ended_jobs": lambda conn: call(conn, "enqueue_job", task="a") and {"job_ids": [1]},
+    "ended_jobs": lambda conn: {"job_ids": [two_cancelled(conn)["job_id"]]},
     "release_unhandled_jobs": one_that_is_known_elsewhere,
     "bring_forward_jobs": lambda conn: unhandled(conn) or {"queues": ["default"], "tasks": ["a"]},
     "delete_queue": lambda conn: (
@@ -289,6 +321,37 @@ DIFFERENCES = {
         "headers": (None, Jsonb({"a": "b"})),
         "key": (None, "acme"),
     },
+    "enqueue_workflow": {
+        "jobs": (
+            Jsonb([{"task": "a"}, {"task": "a"}]),
+            Jsonb([{"task": "a"}, {"task": "a", "depends_on": "all"}]),
+        ),
+        "name": (None, "nightly"),
+    },
+    "cancel_workflow": {"workflow_id": (1, 2), "reason": (None, "enough")},
+    "retry_workflow": {"workflow_id": (1, 2)},
+    "parent_results": {"job_id": (1, 2)},
+    "record_step": {
+        "job_id": (1, 999),
+        "token": (UUID(int=1), UUID(int=2)),
+        "step": ("one", "two"),
+        "result": (None, Jsonb(1)),
+    },
+    "recorded_steps": {"job_id": (1, 2)},
+    "sleep_job": {
+        "job_id": (1, 999),
+        "token": (UUID(int=1), UUID(int=2)),
+        "step": ("s", "t"),
+        "delay": (HOUR, 2 * HOUR),
+    },
+    "await_event": {
+        "job_id": (1, 999),
+        "token": (UUID(int=1), UUID(int=2)),
+        "step": ("s", "t"),
+        "event": ("e", "f"),
+        "timeout": (HOUR, 2 * HOUR),
+    },
+    "emit_event": {"event": ("e", "f"), "payload": (None, Jsonb(1))},
     "schedule_job": {
         "task": ("tick", "tock"),
         "payload": (Jsonb({}), Jsonb(1)),
@@ -326,6 +389,7 @@ DIFFERENCES = {
         "result": (None, Jsonb(1)),
         "retry_in": (HOUR, 2 * HOUR),
         "retry": (True, False),
+        "next": (Jsonb([{"task": "a"}]), Jsonb([{"task": "b"}])),
     },
     "finish_jobs": {
         "job_ids": ([1, 2], [2, 1]),
@@ -373,7 +437,7 @@ DIFFERENCES = {
         "answer": ("{}", "[]"),
         "location": (None, "/jobs/1"),
     },
-    "ended_jobs": {"job_ids": ([1], [99])},
+    "ended_jobs": {"job_ids": ([], [1])},
     "release_unhandled_jobs": {
         "job_ids": ([1, 2], [2, 1]),
         "tokens": ([UUID(int=1), UUID(int=2)], []),
@@ -471,9 +535,11 @@ TOGETHER = {  # these replace each other
     ("schedule_job", "cron"): {"every"},
     ("schedule_job", "time_zone"): set(),
     ("preview_schedule", "every"): {"cron"},
+    ("finish_job", "next"): {"error", "retry_in"},
 }
 NO_DEFAULT = {  # that a call here could do with: one of two is needed, or the default is random
     *(("preview_schedule", "cron"), ("schedule_job", "every"), ("finish_job", "retry_in")),
+    ("finish_job", "next"),
 }
 NO_WORDS_NEEDED = {
     "binding_principals",
@@ -545,7 +611,7 @@ def observed(conn, function, arguments):
                     {
                         name: seen(value)
                         for name, value in row.items()
-                        if name not in ("id", "job_id", "job_ids", "token_id")
+                        if name not in ("id", "job_id", "job_ids", "token_id", "workflow_id")
                     }
                 )
                 for row in some
@@ -570,8 +636,8 @@ def attempt(connect, function, parameter=None, value=None, leave_out=False):
             value = held if min(value, key=str) == value[0] else held[::-1]
         elif value in (1, UUID(int=1)) and parameter in ("job_id", "token"):
             value = arguments.get(parameter)
-        elif parameter == "token_id":
-            value += arguments["token_id"] - 1
+        elif parameter in ("token_id", "workflow_id"):
+            value += arguments[parameter] - 1
         elif value == 2 and parameter == "job_id":
             value = first_jobs(conn, 2)[1]
         arguments[parameter] = value
@@ -584,6 +650,7 @@ def attempt(connect, function, parameter=None, value=None, leave_out=False):
 CASES = [(name, p) for name, parameters in DIFFERENCES.items() for p in parameters]
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize(("function", "parameter"), CASES)
 def test_each_parameter_makes_a_difference_and_its_default_is_what_is_documented(
     connect, conn, function, parameter
@@ -622,6 +689,11 @@ JOB_LIMITS = {
     ),
     "key": (["k", "k" * 200, None], ["", "k" * 201]),
 }
+STEP_NAMES = (["n", "n" * 200], ["", "n" * 201, "a\x1bb", None])
+DELAYS = (
+    [timedelta(0), 366 * DAY],
+    [-TICK, 366 * DAY + TICK, "1 month -29 days -1 second", None],
+)
 LIMITS = {
     "enqueue_many": {name: limit for name, limit in JOB_LIMITS.items() if name != "payload"}
     | {
@@ -661,7 +733,19 @@ LIMITS = {
         "lease": ([TICK, 30 * DAY], [timedelta(0), -TICK, 30 * DAY + TICK, None]),
         "max_jobs": ([1, 10_000], [0, 10_001, None]),
     },
-    "finish_job": {"retry_in": ([timedelta(0), 366 * DAY, None], [-TICK, 366 * DAY + TICK])},
+    "finish_job": {
+        "retry_in": ([timedelta(0), 366 * DAY, None], [-TICK, 366 * DAY + TICK]),
+        "next": ([Jsonb([]), None], [Jsonb(None), Jsonb({}), Jsonb([1]), Jsonb([{}])]),
+    },
+    "enqueue_workflow": {
+        "jobs": ([], [Jsonb([]), Jsonb(None), Jsonb({}), Jsonb([1]), Jsonb([{}]), None]),
+        "name": (["n", "n" * 200, None], ["", "n" * 201, "a\x1bb"]),
+    },
+    "cancel_workflow": {"reason": (["r" * 1000, None], ["r" * 1001])},
+    "record_step": {"step": STEP_NAMES},
+    "sleep_job": {"step": STEP_NAMES, "delay": DELAYS},
+    "await_event": {"step": STEP_NAMES, "event": STEP_NAMES, "timeout": DELAYS},
+    "emit_event": {"event": STEP_NAMES},
     "finish_jobs": {
         "job_ids": ([], [[], None]),
         "tokens": ([], [[], None]),
@@ -765,6 +849,7 @@ LIMIT_CASES = [
 ]
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize(("function", "parameter", "value", "good"), LIMIT_CASES)
 def test_each_parameter_is_held_to_its_range(connect, function, parameter, value, good):
     conn = connect(autocommit=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from rota.db.deploy import FOLDER, deploy
 from rota.db.embedded import Cluster
@@ -19,7 +20,7 @@ SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hou
 WORKER = {"host": "h", "pid": 1, "version": "v"}
 PAGE = FOLDER.parent / "docs" / "operations.md"
 SOURCES = (FOLDER / "functions" / "diagnosis").glob("*explain*.sql")
-STATES = {"ONE_TIME", "SCHEDULED", "FAILED", "CANCELLED"}
+STATES = {"ONE_TIME", "WAITING", "SCHEDULED", "FAILED", "CANCELLED"}
 
 
 def enqueue(conn, **arguments):
@@ -75,6 +76,40 @@ def ended(world):
     job_id = enqueue(world.conn)
     error = "Traceback:\n  line 1\nConnectionError: refused"
     call(world.conn, "finish_job", **claim(world.conn), error=error, retry=False)
+    return job_id
+
+
+def workflow(conn, *jobs):
+    """Enqueue jobs that depend on one another; return their ids."""
+    rows = call(conn, "enqueue_workflow", jobs=Jsonb([{"task": "t", **job} for job in jobs]))
+    return [row["job_id"] for row in rows]
+
+
+def waits_for_parents(world):
+    """One of three parents has ended, one runs."""
+    *parents, child = workflow(world.conn, {}, {}, {}, {"depends_on": "all"})
+    call(world.conn, "finish_job", **claim(world.conn))
+    assert claim(world.conn)["job_id"] == parents[1]
+    return child
+
+
+def lost_parents(world):
+    _, child = workflow(world.conn, {}, {"depends_on": "all"})
+    world.conn.execute("delete from rota.job_dependencies")
+    world.afterwards.callback(world.conn.execute, "delete from rota.job_waits")
+    world.afterwards.callback(world.conn.execute, "delete from rota.live_jobs")
+    return child
+
+
+def sleeps(world):
+    job_id = enqueue(world.conn)
+    call(world.conn, "sleep_job", **claim(world.conn), step="nap", delay=HOUR)
+    return job_id
+
+
+def waits_for_event(world):
+    job_id = enqueue(world.conn)
+    call(world.conn, "await_event", **claim(world.conn), step="pay", event="paid:7", timeout=HOUR)
     return job_id
 
 
@@ -272,6 +307,10 @@ def next_one(world):
 REASONS = {
     "UNKNOWN": (unknown, True, "the last id that was given is"),
     "ENDED": (ended, True, "FAILED, in attempt 1 of 4: ConnectionError: refused"),
+    "WAITS_FOR_PARENTS": (waits_for_parents, True, "It waits for 2 of 3 parents: jobs "),
+    "LOST_PARENTS": (lost_parents, True, "none that lives leads to it"),
+    "SLEEPS": (sleeps, True, "(step nap)"),
+    "WAITS_FOR_EVENT": (waits_for_event, True, "It waits for event paid:7, until "),
     "TIME": (for_later, True, "2040-01-01 00:00:00+00"),
     "BACKOFF": (backoff, True, "Attempt 1 of 4 did not succeed"),
     "SLOT": (slot, True, "Its next run is of 2040-01-01 00:00:00+00"),
@@ -330,6 +369,142 @@ def test_the_manual_has_a_row_for_each_reason_and_each_is_tried_here():
 
     assert written == set(REASONS)
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", section, re.M)) == set(REASONS)
+
+
+def test_of_parents_those_are_named_that_have_not_ended(world):
+    child = waits_for_parents(world)
+    first, second, third = range(child - 3, child)
+
+    said = explain(world.conn, child)["WAITS_FOR_PARENTS"]
+
+    assert said["reason"] == (
+        f"It waits for 2 of 3 parents: jobs {second} (RUNNING), {third} (SCHEDULED)."
+    )
+    assert said["remedy"].endswith(f"explain_job({second})")
+    assert said["evidence"] == {
+        "parents": 3,
+        "open": 2,
+        "jobs": [{"id": second, "state": "RUNNING"}, {"id": third, "state": "SCHEDULED"}],
+    }
+    assert not {"TIME", "SCHEDULE_PAUSED"} & set(explain(world.conn, child))
+    assert explain(world.conn, first)["ENDED"]["reason"].endswith("is COMPLETED.")
+
+
+def test_of_many_parents_ten_are_named(world):
+    *_, child = workflow(world.conn, *[{}] * 11, {"depends_on": "all"})
+
+    said = explain(world.conn, child)["WAITS_FOR_PARENTS"]
+
+    assert said["reason"].startswith("It waits for 11 of 11 parents: jobs ")
+    assert said["reason"].endswith(f"{child - 2} (SCHEDULED), ....")
+    assert len(said["evidence"]["jobs"]) == 10
+
+
+def test_a_parent_that_is_retried_after_it_was_settled_is_not_waited_for(world):
+    fails, runs_, child = workflow(
+        world.conn, {}, {}, {"depends_on": "all", "if_parent_fails": "run"}
+    )
+    call(world.conn, "finish_job", **claim(world.conn), error="x", retry=False)
+    call(world.conn, "retry_job", job_id=fails)
+
+    said = explain(world.conn, child)["WAITS_FOR_PARENTS"]
+
+    assert said["reason"] == f"It waits for 1 of 2 parents: job {runs_} (SCHEDULED)."
+
+
+def test_a_parent_behind_a_wall_is_an_id_and_a_state(world):
+    conn = world.conn
+    conn.execute("drop role if exists rota_test_below")
+    conn.execute("create role rota_test_below in role rota_reader")
+    world.afterwards.callback(conn.execute, "drop role rota_test_below")
+    own, foreign, child = workflow(
+        conn,
+        {"queue": "acme.a"},
+        {"queue": "globex.secret", "task": "secret"},
+        {"queue": "acme.a", "depends_on": "all"},
+    )
+    call(conn, "finish_job", **claim(conn, queues=["acme.a"]))
+    call(conn, "wall", principal="rota_test_below", queue_pattern="acme.*")
+    tenant = world.connect(role="rota_test_below")
+
+    waits = explain(tenant, child)["WAITS_FOR_PARENTS"]
+    failed = claim(conn, queues=["globex.secret"])
+    call(conn, "finish_job", **failed, error="secret", retry=False)
+    down = explain(tenant, child)["ENDED"]
+
+    assert waits["reason"] == f"It waits for 1 of 2 parents: job {foreign} (SCHEDULED)."
+    assert "explain_job" not in waits["remedy"]
+    assert f"job {foreign}, on which it depends, did not complete (FAILED)" in down["reason"]
+    assert "retry_job" not in down["remedy"]
+    assert "secret" not in repr([waits, down])
+    assert explain(tenant, own)["ENDED"]["reason"].endswith("is COMPLETED.")
+
+
+@pytest.mark.parametrize("delay", [timedelta(milliseconds=1500), HOUR, 90 * timedelta(days=1)])
+def test_a_job_sleeps_until_it_is_due(world, delay):
+    job_id = enqueue(world.conn)
+    call(world.conn, "sleep_job", **claim(world.conn), step="nap", delay=delay)
+    (run_at,) = world.conn.execute("select run_at from rota.jobs").fetchone()
+
+    world.clock.set(run_at - SECOND)
+    assert "SLEEPS" in explain(world.conn, job_id)
+    assert not {"TIME", "BACKOFF"} & set(explain(world.conn, job_id))
+
+    world.clock.set(run_at)
+    assert "SLEEPS" not in explain(world.conn, job_id)
+
+
+@pytest.mark.parametrize("scene", [sleeps, waits_for_event])
+def test_after_an_event_or_a_nap_a_backoff_is_a_backoff(world, scene):
+    job_id = scene(world)
+    world.clock.advance(HOUR + MINUTE)
+    call(world.conn, "finish_job", **claim(world.conn), error="boom", retry_in=HOUR)
+
+    said = explain(world.conn, job_id)
+
+    assert "BACKOFF" in said
+    assert not {"SLEEPS", "WAITS_FOR_EVENT"} & set(said)
+
+
+def test_a_step_may_record_anything_and_is_no_sleep_for_that(world):
+    job_id = enqueue(world.conn)
+    held = claim(world.conn)
+    for number, result in enumerate(
+        ({"sleep_until": "never"}, {"sleep_until": 7}, ["sleep_until"])
+    ):
+        call(world.conn, "record_step", **held, step=f"{number}", result=Jsonb(result))
+    call(world.conn, "release_job", **held, delay=HOUR)
+
+    assert "TIME" in explain(world.conn, job_id)
+
+
+def test_a_job_that_went_down_with_a_parent_says_which_and_what_to_retry(world):
+    top, middle, child = workflow(
+        world.conn, {}, {"depends_on": "previous"}, {"depends_on": "previous"}
+    )
+    call(world.conn, "finish_job", **claim(world.conn), error="boom", retry=False)
+
+    below, said = explain(world.conn, middle)["ENDED"], explain(world.conn, child)["ENDED"]
+
+    assert f"job {top}, on which it depends, did not complete (FAILED)" in below["reason"]
+    assert f"job {middle}, on which it depends, did not complete" in said["reason"]
+    assert f"it went down with job {top} (FAILED)" in said["reason"]
+    assert said["evidence"] | {"ended_by": middle, "went_down_with": top} == said["evidence"]
+    assert said["remedy"].endswith(f": select retry_job({top})")
+    with pytest.raises(psycopg.Error, match="retry"):
+        call(world.conn, "retry_job", job_id=child)
+    call(world.conn, "retry_job", job_id=top)
+    assert "WAITS_FOR_PARENTS" in explain(world.conn, child)
+
+
+def test_a_job_that_was_cancelled_itself_is_retried_itself(world):
+    _, child = workflow(world.conn, {}, {"depends_on": "previous"})
+    call(world.conn, "cancel_job", job_id=child, reason="enough")
+
+    said = explain(world.conn, child)["ENDED"]
+
+    assert said["reason"].endswith("is CANCELLED: enough")
+    assert said["remedy"] == f"To run it again: select retry_job({child})"
 
 
 @pytest.mark.parametrize("code", ["LOCKED", "RUNNING", "NEXT", "ENDED", "UNKNOWN"])

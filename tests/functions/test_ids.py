@@ -154,3 +154,74 @@ def test_the_look_costs_no_more_where_an_old_snapshot_pins_what_was_deleted(conn
     ).fetchone()[0]
 
     assert plan[0]["Plan"]["Shared Hit Blocks"] < 100
+
+
+def begin_a_timeline(conn):
+    """Have the ids be of another timeline than the server's, as a standby finds them."""
+    conn.execute("select setval('rota.id_timeline', 77)")
+
+
+def test_ids_of_a_new_timeline_are_far_beyond_those_of_the_one_before(conn, connect):
+    (last,) = enqueue(conn)
+    begin_a_timeline(conn)
+
+    sessions = [connect(), connect()]
+    first = [enqueue(session)[0] for session in sessions]
+
+    assert first == [last + 2**30 + 1, last + 2**30 + 2]  # and only once
+    assert conn.execute("select * from rota.check_invariants()").fetchall() == []
+
+
+def test_a_shards_increment_is_kept_by_a_jump(conn, connect):
+    conn.execute("alter sequence rota.job_ids increment by 16 restart with 3")
+    try:
+        (last,) = enqueue(conn)
+        begin_a_timeline(conn)
+
+        assert enqueue(connect()) == [last + 16 * (2**30 + 1)]
+    finally:
+        conn.execute("alter sequence rota.job_ids increment by 1")
+
+
+def test_nobody_waits_for_the_transaction_that_moved_the_ids(conn, connect):
+    (last,) = enqueue(conn)
+    begin_a_timeline(conn)
+    slow, other = connect(autocommit=False), connect()
+    other.execute("set lock_timeout = '2s'")
+
+    first = enqueue(slow)
+    second = enqueue(other)
+    slow.rollback()
+
+    assert (first, second) == ([last + 2**30 + 1], [last + 2**30 + 2])
+    assert enqueue(connect()) == [last + 2**30 + 3]  # what is rolled back moves nothing back
+
+
+def test_sessions_that_move_the_ids_at_once_get_no_id_twice(conn, connect):
+    enqueue(conn)
+    for _ in range(5):
+        begin_a_timeline(conn)
+        sessions = [connect() for _ in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            given = [ids[0] for ids in pool.map(enqueue, sessions)]
+
+        assert len(set(given)) == 8
+        assert max(given) - min(given) == 7  # one jump
+
+
+def test_a_sequence_that_would_end_is_left_as_it_is(conn, connect):
+    put_behind(conn, LAST - 5)
+    begin_a_timeline(conn)
+
+    assert enqueue(connect()) == [LAST - 4]
+
+
+def test_a_deploy_to_another_server_moves_the_ids(conn):
+    (last,) = enqueue(conn)
+    conn.execute("update rota.settings set system_identifier = 5")
+
+    moved = conn.execute("select rota._note_server()").fetchone()
+    again = conn.execute("select rota._note_server()").fetchone()
+
+    assert (moved, again) == ((last + 2**30,), (None,))
+    assert enqueue(conn) == [last + 2**30 + 1]

@@ -1,5 +1,6 @@
 """The plans and the storage that the speed comes from, held without a stopwatch."""
 
+import json
 import re
 import uuid
 from datetime import timedelta
@@ -11,6 +12,8 @@ from psycopg.types.json import Jsonb
 
 from rota.app.jobs import EXECUTIONS, IN_ORDER, JOB, NEWEST_FIRST
 from rota.db.gateway import call
+
+pytestmark = pytest.mark.on_every_server
 
 TABLES = {
     "never analyzed": "",
@@ -298,6 +301,176 @@ def plans_of(conn):
 def index_condition(plan):
     condition = re.search(r"Index Cond: (.*)", plan)[1]
     return re.sub(r"\((\w+)\)::[a-z]+( [a-z]+)*", r"\1", condition)  # casts of domains
+
+
+# -- workflows
+
+MANY = 10_000
+
+
+def fill_workflows(conn):
+    """Leave many jobs that wait, and many that went down, in workflows of others."""
+    for _ in range(2):
+        fan_out(conn, MANY)
+    (root,) = call(conn, "claim_next_job")
+    call(conn, "finish_job", job_id=root["id"], token=root["token"], error="x", retry=False)
+
+
+def fan_out(conn, number, queue="default"):
+    parts = [{"task": "a", "queue": queue, "node": "root"}]
+    parts += [{"task": "a", "queue": queue, "depends_on": ["root"]}] * number
+    parts += [{"task": "a", "queue": queue, "depends_on": "all"}]
+    rows = call(conn, "enqueue_workflow", jobs=Jsonb(parts))
+    return rows[0]["workflow_id"], rows[0]["job_id"], rows[-1]["job_id"]
+
+
+def steps_of_a_workflow(conn):
+    """All that can become of a root and its children, and of who awaits an event; name each."""
+    whole, root, last = fan_out(conn, MANY, "mine")
+    yield "enqueue_workflow"
+    (job,) = call(conn, "claim_next_job", queues=["mine"])
+    held = {"job_id": root, "token": job["token"]}
+    yield "a claim"
+    call(conn, "finish_job", **held, error="x", retry=False)
+    yield "a root that fails"
+    call(conn, "retry_job", job_id=root)
+    yield "retry_job"
+    call(conn, "cancel_workflow", workflow_id=whole)
+    yield "cancel_workflow"
+    call(conn, "retry_workflow", workflow_id=whole)
+    yield "retry_workflow"
+    call(conn, "cancel_jobs", filter=Jsonb({"ids": [root]}), dry_run=False)
+    yield "cancel_jobs"
+    call(conn, "retry_jobs", filter=Jsonb({"ids": [root]}), dry_run=False)
+    yield "retry_jobs"
+    (job,) = call(conn, "claim_next_job", queues=["mine"])
+    call(conn, "finish_job", job_id=root, token=job["token"])
+    yield "a root that completes"
+    for size in (MANY // 2, MANY // 2):
+        jobs = call(conn, "claim_next_job", queues=["mine"], max_jobs=size)
+        pairs = {"job_ids": [j["id"] for j in jobs], "tokens": [j["token"] for j in jobs]}
+        call(conn, "finish_jobs", **pairs)
+        yield "finish_jobs"
+    assert len(call(conn, "parent_results", job_id=last)) == MANY + 1
+    yield "parent_results"
+    child = [{"task": "a", "queue": "mine", "depends_on": pairs["job_ids"]}]
+    call(conn, "enqueue_workflow", jobs=Jsonb(child))
+    yield "a child of many that completed"
+
+
+# How many jobs each reads at most that has to do with all of them, whatever else there is.
+LOOKS_AT_MOST = 30
+
+
+def rows_of_tables(connect, conn):
+    """Return how many rows were read so far, of which tables."""
+    conn.execute("select pg_stat_force_next_flush()")
+    conn.execute("select 1")
+    query = (
+        "select relname, seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables"
+        " where schemaname = 'rota'"
+    )
+    return dict(connect().execute(query).fetchall())
+
+
+WORKFLOW_TABLES = {
+    "never analyzed": lambda conn: None,
+    "analyzed while empty": lambda conn: conn.execute("analyze"),
+    "large, never analyzed": fill_workflows,
+    "large": lambda conn: (fill_workflows(conn), conn.execute("analyze")),
+}
+
+
+@pytest.mark.parametrize("prepare", WORKFLOW_TABLES.values(), ids=WORKFLOW_TABLES)
+def test_what_is_done_to_a_large_workflow_reads_each_of_its_jobs_a_few_times(connect, prepare):
+    conn = connect()
+    for table in ("live_jobs", "job_waits", "job_dependencies", "workflow_jobs"):
+        conn.execute(f"alter table rota.{table} set (autovacuum_enabled = off)")
+    prepare(conn)
+    before = rows_of_tables(connect, conn)
+
+    for step in steps_of_a_workflow(conn):
+        after = rows_of_tables(connect, conn)
+        read = {table: rows - before[table] for table, rows in after.items()}
+        assert sum(read.values()) < LOOKS_AT_MOST * MANY, (
+            step,
+            {table: rows for table, rows in read.items() if rows},
+        )
+        before = after
+
+
+@pytest.mark.parametrize("prepare", WORKFLOW_TABLES.values(), ids=WORKFLOW_TABLES)
+def test_what_is_done_to_a_large_workflow_joins_nothing_row_by_row(connect, prepare):
+    conn = connect()
+    conn.execute("alter table rota.live_jobs set (autovacuum_enabled = off)")
+    prepare(conn)
+    plans = plans_of(conn)
+    for setting in ("log_analyze = on", "log_timing = off", "log_format = json"):
+        conn.execute(f"set auto_explain.{setting}")
+
+    for step in steps_of_a_workflow(conn):
+        for text in [text for text in plans if "plan:" in text]:
+            plan = json.loads(text[text.index("{") :])["Plan"]
+            assert most_rows(plan) < LOOKS_AT_MOST * MANY, (step, text[:3000])
+        plans.clear()
+
+
+def most_rows(plan):
+    """Return how many rows the node of a plan has looked at that has looked at the most."""
+    rows = plan["Actual Rows"]
+    rows += sum(plan.get(f"Rows Removed by {by}", 0) for by in ("Filter", "Join Filter"))
+    return max([rows * plan["Actual Loops"], *map(most_rows, plan.get("Plans", ()))])
+
+
+@pytest.mark.parametrize("statistics", TABLES.values(), ids=TABLES)
+def test_steps_and_events_read_no_whole_table(connect, statistics):
+    conn = connect()
+    if statistics:
+        conn.execute(statistics + "analyze rota.job_steps, rota.events, rota.event_waits")
+    work_with_steps(conn)
+    conn.execute(
+        """
+        insert into rota.job_steps select 1000000 + g, 0, 'one', '1', now()
+        from generate_series(1, 5000) as g;
+        insert into rota.events select 'e ' || g, '1', now(), now()
+        from generate_series(1, 5000) as g;
+        insert into rota.event_waits select 'w ' || g, 1000000 + g, 0, 's', now()
+        from generate_series(1, 5000) as g;
+        """
+    )
+    fill(conn, 5000, "other")
+    before, (scanned, _) = rows_of_tables(connect, conn), scans(connect, conn)
+
+    work_with_steps(conn)
+
+    after = rows_of_tables(connect, conn)
+    read = {table: rows - before[table] for table, rows in after.items()}
+    read["live_jobs"] = scans(connect, conn)[0] - scanned
+    assert sum(read.values()) < 8 * 200, {table: rows for table, rows in read.items() if rows}
+    conn.execute("delete from rota.event_waits")
+
+
+def work_with_steps(conn):
+    """Record, sleep, await and emit, often enough that plans are cached."""
+    for _ in range(8):
+        (job,) = call(conn, "enqueue_job", task="a")
+        for kind in ("record", "sleep", "await", "finish"):
+            (row,) = call(conn, "claim_next_job")
+            pair = {"job_id": row["id"], "token": row["token"]}
+            call(conn, "record_step", **pair, step="one", result=Jsonb(1))
+            call(conn, "recorded_steps", job_id=row["id"])
+            if kind == "record":
+                call(conn, "release_job", **pair)
+            elif kind == "sleep":
+                call(conn, "sleep_job", **pair, step="nap", delay=timedelta(milliseconds=1))
+                conn.execute("select pg_sleep(0.002)")
+            elif kind == "await":
+                name = {"event": f"e:{job['job_id']}"}
+                call(conn, "await_event", **pair, step="s", **name, timeout=timedelta(hours=1))
+                call(conn, "emit_event", **name)
+            else:
+                call(conn, "finish_job", **pair, next=Jsonb([{"task": "a", "queue": "later"}]))
+        call(conn, "enqueue_job", task="a", queue="keyed", unique_key="k", replace=True)
 
 
 def test_the_jobs_view_pages_by_index(connect):

@@ -27,6 +27,7 @@ def test_configuring_a_queue_leaves_what_is_not_named(conn):
     assert (found["backoff_base"], found["backoff_cap"]) == (timedelta(seconds=1), None)
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -431,7 +431,7 @@ def test_a_census_counts_what_waits_and_runs(conn, noon):
     call(conn, "enqueue_job", task="later", run_at=NOON + DAY)
     call(conn, "enqueue_job", task="due", run_at=NOON, priority=3)
     nothing = {"lost": 0, "lost_since": None, "overdue": 0, "overdue_since": None, "running": 0}
-    nothing |= {"oldest_due_at": None, "no_room": 0, "oldest_with_room_at": None}
+    nothing |= {"oldest_due_at": None, "no_room": 0, "oldest_with_room_at": None, "waiting": 0}
     waits = nothing | {"queue": "default", "priority": 0, "scheduled": 1, "due": 0, "retrying": 0}
 
     assert call(conn, "take_census") == [{"take_census": True}]
@@ -452,6 +452,33 @@ def test_a_census_counts_what_waits_and_runs(conn, noon):
     assert lost["overdue_since"] == began + MINUTE
     assert lost["lost_since"] == NOON + HOUR / 2 + DAY or lost["lost_since"] < NOON + 2 * DAY
     assert "later" not in census(conn)
+
+
+def test_what_waits_for_other_jobs_is_counted_as_that_and_as_nothing_else(conn, noon):
+    def counted():
+        assert call(conn, "take_census") == [{"take_census": True}]
+        (status,) = rows(conn, "select * from rota.queue_status where queue = 'default'")
+        columns = ("waiting", "scheduled", "due", "retrying", "running")
+        of_census = {column: census(conn)["child"][column] for column in columns}
+        assert census(conn)["child"]["oldest_due_at"] is None
+        assert status["waiting"] == of_census["waiting"]
+        return of_census, status["scheduled"]
+
+    child = {"task": "child", "depends_on": ["parent"]}
+    jobs = [{"task": "work", "node": "parent"}, child, child]
+    nothing = {"scheduled": 0, "due": 0, "retrying": 0, "running": 0}
+    call(conn, "enqueue_workflow", jobs=Jsonb(jobs))
+    noon.advance(MINUTE)
+
+    assert counted() == (nothing | {"waiting": 2}, 1)
+
+    look_everywhere(conn)
+    (job,) = call(conn, "claim_next_job")
+    call(conn, "finish_job", job_id=job["id"], token=job["token"])
+    noon.advance(HOUR)
+    assert call(conn, "take_census") == [{"take_census": True}]
+    freed = census(conn)["child"]
+    assert (freed["waiting"], freed["scheduled"], freed["due"]) == (0, 2, 2)
 
 
 def test_a_census_tells_due_jobs_that_wait_for_room_from_those_that_could_start(conn, noon):

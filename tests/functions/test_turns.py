@@ -57,6 +57,23 @@ def test_a_tenant_with_many_jobs_delays_one_with_few_by_their_turns_alone(conn, 
     assert claimed_until(conn, "quiet", max_jobs) <= 22 + 2 * max_jobs
 
 
+@pytest.mark.parametrize("limits", [{}, {"key_max_running": 1000}], ids=str)
+def test_a_job_for_later_does_not_overtake_those_of_its_key_that_were_due_before(
+    conn, clock, limits
+):
+    """It came before them, and has a turn of its own, which was first when it was due."""
+    call(conn, "configure_queue", queue=Q, **limits)
+    later = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
+    fill(conn, "a", 1, run_at=later)
+    fill(conn, "a", 5)
+    clock.advance(timedelta(minutes=2))
+
+    claimed = [call(conn, "claim_next_job", queues=[Q])[0]["id"] for _ in range(6)]
+
+    in_order = conn.execute("select id from rota.live_jobs order by run_at, id").fetchall()
+    assert claimed == [job_id for (job_id,) in in_order]
+
+
 def test_keys_share_a_claim(conn):
     for key in "abcd":
         fill(conn, key, 100)
@@ -221,3 +238,111 @@ def test_a_full_key_waits_for_room_and_not_for_its_turn(conn):
     finish_all(conn)
 
     assert claim(conn) == ["a"]
+
+
+def test_claims_of_one_job_look_past_the_turns_that_an_old_snapshot_pins(connect):
+    conn, old, number = connect(), connect(autocommit=False), 30_000
+    fill(conn, "k", 1)
+    assert claim(conn) == ["k"]
+    old.execute("set transaction isolation level repeatable read")
+    old.execute("select count(*) from rota.turns")
+    conn.execute(
+        "insert into rota.turns (queue, priority, key, ready_at, from_run_at, from_id)"
+        " select %s, 0, 'gone', now() - interval '1 hour', now(), n from generate_series(1, %s) n",
+        [Q, number],
+    )
+    conn.execute("delete from rota.turns where key = 'gone'")
+    for key in range(50):
+        fill(conn, f"key {key}", 1)
+    before = blocks_of_turns(conn)
+
+    for _ in range(50):
+        assert len(claim(conn)) == 1
+
+    # A look from the start steps over all of them; a fiftieth of the time may go to such looks.
+    assert blocks_of_turns(conn) - before < 20 * number
+    old.rollback()
+
+    def forgets():
+        conn.execute("vacuum rota.turns")
+        fill(conn, "k", 1)
+        assert claim(conn) == ["k"]
+        return conn.execute("select current_setting(rota._turns_setting(%s, 0))", [Q]).fetchone()
+
+    wait_until(lambda: forgets() == ("",), 20)
+
+
+def blocks_of_turns(conn):
+    """Pages of turns and its indexes that were read so far."""
+    conn.execute("select pg_stat_force_next_flush()")
+    return conn.execute(
+        "select heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read"
+        " from pg_statio_user_tables where schemaname = 'rota' and relname = 'turns'"
+    ).fetchone()[0]
+
+
+def brought_forward(conn, how):
+    """A schedule in strict order that is to be tried again in an hour, and then at once."""
+    call(conn, "schedule_job", task="t", queue=Q, key="a", every=24 * HOUR, name="s")
+    (held,) = wait_until(lambda: call(conn, "claim_next_job", queues=[Q], worker="w"))
+    pair = {"job_id": held["id"], "token": held["token"]}
+    if how == "event":
+        call(conn, "await_event", **pair, step="e", event="e", timeout=HOUR)
+    else:
+        call(conn, "finish_job", **pair, error="boom", retry_in=HOUR)
+
+    yield
+
+    if how == "event":
+        call(conn, "emit_event", event="e")
+    else:
+        call(conn, "trigger_schedule", name="s")
+    yield held["id"]
+
+
+@pytest.mark.parametrize("how", ["triggered", "event"])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_key_in_strict_order_goes_on_when_its_first_job_is_brought_forward(
+    conn, connect, how, overlap
+):
+    call(conn, "configure_queue", queue=Q, key_in_order=True)
+    steps = brought_forward(conn, how)
+    next(steps)
+    fill(conn, "a", 1)
+    other = connect()
+
+    with other.transaction():  # leaves the key until that job is due, as it sees it
+        assert claim(other, 5) == []
+        if overlap:
+            first = next(steps)
+    if not overlap:
+        first = next(steps)
+
+    def began():
+        return call(conn, "claim_next_job", queues=[Q], worker="w", max_jobs=5)
+
+    assert [row["id"] for row in wait_until(began, 5)] == [first]
+
+
+@pytest.mark.parametrize("ends", ["resume_schedule", "delete_schedule"])
+def test_a_schedule_that_is_paused_in_its_backoff_holds_up_its_key_for_no_longer(conn, clock, ends):
+    call(conn, "configure_queue", queue=Q, key_in_order=True)
+    options = {"task": "t", "queue": Q, "key": "a"}
+    call(conn, "schedule_job", name="s", every=HOUR, max_retries=3, **options)
+    clock.advance(HOUR)
+    [run] = call(conn, "claim_next_job", queues=[Q])
+    held = {"job_id": run["id"], "token": run["token"]}
+    call(conn, "finish_job", **held, error="boom", retry_in=timedelta(minutes=2))
+    call(conn, "pause_schedule", name="s")
+    [behind] = call(conn, "enqueue_job", **options)
+    clock.advance(timedelta(minutes=3))
+
+    assert claim(conn) == []
+    [why] = call(conn, "explain_job", job_id=behind["job_id"])[:1]
+    assert why["code"] == "IN_ORDER" and "has begun, and is paused" in why["reason"]
+
+    call(conn, ends, name="s")
+    clock.advance(timedelta(minutes=1))
+
+    first = run["id"] if ends == "resume_schedule" else behind["job_id"]
+    assert [row["id"] for row in call(conn, "claim_next_job", queues=[Q])] == [first]

@@ -90,6 +90,17 @@ def test_a_worker_that_starts_makes_them_due_at_once(conn):
     assert [job["id"] for job in call(conn, "claim_next_job", max_jobs=12)] == ids
 
 
+def test_the_first_of_a_key_in_strict_order_comes_forward_though_others_wait_for_it(conn):
+    call(conn, "configure_queue", queue="default", key_in_order=True)
+    first, _ = enqueue(conn, 2, key="k")
+    hand_back(conn)
+    assert call(conn, "claim_next_job") == []
+
+    assert bring_forward(conn) == 1
+
+    assert [job["id"] for job in call(conn, "claim_next_job")] == [first]
+
+
 def test_only_those_of_its_queues_and_tasks_come_forward(conn):
     (ours,) = enqueue(conn)
     enqueue(conn, queue="mail")
@@ -273,6 +284,7 @@ def test_marks_of_what_has_passed_are_removed(conn, clock):
     assert conn.execute(marks).fetchone() == (0,)
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [

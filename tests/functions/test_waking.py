@@ -6,6 +6,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
+from tests.calls import enqueue, held, workflow
 
 MANY = [f"queue {number}" for number in range(3000)]
 A_MINUTE = timedelta(minutes=1)
@@ -28,7 +29,32 @@ def save_a_schedule_again(conn):
         call(conn, "schedule_job", task="t", every=A_MINUTE, name="s", queue=queue)
 
 
+def release_a_child(conn):
+    workflow(conn, {"queue": "elsewhere"}, {"depends_on": "previous"})
+    call(conn, "finish_job", **held(conn, queues=["elsewhere"]))
+
+
+def wake_by_an_event(conn):
+    enqueue(conn, queue="elsewhere")
+    pair = held(conn, queues=["elsewhere"])
+    call(conn, "await_event", **pair, step="s", event="e", timeout=timedelta(hours=1))
+    call(conn, "emit_event", event="e")
+
+
+def finish_with_next(conn):
+    enqueue(conn, queue="elsewhere")
+    pair = held(conn, queues=["elsewhere"])
+    call(conn, "finish_job", **pair, next=Jsonb([{"task": "t"}]))
+
+
+OF_WORKFLOWS = {
+    "enqueue_workflow": lambda conn: workflow(conn, {}),
+    "a finish that releases a child": release_a_child,
+    "finish_job with next": finish_with_next,
+}
 PRODUCERS = {
+    **OF_WORKFLOWS,
+    "emit_event": wake_by_an_event,
     "enqueue_job": lambda conn: call(conn, "enqueue_job", task="t"),
     "enqueue_job with a key": lambda conn: call(conn, "enqueue_job", task="t", unique_key="k"),
     "enqueue_job for later": lambda conn: call(conn, "enqueue_job", task="t", run_at=after(3600)),
@@ -83,6 +109,26 @@ def test_nobody_is_notified_who_serves_other_queues(conn, sleeper, produce):
     produce(conn)
 
     assert notified(conn, sleeper) == []
+
+
+@pytest.mark.parametrize("produce", OF_WORKFLOWS.values(), ids=OF_WORKFLOWS)
+def test_a_sleeper_is_notified_of_what_a_workflow_adds_or_releases(conn, sleeper, produce):
+    call(sleeper, "begin_sleep", queues=["default"])
+
+    produce(conn)
+
+    assert len(notified(conn, sleeper)) == 1
+
+
+def test_a_sleeper_is_notified_of_who_is_woken_by_an_event(conn, sleeper):
+    enqueue(conn)
+    pair = held(conn)
+    call(conn, "await_event", **pair, step="s", event="e", timeout=timedelta(hours=1))
+    call(sleeper, "begin_sleep", queues=["default"])
+
+    call(conn, "emit_event", event="e")
+
+    assert len(notified(conn, sleeper)) == 1
 
 
 def test_a_session_that_serves_many_queues_holds_few_locks(conn, sleeper):

@@ -64,14 +64,15 @@ class Belongings:
         self.name = name
         self.queue, self.schedule = f"{name}.mail{suffix}", f"{name}.nightly{suffix}"
         self.worker, self.key = f"{name}.worker{suffix}", f"{name}.key{suffix}"
-        self.request = f"{name}.request{suffix}"
+        self.request, self.event = f"{name}.request{suffix}", f"{name}.paid{suffix}"
         self.waiting = self.running = self.failed = self.done = NO_JOB
+        self.sleeping = self.child = self.workflow = NO_JOB
         self.token: UUID = uuid4()
         self.token_id = NO_JOB
 
     @property
     def ids(self):
-        return [self.waiting, self.running, self.failed, self.done]
+        return [self.waiting, self.running, self.failed, self.done, self.sleeping, self.child]
 
 
 def furnish(conn, name):
@@ -90,11 +91,21 @@ def furnish(conn, name):
     (job,) = call(conn, "claim_next_job", **claims)
     pair = {"job_ids": [unhandled], "tokens": [job["token"]]}
     call(conn, "release_unhandled_jobs", **pair, delay=HOUR, reason=name)
+    has.sleeping = enqueue(conn, has.queue, payload=Jsonb(name))
+    (job,) = call(conn, "claim_next_job", **claims)
+    pair = {"job_id": job["id"], "token": job["token"]}
+    call(conn, "record_step", **pair, step="one", result=Jsonb(name))
+    call(conn, "await_event", **pair, step="two", event=has.event, timeout=10 * HOUR)
+    call(conn, "emit_event", event=f"{name}.shipped", payload=Jsonb(name))
     has.running = enqueue(conn, has.queue, payload=Jsonb(name))
     (job,) = call(conn, "claim_next_job", **claims, lease=10 * HOUR)
     call(conn, "heartbeat_job", job_id=job["id"], token=job["token"], progress=Jsonb(name))
     has.waiting = enqueue(conn, has.queue, unique_key=has.key, key=has.key, payload=Jsonb(name))
     enqueue(conn, has.queue, payload=Jsonb(name), run_at=datetime.now(UTC) + HOUR / 2)
+    parts = [{"task": "t", "queue": has.queue, "node": name, "depends_on": [has.running]}] * 2
+    parts[1] = {**parts[0], "node": f"{name}.2", "depends_on": "previous"}
+    (child, _) = call(conn, "enqueue_workflow", jobs=Jsonb(parts), name=f"{name}.workflow")
+    has.child, has.workflow = child["job_id"], child["workflow_id"]
     call(conn, "schedule_job", task="t", every=HOUR, name=has.schedule, queue=has.queue)
     call(conn, "configure_queue", queue=f"{name}.settings", max_retries=7)
     call(conn, "configure_key", queue=f"{name}.settings", key=has.key, max_running=7)
@@ -140,6 +151,8 @@ def pairs(of, **more):
 
 
 ABOUT = {"host": "h", "pid": 1, "concurrency": 1, "version": "v"}
+STEP = {"step": "one", "event": "acme.own", "timeout": HOUR}
+OWN_QUEUE = {"task": "t", "queue": "acme.own"}
 SLOTS = {"starts_at": START, "ends_at": START + 2 * HOUR}
 
 BULKS: list[Any] = [
@@ -168,6 +181,36 @@ PROBES: dict[str, list[Any]] = {
         lambda of: {"task": "t", "payloads": Jsonb([1]), "queue": of.queue},
         lambda of: {"task": "t", "payloads": Jsonb([]), "queue": of.queue},
     ],
+    "enqueue_workflow": [
+        lambda of: {"jobs": Jsonb([{"task": "t", "queue": of.queue}])},
+        lambda of: {"jobs": Jsonb([{"task": "t", "queue": of.queue, "unique_key": of.key}])},
+        lambda of: {
+            "jobs": Jsonb([{"task": "t", "queue": of.queue, "depends_on": [of.running, 7]}])
+        },
+        *(
+            lambda of, n=n: {"jobs": Jsonb([OWN_QUEUE | {"depends_on": [of.ids[n]]}])}
+            for n in range(6)
+        ),
+        lambda of: {"jobs": Jsonb([OWN_QUEUE | {"unique_key": of.key}]), "name": of.schedule},
+    ],
+    "cancel_workflow": [
+        lambda of: {"workflow_id": of.workflow},
+        lambda of: {"workflow_id": of.child, "reason": "x"},
+    ],
+    "retry_workflow": [lambda of: {"workflow_id": of.workflow}],
+    "parent_results": [lambda of, n=n: {"job_id": of.ids[n]} for n in range(6)],
+    "recorded_steps": [lambda of, n=n: {"job_id": of.ids[n]} for n in range(6)],
+    "record_step": [lambda of: cut_short(of, step="one", result=Jsonb(1))],
+    "sleep_job": [lambda of: cut_short(of, step="one", delay=HOUR)],
+    "await_event": [
+        lambda of: cut_short(of, **STEP | {"event": of.event}),
+        lambda of: cut_short(of, **STEP),
+    ],
+    "emit_event": [
+        lambda of: {"event": of.event},
+        lambda of: {"event": of.event, "payload": Jsonb(1)},
+        lambda of: {"event": f"{of.event}.new"},
+    ],
     "schedule_job": [
         lambda of: {"task": "t", "every": HOUR, "queue": of.queue},
         lambda of: {"task": "t", "every": HOUR, "queue": of.queue, "name": "acme.new"},
@@ -184,8 +227,13 @@ PROBES: dict[str, list[Any]] = {
         cut_short,
         lambda of: cut_short(of, error="x"),
         lambda of: {"job_id": of.done, "token": of.token},
+        lambda of: cut_short(of, next=Jsonb([{"task": "t", "queue": of.queue}])),
+        *(
+            lambda of, n=n: cut_short(of, next=Jsonb([{"task": "t", "depends_on": [of.ids[n]]}]))
+            for n in range(6)
+        ),
     ],
-    "finish_jobs": [pairs, lambda of: pairs(of, errors=["x"] * 4)],
+    "finish_jobs": [pairs, lambda of: pairs(of, errors=["x"] * 6)],
     "heartbeat_job": [cut_short, lambda of: cut_short(of, progress=Jsonb(1))],
     "heartbeat_jobs": [pairs],
     "release_job": [cut_short, lambda of: {"job_id": of.waiting, "token": of.token}],
@@ -209,10 +257,10 @@ PROBES: dict[str, list[Any]] = {
     "roll_up": [lambda of: {}],
     "statistics_age": [lambda of: {}],
     "cancel_job": [
-        *(lambda of, n=n: {"job_id": of.ids[n]} for n in range(4)),
+        *(lambda of, n=n: {"job_id": of.ids[n]} for n in range(6)),
         lambda of: {"job_id": of.waiting, "reason": "x"},
     ],
-    "retry_job": [lambda of, n=n: {"job_id": of.ids[n]} for n in range(4)],
+    "retry_job": [lambda of, n=n: {"job_id": of.ids[n]} for n in range(6)],
     "cancel_jobs": BULKS,
     "retry_jobs": BULKS,
     "begin_request": [
@@ -222,7 +270,7 @@ PROBES: dict[str, list[Any]] = {
     "end_request": [lambda of: {"key": of.request, "status": 200, "answer": "{}"}],
     "ended_jobs": [lambda of: {"job_ids": of.ids}],
     "doctor": [lambda of: {}],
-    "explain_job": [lambda of, n=n: {"job_id": of.ids[n]} for n in range(4)],
+    "explain_job": [lambda of, n=n: {"job_id": of.ids[n]} for n in range(6)],
     "create_token": [
         lambda of: {"principal": "nobody"},
         lambda of: {"principal": "nobody", "note": of.name},
@@ -306,11 +354,11 @@ def answer(conn, function, arguments, of):
     else:
         about = told = tuple(tuple(row.values()) for row in rows)
     text = repr(about)
-    for job_id in sorted(set(of.ids), reverse=True):
+    for job_id in sorted({*of.ids, of.workflow}, reverse=True):
         text = re.sub(rf"\b{job_id}\b", "ID", text)
     text = re.sub(r"\b7\d{5}\b", "NEW", text)
     text = text.replace(f"no token {of.token_id}'", "no token ID'")
-    for name in (of.queue, of.schedule, of.worker, of.key):
+    for name in (of.queue, of.schedule, of.worker, of.key, of.event):
         text = text.replace(name, "NAME")
     return told, text.replace(of.name, "TENANT")
 
@@ -363,7 +411,10 @@ def test_what_a_neighbour_has_answers_as_what_there_is_not(house, globex, connec
     has = furnish(globex, "globex")
     has_not = [Belongings("absent"), Belongings("globex", "2"), Belongings("globex.mail")]
     holder = connect(autocommit=False)
-    for table in ("live_jobs", "finished_jobs", "schedules", "queues", "workers", "requests"):
+    for table in (
+        *("live_jobs", "finished_jobs", "schedules", "queues", "workers", "requests"),
+        *("job_waits", "job_dependencies", "workflows", "workflow_jobs", "events", "event_waits"),
+    ):
         holder.execute(f"select from rota.{table} for update")
     for name in NEIGHBOURS:
         neighbour = connect(role=name, prepare_threshold=None)
@@ -396,7 +447,7 @@ def check_kind(function, told):
     if kind == REFUSED:
         assert told[0] == "42501", (function, told)
     elif kind == MISSING:
-        assert told[:2] == ("RTN01", told[1]) and told[1].startswith("there is no job"), told
+        assert told[0] == "RTN01" and re.match("there is no (job|workflow) ", told[1]), told
     elif kind == TOKEN:
         assert told[:1] == ("RTC02",) or all(row[-1] == "LEASE_LOST" for row in told), function
     elif kind == EMPTY:
@@ -415,6 +466,8 @@ def test_nothing_that_a_neighbour_calls_changes_anything(house, globex, connect)
     assert sum(map(len, before.values())) > 15
     assert all(before[table] for table in ("live_jobs", "finished_jobs", "attempts", "schedules"))
     assert all(before[table] for table in ("requests", "api_tokens", "workers", "action_log"))
+    assert all(before[table] for table in ("workflows", "workflow_jobs", "job_waits", "events"))
+    assert all(before[table] for table in ("job_dependencies", "event_waits", "job_steps"))
     counts = {view: seen(globex, view) for view in doors(house)["view"]}
 
     for name in NEIGHBOURS:
@@ -455,7 +508,7 @@ def test_no_view_shows_a_neighbour_in_rows_or_numbers(house, acme, globex, conne
         for view, column in (("jobs", "id"), ("executions", "job_id")):
             query = f"select from rota.{view} where {column} = {job_id}"
             assert acme.execute(query).fetchall() == []
-            assert unwalled.execute(query).fetchall() or job_id == has.waiting
+            assert unwalled.execute(query).fetchall() or job_id in (has.waiting, has.child)
     assert call(acme, "visible_queues") == [{"visible_queues": ["acme.mail", "acme.settings"]}]
     assert call(unwalled, "visible_queues") == [{"visible_queues": None}]
 
@@ -630,7 +683,7 @@ def test_walls_are_changed_at_read_committed(conn, level):
 
 
 def test_no_function_of_the_house_reads_a_view_that_shows_its_caller_s_queues_only(conn):
-    """But for a retry, which has asked whether the job is the caller's: upkeep is upkeep of all."""
+    """But for such as have asked whether the job is the caller's: upkeep is upkeep of all."""
     names = "|".join(doors(conn)["view"])
     reading = {
         name
@@ -640,7 +693,7 @@ def test_no_function_of_the_house_reads_a_view_that_shows_its_caller_s_queues_on
         if re.search(rf"\brota\.({names})\b", re.sub(r"--.*", "", body))
     }
 
-    assert reading == {"retry_job"}
+    assert reading == {"retry_job", "parent_results", "recorded_steps"}
 
 
 def test_upkeep_that_a_tenant_calls_keeps_what_is_of_others(house, acme, globex):

@@ -5,8 +5,9 @@ the faults that were injected), ``effects.jsonl`` (what handlers did), ``jobs.js
 ``executions.jsonl`` (the tables, read when all was healed and drained), ``demands.json``. The
 rules are E1 (enqueued once), L1 (one live lease), L2 (fenced), L7 (nothing taken back early, but
 from the dead), S4 (ended once), S5 (attempts count), S10 (attempts recorded), C3 (order), V1
-(drained); ``duplicate`` is a second run of a handler that nothing on record explains, ``vacuous`` a
-run that proved nothing.
+(drained), W1 (no child starts before its parents' end), W2 (each child settled once, as its policy
+says), W3 (no event lost); ``duplicate`` is a second run of a handler that nothing on record
+explains, ``vacuous`` a run that proved nothing.
 """
 
 import argparse
@@ -194,6 +195,9 @@ class _Check:
             *self.runs_explained(),
             *self.in_order(),
             *self.drained(),
+            *self.after_parents(),
+            *self.settled_once(),
+            *self.events_arrived(),
         ]
         return Report([*verdicts, *self.proved_nothing()], self.figures)
 
@@ -582,6 +586,73 @@ class _Check:
         for job in self.jobs.values():
             if job["schedule_type"] == "ONE_TIME" and job["state"] not in ENDED:
                 yield Verdict("V1", job["id"], f"it is {job['state']} still")
+
+    def children(self) -> Iterator[tuple[Line, list[Line]]]:
+        """Yield each job that depends on others, with those of them that are on record."""
+        for job in self.jobs.values():
+            parents = [self.jobs[p] for p in job.get("depends_on") or () if p in self.jobs]
+            if parents:
+                yield job, parents
+
+    def attempts_of(self, job: int) -> list[Line]:
+        """Return the attempts of a job that began, in all of its runs."""
+        return [
+            row
+            for run in range(1, self.jobs[job]["run"] + 1)
+            for row in self.runs.get((job, run), ())
+            if row["started_at"] is not None
+        ]
+
+    def after_parents(self) -> Iterator[Verdict]:
+        """W1: no child starts before each of its parents has ended, and completed if it must.
+
+        When a parent ended that was cancelled before it began is not on record.
+        """
+        if self.clock_moved:
+            return
+        for job, parents in self.children():
+            started = [row["started_at"] for row in self.attempts_of(job["id"])]
+            for parent in parents:
+                ends = [
+                    row["finished_at"]
+                    for row in self.attempts_of(parent["id"])
+                    if row["job_state"] in ENDED
+                    and (row["job_state"] == "COMPLETED" or job["if_parent_fails"] == "run")
+                ]
+                if started and ends and min(started) < min(ends) - ROUNDING:
+                    yield Verdict("W1", job["id"], f"it started before {parent['id']} ended")
+
+    def settled_once(self) -> Iterator[Verdict]:
+        """W2: a child has run if its policy says so, and has gone down with a parent else."""
+        for job, parents in self.children():
+            bad = [parent["id"] for parent in parents if parent["state"] in ("FAILED", "CANCELLED")]
+            live = any(parent["state"] not in ENDED for parent in parents)
+            began = bool(self.attempts_of(job["id"]))
+            if job["if_parent_fails"] == "cancel" and bad:
+                if began or job["state"] != "CANCELLED":
+                    yield Verdict("W2", job["id"], f"{bad[0]} failed, and it is {job['state']}")
+                elif job["ended_by"] not in (None, *bad):
+                    yield Verdict("W2", job["id"], f"{job['ended_by']} has not taken it down")
+            elif job["ended_by"] is not None:
+                yield Verdict("W2", job["id"], f"{job['ended_by']} took it down, and must not")
+            elif began and live:
+                yield Verdict("W2", job["id"], "it started, and a parent lives")
+
+    def events_arrived(self) -> Iterator[Verdict]:
+        """W3: whoever waits for an event gets the first that was emitted in his time."""
+        emitted: dict[str, list[Call]] = defaultdict(list)
+        for call in self.of("emit_event"):
+            if call.kind != "fail":
+                emitted[call.asked["event"]].append(call)
+        for job in self.jobs.values():
+            for answer in job.get("awaited") or ():
+                calls = emitted[answer["event"]]
+                sure = [call for call in calls if call.kind == "ok"]
+                if answer["state"] == "ARRIVED":
+                    if answer["payload"] not in [call.asked["payload"] for call in calls]:
+                        yield Verdict("W3", job["id"], f"{answer['event']} came from nobody")
+                elif sure and min(call.wall for call in sure) < answer["at"] - SETTLED:
+                    yield Verdict("W3", job["id"], f"{answer['event']} came, and was not heard of")
 
     def proved_nothing(self) -> Iterator[Verdict]:
         """Refuse a run in which too little happened to prove anything."""

@@ -31,7 +31,7 @@ MAY_HAVE_COMMITTED = ("08", "57P")  # a statement that ended so was perhaps done
 
 RECORDED = re.compile(
     r"rota\.\"?(claim_next_job|finish_jobs?|release_(?:unhandled_)?jobs?|heartbeat_jobs?"
-    r"|recover_jobs|enqueue_job)\b"
+    r"|recover_jobs|enqueue_job|emit_event)\b"
 )
 
 
@@ -142,6 +142,9 @@ def asked(params: dict[str, Any]) -> dict[str, Any]:
         payload = params["payload"]
         payload = getattr(payload, "obj", payload)
         seen["key"] = payload.get("key") if isinstance(payload, dict) else None
+    if "event" in params:
+        payload = params.get("payload")
+        seen |= {"event": params["event"], "payload": getattr(payload, "obj", payload)}
     return seen | {name: params[name] for name in ("worker", "queues", "queue") if name in params}
 
 

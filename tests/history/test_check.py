@@ -101,7 +101,7 @@ class Story:
             }
         )
 
-    def job(self, job, state, scheduled_for, run=1, priority=0, key=None):
+    def job(self, job, state, scheduled_for, run=1, priority=0, key=None, **more):
         self.jobs.append(
             {
                 "id": job,
@@ -115,8 +115,12 @@ class Story:
                 "gave_up": False,
                 "schedule_type": "ONE_TIME",
                 "scheduled_for": WALL + scheduled_for,
+                **more,
             }
         )
+
+    def emit(self, at, event, payload, kind="ok"):
+        self.call("emit_event", HARNESS, at, at + 0.01, kind, event=event, payload=payload)
 
     def check(self, demands=DEMANDS) -> Report:
         return check(
@@ -227,6 +231,111 @@ def test_an_unknown_enqueue_may_have_happened_or_not():
 
     assert report.verdicts == []
     assert report.figures.unknown_enqueues == 2
+
+
+def workflow_story() -> Story:
+    """Beside the good one 11 completes, 12 fails, and each has children; 17 and 18 await events."""
+    story = good_story()
+    for job, began, state in ((11, 20.0, "COMPLETED"), (12, 20.5, "FAILED")):
+        run_alone(story, job, began, state)
+        story.job(job, state, 0.0)
+        story.jobs[-1]["max_retries"] = 0
+    for job, began, parents, policy in ((13, 22, [11], "cancel"), (14, 23, [11, 12], "run")):
+        run_alone(story, job, began, "COMPLETED")
+        story.job(job, "COMPLETED", 0.0, depends_on=parents, if_parent_fails=policy, ended_by=None)
+    down = {"depends_on": [11, 12], "if_parent_fails": "cancel"}
+    story.job(15, "CANCELLED", 0.0, **down, ended_by=12)
+    story.emit(30.0, "e", 1)
+    story.emit(31.0, "e", 2)
+    for job, awaited in (
+        (17, {"event": "e", "state": "ARRIVED", "payload": 1, "at": WALL + 30.1}),
+        (18, {"event": "f", "state": "TIMED_OUT", "payload": None, "at": WALL + 39}),
+    ):
+        run_alone(story, job, 40.0, "COMPLETED")
+        story.job(job, "COMPLETED", 0.0, awaited=[awaited])
+    for job in story.jobs:
+        if job["id"] > 10:
+            job["key"] = None
+    return story
+
+
+def run_alone(story, job, began, state):
+    outcome = "SUCCEEDED" if state == "COMPLETED" else "FAILED"
+    token = f"t{job}"
+    story.claim(WORKER_B, began, (job, token, 1))
+    story.finish(WORKER_B, began + 0.5, job, token, state)
+    story.execution(job, token, 1, outcome, state, began + 0.005, began + 0.505)
+
+
+def the_job(story, number):
+    return next(job for job in story.jobs if job["id"] == number)
+
+
+def test_a_good_history_of_workflows_passes():
+    assert workflow_story().check().verdicts == []
+
+
+def start_before_parent(story):
+    row = next(row for row in story.executions if row["job_id"] == 14)
+    row["started_at"] = WALL + 20.9
+
+
+def start_before_completion(story):
+    row = next(row for row in story.executions if row["job_id"] == 13)
+    row["started_at"] = WALL + 20.1
+
+
+def run_below_a_failure(story):
+    the_job(story, 14)["if_parent_fails"] = "cancel"
+
+
+def leave_out_of_the_failure(story):
+    the_job(story, 15).update(state="COMPLETED", ended_by=None)
+
+
+def go_down_with_another(story):
+    the_job(story, 15)["ended_by"] = 11
+
+
+def go_down_with_none(story):
+    the_job(story, 13)["ended_by"] = 11
+
+
+def run_beside_a_parent(story):
+    the_job(story, 11)["state"] = "RUNNING"
+
+
+def lose_event(story):
+    the_job(story, 17)["awaited"][0].update(state="TIMED_OUT", payload=None, at=WALL + 39)
+
+
+def make_event_up(story):
+    the_job(story, 17)["awaited"][0]["payload"] = 3
+
+
+BROKEN_WORKFLOWS = [
+    (start_before_parent, "W1"),
+    (start_before_completion, "W1"),
+    (run_below_a_failure, "W2"),
+    (leave_out_of_the_failure, "W2"),
+    (go_down_with_another, "W2"),
+    (go_down_with_none, "W2"),
+    (run_beside_a_parent, "W2"),
+    (lose_event, "W3"),
+    (make_event_up, "W3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("damage", "rule"), BROKEN_WORKFLOWS, ids=[change.__name__ for change, _ in BROKEN_WORKFLOWS]
+)
+def test_a_broken_promise_of_workflows_is_named(damage: Callable[[Story], None], rule: str):
+    story = workflow_story()
+    damage(story)
+
+    report = story.check()
+
+    assert rule in {verdict.rule for verdict in report.verdicts}
 
 
 def lose_job(story):

@@ -598,9 +598,10 @@ class RotaMachine(RuleBasedStateMachine):
         job_id, token = self.pair(which, session, mismatch)
         job = self.lease(session, job_id, token)
         refused = None if job else "RTC02"
+        passes = progress is None and self.world.is_held(session, job_id)
         rows = self.call(
             session,
-            refused is None and self.waits_for_lease(session, job_id, token),
+            refused is None and not passes and self.waits_for_lease(session, job_id, token),
             refused,
             "heartbeat_job",
             job_id=job_id,
@@ -609,12 +610,14 @@ class RotaMachine(RuleBasedStateMachine):
             progress=None if progress is None else Jsonb(progress),
         )
         if rows is not None:
-            longer = replace(
-                job,
-                lease_until=max(job.lease_until, self.world.now + lease),
-                progress=job.progress if progress is None else progress,
-            )
-            self.world.write(session, longer)
+            longer = job
+            if not passes:
+                longer = replace(
+                    job,
+                    lease_until=max(job.lease_until, self.world.now + lease),
+                    progress=job.progress if progress is None else progress,
+                )
+                self.world.write(session, longer)
             assert rows == [
                 {
                     "lease_until": longer.lease_until,

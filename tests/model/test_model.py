@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.database import Database
+from tests.model.keys import KeyMachine
 from tests.model.machine import SESSIONS, RotaMachine
 
 FUNCTIONS = [
@@ -39,21 +40,22 @@ def database(db: str) -> Iterator[Database]:
     database.close()
 
 
-def test_any_history_of_calls_leaves_what_the_model_says(database: Database) -> None:
-    run_state_machine_as_test(
-        lambda: RotaMachine(database),
-        settings=settings(
-            max_examples=SOAK or 80,
-            stateful_step_count=60,
-            derandomize=not SOAK,
-            database=None,
-            deadline=None,
-            # To shorten a failing history takes minutes.
-            phases=[Phase.generate, Phase.shrink] if SOAK else [Phase.generate],
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
+def histories(number: int) -> settings:
+    return settings(
+        max_examples=SOAK or number,
+        stateful_step_count=60,
+        derandomize=not SOAK,
+        database=None,
+        deadline=None,
+        # To shorten a failing history takes minutes.
+        phases=[Phase.generate, Phase.shrink] if SOAK else [Phase.generate],
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
     )
+
+
+def test_any_history_of_calls_leaves_what_the_model_says(database: Database) -> None:
+    run_state_machine_as_test(lambda: RotaMachine(database), settings=histories(80))
     print(sorted(database.tally.items()))
     answered = {function for function, came in database.tally if came == "answered"}
     assert answered >= set(FUNCTIONS), "a run that proves nothing about the others"
@@ -61,3 +63,10 @@ def test_any_history_of_calls_leaves_what_the_model_says(database: Database) -> 
     assert len(waited) > 5, "hardly anybody waited for anybody"
     refused = {came for _, came in database.tally}
     assert refused >= {"RTC01", "RTC02", "RTC03", "RTN01", "RTV01"}
+
+
+def test_in_any_history_of_keys_each_claim_starts_what_has_room_in_its_order(
+    database: Database,
+) -> None:
+    run_state_machine_as_test(lambda: KeyMachine(database), settings=histories(40))
+    assert database.tally["claim_next_job", "started"] > 200

@@ -20,6 +20,17 @@ SETTLE = "db/functions/limits/_settle_limits.sql"
 LIMITS_CHANGED = "db/functions/limits/_limits_changed.sql"
 STARTS_LEFT = "db/functions/limits/_starts_left.sql"
 ADD_STARTS = "db/functions/limits/_add_starts.sql"
+SETTLE_EDGES = "db/functions/dependencies/_settle.sql"
+RETIRE_WAITING = "db/functions/dependencies/_retire_waiting.sql"
+HOLD_JOBS = "db/functions/dependencies/_hold_jobs.sql"
+HOLD_WAITS = "db/functions/dependencies/_hold_waits.sql"
+HOLD_PARENTS = "db/functions/enqueue/_hold_parents.sql"
+ADD_WORKFLOW = "db/functions/enqueue/_add_workflow.sql"
+REVIVABLE = "db/functions/steer/_revivable.sql"
+CANCEL_JOBS = "db/functions/steer/_cancel_jobs.sql"
+FINISH_JOB = "db/functions/finish/finish_job.sql"
+AWAIT = "db/functions/steps/await_event.sql"
+EMIT = "db/functions/steps/emit_event.sql"
 
 COLUMNS = "tests/functions/test_every_column.py"
 CLAIMS = "tests/functions/test_claim.py"
@@ -41,6 +52,8 @@ RULES = "tests/test_house_rules.py"
 RACES = "tests/concurrency/test_races.py"
 TURN_RACES = "tests/concurrency/test_turn_races.py"
 TURNS = "tests/functions/test_turns.py"
+SETTLING = "tests/functions/test_settling.py"
+SETTLING_RACES = "tests/concurrency/test_settling_races.py"
 COUNTS = "tests/schedules/test_slot_counts.py"
 LIFE = "tests/schedules/test_life.py"
 OUTAGE = "tests/schedules/test_outage.py"
@@ -52,6 +65,7 @@ HTTP = "tests/worker/test_http.py"
 LINKS = "tests/worker/test_link.py"
 RECOVERY = "tests/functions/test_recovery.py"
 DEAD = "db/functions/upkeep/recover_workers.sql"
+WORKER_STEPS = "tests/worker/test_steps.py"
 WORKER_FAULTS = "tests/worker/test_faults.py"
 TOKENS = "tests/functions/test_tokens.py"
 BULK = "tests/functions/test_bulk.py"
@@ -73,6 +87,7 @@ CANARIES = "tests/test_canaries.py"
 THROTTLES = "tests/functions/test_throttle.py"
 DEBOUNCES = "tests/functions/test_debounce.py"
 KEY_RACES = "tests/concurrency/test_unique_keys.py"
+UPGRADES = "tests/test_upgrade.py"
 TAKE_KEY = "db/functions/enqueue/_take_unique_key.sql"
 REPLACE = "db/functions/enqueue/_replace_job.sql"
 EMPTY = f"{TURN_RACES}::test_a_job_is_found_though_a_claim_found_its_key_empty_before_the_commit"
@@ -133,7 +148,9 @@ MUTANTS = [
     mutant(
         "the last turn of a key goes without the arrival lock",
         PASS_TURNS,
-        "coalesce(rota._arrival(_pass_turns.queue, k.key) = any(v_got), false) as is_sure",
+        "rota._arrival(_pass_turns.queue, k.key) in (\n"
+        "                    select g.number from unnest(v_got) as g(number)\n"
+        "                ) as is_sure",
         "true as is_sure",
         EMPTY,
     ),
@@ -202,8 +219,8 @@ MUTANTS = [
     mutant(
         "of a bulk the last job of a key has the turn",
         "db/functions/turns/_watch_jobs.sql",
-        "order by j.queue, j.priority, j.key, j.run_at, j.id",
-        "order by j.queue, j.priority, j.key, j.run_at desc, j.id",
+        "order by j.queue, j.priority, j.key, j.counted, j.run_at, j.id",
+        "order by j.queue, j.priority, j.key, j.counted, j.run_at desc, j.id",
         f"{TURN_RACES}::test_of_a_bulk_the_first_that_is_due_has_the_turn",
     ),
     mutant(
@@ -234,6 +251,28 @@ MUTANTS = [
         "        is_full = coalesce(taken.room = 1, false),",
         "        is_full = false,",
         "tests/functions/test_turns.py::test_a_full_key_waits_for_room_and_not_for_its_turn",
+    ),
+    mutant(
+        "a claim of one job removes the last turn of a key, though a producer may rely on it",
+        PASS_TURN,
+        "    if pg_try_advisory_xact_lock(",
+        "    if true or pg_try_advisory_xact_lock(",
+        f"{TURN_RACES}::test_a_job_is_found_though_a_claim_found_its_key_empty_before_the_commit",
+    ),
+    mutant(
+        "a claim of one job removes the last turn of a key that has a job for later",
+        PASS_TURN,
+        "                    and j.run_at < 'infinity'\n",
+        "                    and j.run_at <= at\n",
+        f"{TURN_RACES}::test_a_later_job_keeps_a_turn_when_the_last_one_that_is_due_is_claimed",
+    ),
+    mutant(
+        "a claim of one job steps over all turns that an old snapshot pins",
+        TAKE_TURN,
+        "v_took > interval '250 us'",
+        "v_took > interval '1 hour'",
+        "tests/functions/test_turns.py::"
+        "test_claims_of_one_job_look_past_the_turns_that_an_old_snapshot_pins",
     ),
     mutant(
         "in strict order a job that is locked is passed by",
@@ -358,8 +397,8 @@ MUTANTS = [
     mutant(
         "a finished batch gives no room to its keys",
         COMPLETE,
-        "where j.ctid = any(v_held) and j.counted;",
-        "where j.ctid = any(v_held) and j.counted and false;",
+        "perform rota._offer_room(v_queues, v_keys, v_now);",
+        "null;",
         ROOM_COMES,
     ),
     mutant(
@@ -1107,12 +1146,17 @@ MUTANTS = [
         "state = 'COMPLETED'",
         f"{FINISHES}::test_the_table_refuses_a_finished_row_that_cannot_be_an_attempt",
     ),
-    mutant(
+    Mutant(
         "a heartbeat goes by the job alone",
         "db/functions/lease/heartbeat_job.sql",
-        "    where j.id = heartbeat_job.job_id and j.token = heartbeat_job.token\n",
-        "    where j.id = heartbeat_job.job_id\n",
-        f"{FINISHES}::test_a_token_that_lost_its_lease_is_refused_and_changes_nothing",
+        (
+            (
+                " and j.token = heartbeat_job.token\n            for no key update skip",
+                " for update skip",
+            ),
+            ("        and j.token = heartbeat_job.token\n    returning", "    returning"),
+        ),
+        (f"{FINISHES}::test_a_token_that_lost_its_lease_is_refused_and_changes_nothing",),
     ),
     mutant(
         "a heartbeat can shorten a lease",
@@ -1231,7 +1275,7 @@ MUTANTS = [
     ),
     mutant(
         "a repeated release of a cancelled job is refused",
-        "db/functions/finish/release_job.sql",
+        "db/functions/finish/_released_before.sql",
         "not in ('RELEASED', 'CANCELLED')",
         "<> 'RELEASED'",
         "tests/functions/test_finish.py::test_a_repeated_release_gets_the_answer_of_the_first",
@@ -1386,9 +1430,9 @@ MUTANTS = [
     # -- operators and upkeep
     mutant(
         "a cancel does not wait for the claim that is under way",
-        "db/functions/steer/cancel_job.sql",
-        "\n        for no key update;\n",
-        ";\n",
+        CANCEL_JOBS,
+        "\n                for no key update\n",
+        "\n",
         f"{RACES}::test_a_cancel_that_meets_a_claim_asks_the_worker",
     ),
     mutant(
@@ -1991,8 +2035,8 @@ MUTANTS = [
     mutant(
         "a bulk does not look again at what it has waited for",
         "db/functions/steer/_cancel_jobs.sql",
-        "                filter, j.id,",
-        "                null, j.id,",
+        "                    ))\n                order by j.id\n                for no key",
+        "                    ) or true)\n                order by j.id\n                for no key",
         f"{STEERING}::test_a_bulk_looks_again_at_what_it_has_waited_for",
     ),
     mutant(
@@ -2103,9 +2147,30 @@ MUTANTS = [
     mutant(
         "a key is unique in the whole database",
         "db/deploy.py",
-        "        _drop_outlived_indexes(conn)\n",
+        "        _drop_outlived_indexes(conn, report)\n",
         "",
         f"{WALLS}::test_a_key_is_unique_per_queue_and_tells_nothing_of_another_s",
+    ),
+    mutant(
+        "what a killed deploy left running goes on",
+        "db/deploy.py",
+        "'1s', false);",
+        "'0', false);",
+        f"{UPGRADES}::test_a_deploy_of_keys_may_be_killed_at_each_step_and_the_next_one_goes_on",
+    ),
+    mutant(
+        "what is left of an index stays as if it were one",
+        "db/migrations/0122_lanes_of_keys.sql",
+        "            and not i.indisvalid\n",
+        "            and false\n",
+        f"{UPGRADES}::test_a_deploy_of_keys_may_be_killed_at_each_step_and_the_next_one_goes_on",
+    ),
+    mutant(
+        "jobs with keys that came before the triggers get no turn",
+        "db/triggers.sql",
+        "    where j.key is not null;\n",
+        "    where false;\n",
+        f"{UPGRADES}::test_jobs_with_keys_that_come_before_the_triggers_have_their_turn_with_these",
     ),
     mutant(
         "a prefix is a pattern of LIKE",
@@ -2255,8 +2320,8 @@ MUTANTS = [
     mutant(
         "a URL that cannot be read is repeated",
         "rota/tokens.py",
-        "        read_url(url)\n",
-        "",
+        "        with psycopg.connect(writable(url), autocommit",
+        "        with psycopg.connect(url, autocommit",
         f"{CANARIES}::test_no_command_repeats_a_password",
     ),
     mutant(
@@ -2583,8 +2648,8 @@ MUTANTS = [
     mutant(
         "a retry loses the headers",
         "db/functions/steer/_retry_jobs.sql",
-        "            f.headers, f.key\n",
-        "            null, f.key\n",
+        "f.last_error, f.created_at, f.headers,\n            f.key, nullif",
+        "f.last_error, f.created_at, null,\n            f.key, nullif",
         f"{HEADERS}::test_headers_come_with_whatever_is_run",
     ),
     mutant(
@@ -2973,5 +3038,323 @@ MUTANTS = [
         "        timer.start()\n",
         "",
         f"{WORKER_METRICS}::test_a_client_that_is_slow_or_gone_holds_it_up_for_moments_only",
+    ),
+    mutant(
+        "an edge of a batch counts once, however many lead to the child",
+        SETTLE_EDGES,
+        "set open = w.open - c.edges",
+        "set open = w.open - 1",
+        f"{SETTLING}::test_parents_that_end_in_one_batch_all_count",
+    ),
+    mutant(
+        "a child runs when the first of its parents has ended",
+        SETTLE_EDGES,
+        "w.job_id = c.id and w.open = c.edges",
+        "w.job_id = c.id and w.open >= c.edges",
+        f"{SETTLING}::test_a_child_of_two_waits_for_the_second",
+    ),
+    mutant(
+        "a child runs before its own time",
+        SETTLE_EDGES,
+        "run_at = greatest(j.scheduled_for, v_now)",
+        "run_at = v_now",
+        f"{SETTLING}::test_a_child_for_later_waits_for_its_time_too",
+    ),
+    mutant(
+        "a failure takes down what is to run all the same",
+        SETTLE_EDGES,
+        "when d.if_parent_fails = 'cancel'\n                            and d.parent_id",
+        "when d.parent_id",
+        f"{SETTLING}::test_a_failure_goes_down_by_policy",
+    ),
+    mutant(
+        "a failure goes down one level",
+        SETTLE_EDGES,
+        "        v_failed := v_doomed;\n",
+        "        v_failed := '{}';\n",
+        f"{SETTLING}::test_a_failure_goes_down_by_policy",
+    ),
+    mutant(
+        "nobody who sleeps is told of what is free to run",
+        SETTLE_EDGES,
+        "            perform rota._wake(q.queue, q.first_run_at, v_now)\n",
+        "            perform\n",
+        f"{SETTLING}::test_sleeping_workers_are_told_of_what_is_free_to_run",
+    ),
+    mutant(
+        "a batch that completes and takes room settles nothing",
+        COMPLETE,
+        "                bool_or(j.linked)\n",
+        "                false\n",
+        f"{SETTLING}::test_a_parent_that_takes_room_settles_as_any_other",
+    ),
+    mutant(
+        "an attempt that fails settles nothing",
+        END,
+        "perform rota._settle(v_linked, coalesce(v_failed, '{}'));",
+        "null;",
+        f"{SETTLING}::test_a_failure_goes_down_by_policy",
+    ),
+    mutant(
+        "in a batch of which one fails all children are cancelled",
+        END,
+        "array_agg(f.id) filter (where f.state <> 'COMPLETED')\n        into",
+        "array_agg(f.id)\n        into",
+        f"{SETTLING}::test_a_batch_of_which_one_fails_tells_each_child_of_its_own_parents",
+    ),
+    mutant(
+        "who waits for history holds a job that waits",
+        HOLD_WAITS,
+        "    lock table only rota.finished_jobs in row exclusive mode;\n\n",
+        "",
+        f"{SETTLING_RACES}::test_who_cancels_a_waiting_job_waits_for_history_before_he_holds_it",
+    ),
+    mutant(
+        "a parent that has moved on between two looks is not held",
+        HOLD_JOBS,
+        "            exit when cardinality(v_held.live) = cardinality(v_live)\n"
+        "                and cardinality(v_held.failed) = cardinality(v_failed);",
+        "            exit;",
+        f"{SETTLING_RACES}::test_who_adds_a_child_to_a_job_that_comes_back_holds_it",
+    ),
+    mutant(
+        "a job that gets a child does not look for it at its end",
+        HOLD_PARENTS,
+        "    set linked = true\n",
+        "    set linked = null\n",
+        f"{SETTLING}::test_a_job_that_lives_gets_children_later",
+    ),
+    mutant(
+        "a job depends on a schedule",
+        HOLD_PARENTS,
+        "where j.id = any(v_held.live) and j.schedule_type <> 'ONE_TIME'",
+        "where false",
+        f"{SETTLING}::test_what_has_ended_is_not_waited_for",
+    ),
+    mutant(
+        "a job is added below one that failed, and runs",
+        ADD_WORKFLOW,
+        "        where i.if_parent_fails = 'cancel'\n        order by 1, 2",
+        "        where false\n        order by 1, 2",
+        f"{SETTLING}::test_what_has_ended_is_not_waited_for",
+    ),
+    mutant(
+        "a job waits for one that has ended",
+        ADD_WORKFLOW,
+        "        where p.id is null\n",
+        "",
+        f"{SETTLING}::test_what_has_ended_is_not_waited_for",
+    ),
+    mutant(
+        "a heartbeat waits for who adds a child",
+        "db/functions/lease/heartbeat_job.sql",
+        "            for no key update skip locked",
+        "            for no key update",
+        f"{SETTLING_RACES}::test_a_heartbeat_does_not_wait_for_who_adds_a_child",
+    ),
+    mutant(
+        "next is added by a failure, too",
+        FINISH_JOB,
+        "v_next is not null and error is null and v_outcome.state in ('COMPLETED', 'SCHEDULED')",
+        "v_next is not null",
+        f"{SETTLING}::test_next_is_added_only_by_a_success",
+    ),
+    mutant(
+        "next is added by an attempt that was cancelled",
+        FINISH_JOB,
+        " and v_outcome.state in ('COMPLETED', 'SCHEDULED')",
+        "",
+        f"{SETTLING}::test_next_is_added_only_by_a_success",
+    ),
+    mutant(
+        "next of a schedule depends on the schedule",
+        FINISH_JOB,
+        "case when not v_recurring then finish_job.job_id end",
+        "finish_job.job_id",
+        f"{SETTLING}::test_next_of_a_schedule_depends_on_nothing",
+    ),
+    mutant(
+        "what goes down with a job does not note it",
+        RETIRE_WAITING,
+        "and c.cause is not null\n    )",
+        "and false\n    )",
+        f"{SETTLING}::test_a_retry_brings_back_what_went_down_and_it_waits_again",
+    ),
+    mutant(
+        "a job that was cancelled while it waited goes on waiting",
+        RETIRE_WAITING,
+        "    delete from rota.job_waits as w\n    where w.job_id = any(job_ids);\n\n",
+        "",
+        f"{SETTLING}::test_a_failure_goes_down_by_policy",
+    ),
+    mutant(
+        "what stays below another failed job does not note that one",
+        REVIVABLE,
+        "w.job_id = s.job_id and w.ended_by is not null",
+        "false",
+        f"{SETTLING}::test_a_child_of_two_that_failed_comes_back_with_the_second",
+    ),
+    mutant(
+        "a job that is back is still noted as gone down",
+        REVIVABLE,
+        "        set ended_by = null\n",
+        "        set ended_by = w.ended_by\n",
+        f"{SETTLING}::test_a_retry_brings_back_what_went_down_and_it_waits_again",
+    ),
+    mutant(
+        "a job that comes back does not wait for a parent that lives",
+        REVIVABLE,
+        "join unnest(v_held.live || v_back) as k(id)",
+        "join unnest(v_back) as k(id)",
+        f"{SETTLING}::test_a_job_that_comes_back_waits_for_the_parent_that_still_lives",
+    ),
+    mutant(
+        "an edge that was left to a cancelled job bars its return",
+        REVIVABLE,
+        "\n        on conflict on constraint job_dependencies_pkey do nothing",
+        "",
+        f"{SETTLING}::test_a_job_that_comes_back_waits_for_the_parent_that_still_lives",
+    ),
+    mutant(
+        "two jobs that failed are retried at once, and their common child is left",
+        REVIVABLE,
+        "            exit when cardinality(rota._family(job_ids)) = cardinality(v_family);\n"
+        "            raise exception using errcode = 'RTI02';",
+        "            exit;",
+        f"{SETTLING_RACES}::test_a_retry_takes_one_that_goes_down_meanwhile",
+    ),
+    mutant(
+        "what depends on a cancelled job runs",
+        CANCEL_JOBS,
+        "perform rota._settle(v_ended, v_ended);",
+        "perform rota._settle(v_ended, '{}');",
+        f"{SETTLING}::test_a_cancelled_parent_that_lives_takes_down_those_that_asked_for_that",
+    ),
+    mutant(
+        "a cancel passes by what is freed meanwhile",
+        CANCEL_JOBS,
+        "            if found then\n                raise exception using errcode = 'RTI02';\n"
+        "            end if;\n",
+        "",
+        f"{SETTLING_RACES}::test_a_cancel_finds_a_job_that_is_freed_meanwhile",
+    ),
+    mutant(
+        "edges that nobody settled are left",
+        "db/functions/upkeep/maintain.sql",
+        "        perform rota._heal_edges(1000);",
+        "        null;",
+        f"{SETTLING}::test_edges_that_nobody_settled_are_healed",
+    ),
+    mutant(
+        "edges of a failed parent are healed as if it had completed",
+        "db/functions/workflows/_heal_edges.sql",
+        "perform rota._settle(v_parents, v_failed);",
+        "perform rota._settle(v_parents, '{}');",
+        f"{SETTLING}::test_edges_that_nobody_settled_are_healed",
+    ),
+    mutant(
+        "the last write of a step counts",
+        "db/functions/steps/record_step.sql",
+        "on conflict on constraint job_steps_pkey do nothing",
+        "on conflict on constraint job_steps_pkey do update set result = excluded.result",
+        f"{SETTLING}::test_the_first_write_of_a_step_counts_also_after_a_retry",
+    ),
+    mutant(
+        "a retried job has forgotten its steps",
+        "db/functions/steps/_step_run.sql",
+        "case when schedule_type = 'ONE_TIME' then 0 else run end",
+        "run",
+        f"{SETTLING}::test_the_first_write_of_a_step_counts_also_after_a_retry",
+    ),
+    mutant(
+        "a job that is tried again sleeps anew",
+        "db/functions/steps/sleep_job.sql",
+        "v_until := (v_recorded ->> 'sleep_until')::timestamptz;",
+        "v_until := rota._later(v_now, delay);",
+        f"{SETTLING}::test_a_sleep_is_no_longer_because_the_job_is_tried_again",
+    ),
+    mutant(
+        "who begins to wait does not hold the event",
+        AWAIT,
+        "        where e.name = await_event.event\n        for no key update;",
+        "        where e.name = await_event.event;",
+        f"{SETTLING_RACES}::test_an_event_waits_for_who_begins_to_wait_for_it",
+    ),
+    mutant(
+        "a wait for an event begins anew when its time is up",
+        AWAIT,
+        "coalesce(v_until, rota._later(v_now, timeout)) <= v_now",
+        "rota._later(v_now, timeout) <= v_now",
+        f"{SETTLING}::test_a_wait_for_an_event_has_an_end",
+    ),
+    mutant(
+        "the last emit of an event counts",
+        EMIT,
+        "\n        where e.emitted_at is null;",
+        ";",
+        f"{SETTLING}::test_an_event_wakes_those_that_wait_and_the_first_one_counts",
+    ),
+    mutant(
+        "an event moves a job that waits for something else",
+        EMIT,
+        "j.state = 'SCHEDULED' and j.run_at = w.until",
+        "j.state = 'SCHEDULED'",
+        f"{SETTLING}::test_an_event_does_not_move_a_job_that_has_gone_on_otherwise",
+    ),
+    mutant(
+        "a key in strict order waits for the old time of its first job",
+        POST_TURNS,
+        "        or k.begun\n",
+        "",
+        f"{TURNS}::test_a_key_in_strict_order_goes_on_when_its_first_job_is_brought_forward",
+    ),
+    mutant(
+        "a step that is recorded is done again",
+        "worker/attempt.py",
+        "        if name not in self._recorded:\n"
+        "            self._check()\n"
+        "            value = work(*args, **kwargs)\n"
+        "            [(self._recorded[name],)] = self._ask(",
+        "        if True:\n"
+        "            self._check()\n"
+        "            value = work(*args, **kwargs)\n"
+        "            [(self._recorded[name],)] = self._ask(",
+        "tests/client/test_testing.py::test_a_failed_attempt_does_not_repeat_its_steps",
+    ),
+    mutant(
+        "a job that its handler has handed back is finished all the same",
+        "worker/desk.py",
+        "        job.away = outcome\n        self.held.discard(job)\n        try:\n",
+        "        return\n        try:\n",
+        f"{WORKER_STEPS}::test_a_job_that_sleeps_or_waits_holds_no_place_and_repeats_no_step",
+    ),
+    mutant(
+        "a handler that goes on after it was handed back ends its job",
+        "worker/attempt.py",
+        "        if self.away is not None:\n            raise HandedBack(",
+        "        if False:\n            raise HandedBack(",
+        "tests/client/test_testing.py"
+        "::test_a_handler_that_goes_on_after_it_was_handed_back_does_so_in_vain",
+    ),
+    mutant(
+        "a unique key that is taken among the jobs that follow passes for a finish of before",
+        "worker/finisher.py",
+        "        if code in PAST and (job.following is None or code == LATE):\n",
+        "        if code in PAST:\n",
+        f"{WORKER_STEPS}::test_an_attempt_fails_whose_followers_are_refused",
+    ),
+    mutant(
+        "a heartbeat that finds a job asleep has lost it",
+        "worker/desk.py",
+        "        if job.leaving or job.away is not None:\n            return\n",
+        "",
+        f"{WORKER_STEPS}::test_a_heartbeat_that_finds_a_job_gone_to_sleep_has_not_lost_it",
+    ),
+    mutant(
+        "a row that a handler has locked keeps the steps of all others waiting",
+        "worker/clerk.py",
+        "            self._put_apart(question)\n        elif passes(error) and not locked:\n",
+        "            self._answer(question)\n        elif passes(error) and not locked:\n",
+        f"{WORKER_STEPS}::test_a_row_that_is_locked_keeps_no_other_waiting",
     ),
 ]

@@ -11,6 +11,8 @@ from psycopg import Connection
 from tests.schedules import oracle
 from tests.schedules.zones import ZONES, changes
 
+pytestmark = pytest.mark.leaves_nothing
+
 SLOT = "select rota._interval_slot(%s, %s::interval, %s, %s)"
 
 

@@ -15,6 +15,8 @@ from tests.schedules import oracle
 from tests.schedules.expressions import CRON
 from tests.schedules.zones import FIRST, ZONES, changes
 
+pytestmark = pytest.mark.leaves_nothing
+
 HORIZON = timedelta(days=800)
 TRIPLES_PER_EXAMPLE = 40
 EXAMPLES = 260 if SERVER_VERSION == NEWEST else 60  # the same functions run on the others

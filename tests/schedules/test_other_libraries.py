@@ -45,6 +45,8 @@ from hypothesis import strategies as st
 from tests.schedules.expressions import HOURS, MINUTES, MONTHS, plain, stars
 from tests.schedules.test_next_run import INSTANTS, triples
 
+pytestmark = pytest.mark.leaves_nothing
+
 SETTINGS = settings(
     max_examples=50,
     deadline=None,

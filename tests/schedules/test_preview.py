@@ -182,6 +182,7 @@ def test_it_ends_where_the_calendar_of_the_server_does(conn):
     assert len(days) == 3
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [

@@ -17,6 +17,8 @@ from tests.schedules.expressions import CRON
 from tests.schedules.test_interval_slot import grids
 from tests.schedules.zones import ZONES, changes
 
+pytestmark = pytest.mark.leaves_nothing
+
 EXAMPLES = int(os.environ.get("ROTA_COUNT_EXAMPLES", "8"))
 MANY = 25  # questions asked at once
 SECOND, DAY = timedelta(seconds=1), timedelta(days=1)

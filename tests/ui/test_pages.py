@@ -37,6 +37,12 @@ PAGES = {
     "/ui/jobs/20": ["CANCELLED"],
     "/ui/jobs/31": [],
     "/ui/jobs/1/copy": ["send_email"],
+    "/ui/jobs?state=WAITING": ["WAITING"],
+    "/ui/workflows": ["every night"],
+    "/ui/workflows/34": ["every night", "extract", "WAITING"],
+    "/ui/workflows/39": ["300", "layers"],
+    "/ui/workflows/39?state=WAITING": ["crawl"],
+    "/ui/jobs/36": ["WAITS_FOR_PARENTS", "extract"],
     "/ui/schedules": ["nightly"],
     "/ui/schedules/nightly": ["30 2 * * *"],
     "/ui/schedules/nightly?view=months": ["30 2 * * *"],
@@ -65,6 +71,15 @@ def fill(conn: Connection) -> None:
          concurrency=4, version="1")  # fmt: skip
     call(conn, "cancel_job", job_id=20, reason=HOSTILE)
     call(conn, "pause_queue", queue="reports")
+    night = [
+        {"task": "pull", "node": "extract"},
+        {"task": HOSTILE[:100], "node": HOSTILE, "depends_on": ["extract"]},
+        {"task": "tidy", "depends_on": ["extract", 5]},
+        {"task": "tell", "depends_on": "all", "if_parent_fails": "run"},
+    ]
+    crawl = [{"task": "crawl"}, *[{"task": "crawl", "depends_on": "previous"}] * 299]
+    call(conn, "enqueue_workflow", jobs=Jsonb(night), name=f"every night {HOSTILE}")
+    call(conn, "enqueue_workflow", jobs=Jsonb(crawl))
     call(conn, "take_census", older_than="0 seconds", force=True)
 
 

@@ -25,6 +25,7 @@ PICTURES = {
     "overview": ("/ui/", "light"),
     "queue": ("/ui/queues/mail", "dark"),
     "job": ("/ui/jobs/{job}", "light"),
+    "workflow": ("/ui/workflows/{workflow}", "light"),
     "schedule": ("/ui/schedules/sync", "light"),
 }
 
@@ -36,16 +37,16 @@ def test_the_pages_of_the_pictures_tell_the_story_without_scrolling(
     with tempfile.TemporaryDirectory() as place, Cluster(Path(place) / "pg") as cluster:
         deploy(cluster.url(), report=lambda _: None)
         with psycopg.connect(cluster.url(), autocommit=True) as conn:
-            job = tell(conn)
+            places = tell(conn)
         server = start_server(cluster.url())
-        take_pictures(server, browser, job, tmp_path)
+        take_pictures(server, browser, places, tmp_path)
         server.close()
 
 
-def take_pictures(server: Server, browser: Chrome, job: int, tmp_path: Path) -> None:
+def take_pictures(server: Server, browser: Chrome, places: dict[str, int], tmp_path: Path) -> None:
     folder = FOLDER if os.environ.get("WRITE_PICTURES") else tmp_path
     for name, (path, size) in PICTURES.items():
-        look_at(browser, server.url + path.format(job=job), size)
+        look_at(browser, server.url + path.format(**places), size)
         picture = browser.execute_cdp_cmd(
             "Page.captureScreenshot", {"format": "webp", "quality": 82}
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from rota.worker import Fail, Job, Retry, task
+from rota.worker import Fail, Job, LeaseLost, Retry, task
 
 
 def trace(job: Job, what: str) -> None:
@@ -330,3 +330,110 @@ def euro_fail(job: Job) -> None:
 def euro_progress(job: Job) -> None:
     job.progress("€")
     time.sleep(0.5)
+
+
+@task("in_steps")
+def in_steps(job: Job) -> Any:
+    """Do two steps with a sleep and a wait for an event between them, and tell of each."""
+    trace(job, "start")
+    first = job.step("first", trace, job, "first")
+    job.sleep("nap", job.payload["seconds"])
+    said = job.wait_for(job.payload["event"], timeout=timedelta(hours=1))
+    return [first, said, job.step("last", lambda: trace(job, "last") or (1, 2))]
+
+
+@task("async_in_steps")
+async def async_in_steps(job: Job) -> Any:
+    async def write(what: str) -> None:
+        await asyncio.sleep(0)
+        trace(job, what)
+
+    trace(job, "start")
+    first = await job.step_async("first", write, "first")
+    await job.sleep_async("nap", job.payload["seconds"])
+    said = await job.wait_for_async(job.payload["event"], timeout=3600)
+    return [first, said, await job.step_async("last", lambda: trace(job, "last") or (1, 2))]
+
+
+@task("late_step")
+def late_step(job: Job) -> None:
+    """Ask for a step when the file ``until`` exists, by when the lease may be another's."""
+    trace(job, "start")
+    while not Path(job.payload["until"]).exists():
+        time_passes(0.01)
+    try:
+        job.step("late", trace, job, "late")
+    except LeaseLost:
+        trace(job, "lost")
+        raise
+
+
+@task("sleeps_on")
+def sleeps_on(job: Job) -> str:
+    """Go on after it was handed back, which no handler should."""
+    trace(job, "start")
+    try:
+        job.sleep("nap", 0.5)
+    except BaseException as error:
+        trace(job, type(error).__name__)
+        time_passes(0.2)
+        return "in vain"
+    return "awake"
+
+
+@task("nods_off")
+def nods_off(job: Job) -> str:
+    """Sleep when the file ``until`` exists."""
+    trace(job, "start")
+    while not Path(job.payload["until"]).exists():
+        time_passes(0.01)
+    job.sleep("nap", job.payload["seconds"])
+    return "awake"
+
+
+@task("many_steps")
+def many_steps(job: Job) -> Any:
+    """Do one step after the other until the file ``until`` exists; return how many."""
+    number = 0
+    while not Path(job.payload["until"]).exists():
+        number = job.step(f"step {number}", lambda before: before + 1, number)
+    return number
+
+
+@task("blocks_the_loop")
+async def blocks_the_loop(job: Job) -> None:
+    job.step("first", lambda: 1)
+
+
+@task("followed")
+def followed(job: Job) -> Any:
+    """Have other jobs follow: those of the payload."""
+    for task_name, options in job.payload:
+        job.next.add(task_name, **options)
+    return {"has": len(job.next)}
+
+
+@task("parents")
+def parents(job: Job) -> Any:
+    return [parent.result for parent in job.parents()]
+
+
+@task("async_parents")
+async def async_parents(job: Job) -> Any:
+    return [parent.result for parent in await job.parents_async()]
+
+
+@task("side_by_side")
+async def side_by_side(job: Job) -> Any:
+    """Do steps at the same time, and sleep in a group, which has what ends it in one of its own."""
+    trace(job, "start")
+
+    async def write(what: str) -> str:
+        trace(job, what)
+        return what
+
+    async with asyncio.TaskGroup() as group:
+        parts = [group.create_task(job.step_async(name, write, name)) for name in ("a", "b", "c")]
+    async with asyncio.TaskGroup() as group:
+        group.create_task(job.sleep_async("nap", 0.3))
+    return [part.result() for part in parts] + [await job.step_async("a", write, "a")]

@@ -90,6 +90,7 @@ begin
                 job.key,
                 case
                     when v_head.state = 'RUNNING' then 'runs'
+                    when v_head.run_at = 'infinity' then 'has begun, and is paused'
                     when v_head.run_at > at then
                         'has begun, and goes on in ' || rota._rough_span(v_head.run_at - at)
                     else 'has begun, and is due again'

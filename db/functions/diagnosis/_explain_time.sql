@@ -64,6 +64,12 @@ begin
         return;
     end if;
 
+    return query select p.* from rota._explain_pause(job, at) as p;
+
+    if found then
+        return;
+    end if;
+
     if job.attempt > 0 then
         return next row(
             true,

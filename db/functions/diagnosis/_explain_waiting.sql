@@ -13,7 +13,9 @@ declare
     v_is_walled constant boolean := visible is not null;
     v_paused_at timestamptz;
 begin
-    if job.run_at > at then
+    if job.state = 'WAITING' then
+        return next rota._explain_parents(job, visible);
+    elsif job.run_at > at then
         return query select t.* from rota._explain_time(job, at) as t;
     end if;
 

@@ -1,8 +1,8 @@
 -- What waits and runs is read off the census of census_at, or counted here if that is null; what is
--- said of it is said as of then. What waits for room under a limit is no backlog. One more pass
--- over the live jobs is made if a transaction that may hold some is older than ten seconds. A
--- worker is alive that spoke within three of its announcements; one in SQL need not, and shows by
--- what it runs.
+-- said of it is said as of then. What waits for room under a limit is no backlog, nor is what waits
+-- for other jobs; of that the edges tell. One more pass over the live jobs is made if a transaction
+-- that may hold some is older than ten seconds. A worker is alive that spoke within three of its
+-- announcements; one in SQL need not, and shows by what it runs.
 drop function if exists rota._find_in_queues(timestamptz);
 
 create or replace function rota._find_in_queues(at timestamptz, census_at timestamptz)
@@ -59,6 +59,15 @@ as $$
             and j.state = 'SCHEDULED'
             and j.run_at <= at
         group by j.queue
+    ), stranded as materialized (
+        select w.job_id
+        from rota.job_waits as w
+        where not exists (
+            select
+            from rota.job_dependencies as d
+            join rota.live_jobs as p on p.id = d.parent_id
+            where d.child_id = w.job_id
+        )
     )
     select
         'critical' as severity,
@@ -180,6 +189,21 @@ as $$
     join rota.live_jobs as j on j.id = m.job_id and j.run_at = m.until
     where j.state = 'SCHEDULED'
     group by m.queue, m.task
+
+    union all
+    select
+        'critical',
+        'stranded jobs',
+        format(
+            '%s jobs of queue %s, such as job %s, wait for others, but none that lives leads to'
+            ' them: they would wait for ever.',
+            count(*), j.queue, min(j.id)
+        ),
+        'select maintain(), which workers call every hour.',
+        jsonb_build_object('queue', j.queue, 'jobs', count(*), 'one_of_them', min(j.id))
+    from stranded as s
+    join rota.live_jobs as j on j.id = s.job_id
+    group by j.queue
 $$;
 
 comment on function rota._find_in_queues is

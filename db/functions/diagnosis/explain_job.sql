@@ -32,30 +32,7 @@ begin
             return;
         end if;
 
-        return next row(
-            true,
-            'ENDED',
-            format(
-                'It ended %s ago, and is %s%s', rota._rough_span(v_now - v_ended.finished_at),
-                v_ended.state,
-                case v_ended.state
-                    when 'FAILED' then format(
-                        ', in attempt %s of %s: %s', v_ended.attempt, v_ended.max_retries + 1,
-                        rota._last_line(v_ended.last_error)
-                    )
-                    when 'CANCELLED' then coalesce(': ' || v_ended.cancel_reason, '.')
-                    else '.'
-                end
-            ),
-            case when v_ended.state in ('FAILED', 'CANCELLED')
-                then format('To run it again: select retry_job(%s)', v_ended.id)
-            end,
-            jsonb_build_object(
-                'state', v_ended.state,
-                'finished_at', v_ended.finished_at,
-                'attempt', v_ended.attempt
-            )
-        )::rota.job_reason;
+        return next rota._explain_ended(v_ended, v_now, v_visible);
         return;
     end if;
 

@@ -3,7 +3,8 @@
 -- at in a new snapshot. Its row is never waited for: who holds it claims the job, or ends it, and
 -- then it would be too late. So what is locked, has begun, or is gone is left alone, and a job is
 -- added: what was enqueued is not lost. A job in strict order that has begun keeps its place by its
--- row (counted), which nobody else may take over.
+-- row (counted), which nobody else may take over. One that sleeps or waits for an event has begun,
+-- too, and what it has done is recorded under its id.
 --
 -- What is left of the job is its id and its age: the longest wait begins with its enqueue. Without
 -- a run_at it is to run as soon as it can, so one that is due keeps its place in the lane.
@@ -81,6 +82,8 @@ begin
             and h.attempt = 0
             and h.run = 1
             and h.counted is null
+            and not exists (select from rota.job_steps as s where s.job_id = h.id)
+            and not exists (select from rota.event_waits as w where w.job_id = h.id)
         order by h.id desc
         limit 1
         for no key update of h skip locked

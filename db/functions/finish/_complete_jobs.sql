@@ -21,7 +21,10 @@ as $$
 declare
     v_now timestamptz := rota._now();
     v_held tid[];
-    v_kind integer;  -- the least of the batch: 2 plain, 1 counted, 0 neither
+    v_kind integer;  -- the least of the batch: 3 plain, 2 linked, 1 counted, 0 none of these
+    v_linked boolean;
+    v_queues text[];
+    v_keys text[];
 begin
     select array_agg(h.place), min(h.kind) into v_held, v_kind
     from (
@@ -30,7 +33,8 @@ begin
             case
                 when j.schedule_type <> 'ONE_TIME' or j.cancel_requested_at is not null then 0
                 when j.counted then 1
-                else 2
+                when j.linked then 2
+                else 3
             end as kind
         from rota.live_jobs as j
         where j.id = any(job_ids)
@@ -39,14 +43,24 @@ begin
         for no key update
     ) as h;
 
-    if v_kind is distinct from 2 or cardinality(v_held) <> cardinality(job_ids) then
-        if v_kind is distinct from 1 or cardinality(v_held) <> cardinality(job_ids) then
+    if v_kind is distinct from 3 or cardinality(v_held) <> cardinality(job_ids) then
+        if coalesce(v_kind, 0) = 0 or cardinality(v_held) <> cardinality(job_ids) then
             return false;
         end if;
 
-        perform rota._offer_room(array_agg(j.queue), array_agg(j.key), v_now)
-        from rota.live_jobs as j
-        where j.ctid = any(v_held) and j.counted;
+        v_linked := v_kind = 2;
+
+        if v_kind = 1 then
+            select
+                array_agg(j.queue) filter (where j.counted),
+                array_agg(j.key) filter (where j.counted),
+                bool_or(j.linked)
+            into v_queues, v_keys, v_linked
+            from rota.live_jobs as j
+            where j.ctid = any(v_held);
+
+            perform rota._offer_room(v_queues, v_keys, v_now);
+        end if;
     end if;
 
     with gone as (
@@ -69,6 +83,10 @@ begin
         g.headers, g.key
     from gone as g
     left join unnest(job_ids, results) as r(job_id, result) on r.job_id = g.id;
+
+    if v_linked then
+        perform rota._settle(job_ids, '{}');
+    end if;
 
     return true;
 end;

@@ -22,6 +22,8 @@
 -- job's row in finished_jobs is both, and has the token. Only a job that is never retried may be
 -- that: who retries one deletes its finished row.
 --
+-- What depends on a job that ended is settled here and now (_settle).
+--
 -- ending is 'RELEASED', 'LOST', or null for an attempt that its worker finished. Rows come back
 -- for the pairs that held a lease, and only for those.
 create or replace function rota._end_attempts(
@@ -42,10 +44,13 @@ declare
     v_now timestamptz := rota._now();
     v_held tid[];
     v_counted boolean;
+    v_linked bigint[];
+    v_failed bigint[];
 begin
-    select array_agg(h.place), bool_or(h.counted) into v_held, v_counted
+    select array_agg(h.place), bool_or(h.counted), array_agg(h.id) filter (where h.linked)
+    into v_held, v_counted, v_linked
     from (
-        select j.ctid as place, j.counted
+        select j.ctid as place, j.id, j.counted, j.linked
         from rota.live_jobs as j
         where j.id = any(job_ids)
             and (j.id, j.token) in (select * from unnest(job_ids, tokens))
@@ -208,6 +213,17 @@ begin
             when d.new_run_at < 'infinity' then rota._wake(d.queue, d.new_run_at, v_now)
             else true
         end;
+
+    if v_linked is not null then
+        select array_agg(f.id), array_agg(f.id) filter (where f.state <> 'COMPLETED')
+        into v_linked, v_failed
+        from rota.finished_jobs as f
+        where f.id = any(v_linked) and f.finished_at = v_now;
+
+        if v_linked is not null then
+            perform rota._settle(v_linked, coalesce(v_failed, '{}'));
+        end if;
+    end if;
 end;
 $$;
 

@@ -14,7 +14,6 @@ create or replace function rota.release_job(
 as $$
 declare
     v_outcome rota.job_outcome;
-    v_past rota.attempts;
 begin
     perform rota._check_delay('delay', delay);
 
@@ -28,13 +27,7 @@ begin
         return v_outcome;
     end if;
 
-    v_past := rota._past_ending(job_id, token);
-
-    if v_past.job_id is null or v_past.outcome not in ('RELEASED', 'CANCELLED') then
-        perform rota._refuse_lost_lease(job_id);
-    end if;
-
-    return row(v_past.job_id, v_past.job_state, v_past.next_run_at)::rota.job_outcome;
+    return rota._released_before(job_id, token);
 end;
 $$;
 

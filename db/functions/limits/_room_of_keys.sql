@@ -14,7 +14,8 @@
 -- limits may have been taken away and set again, which waits for who has the key's lock.
 --
 -- Who finds no room is told by a turn when there is (_offer_room); a minute is for limits that were
--- changed meanwhile.
+-- changed meanwhile, and for a head that was put off and is brought forward: of a schedule that is
+-- paused the time to run is infinite.
 create or replace function rota._room_of_keys(
     queue text,
     priority integer,
@@ -38,7 +39,7 @@ begin
             case
                 when r.room = 0 and s.number = 0 then s.opens_at
                 when r.room = 0 and c.running = 0 and h.priority = _room_of_keys.priority
-                    then h.run_at
+                    then least(h.run_at, at + interval '1 minute')
                 when s.number is null or r.room < s.number then at + interval '1 minute'
             end,
             case when r.room > 0 then h.run_at end,
@@ -117,6 +118,7 @@ begin
                 coalesce(f.cells, '{}'), coalesce(f.starts, '{}'), l.max_starts, l.starts_period, at
             ) as s
             where l.max_starts is not null
+            offset 0 -- so that nothing is called for keys without windows
         ) as s on true
         cross join lateral (
             select least(

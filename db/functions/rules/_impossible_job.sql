@@ -24,7 +24,9 @@ as $$
             then 'attempt_within_max_retries'
         when attempt = 0 and state = 'RUNNING'
             then 'running_attempt_is_charged'
-        when schedule_type = 'ONE_TIME' and not isfinite(run_at)
+        when state = 'WAITING' and (run_at < 'infinity' or schedule_type <> 'ONE_TIME')
+            then 'what_waits_for_others_has_no_time'
+        when schedule_type = 'ONE_TIME' and state <> 'WAITING' and not isfinite(run_at)
             then 'only_a_schedule_waits_for_ever'
         when schedule_type = 'ONE_TIME' and name is not null
             then 'only_a_schedule_is_named'

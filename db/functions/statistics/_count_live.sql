@@ -48,10 +48,11 @@ as $$
             ) as lost_since,
             min(rota._later(j.started_at, j.timeout)) filter (
                 where j.state = 'RUNNING' and rota._later(j.started_at, j.timeout) <= at
-            ) as overdue_since
+            ) as overdue_since,
+            count(*) filter (where j.state = 'WAITING') as waiting
         from rota.live_jobs as j
         group by j.queue, j.task, j.priority
-    ), waiting as materialized (
+    ), due as materialized (
         select
             j.queue::text as queue,
             j.task::text as task,
@@ -76,10 +77,10 @@ as $$
     )
     select
         c.queue, c.task, c.priority, c.scheduled, c.due, c.retrying, c.running, c.lost, c.overdue,
-        c.oldest_due_at, c.lost_since, c.overdue_since, coalesce(w.no_room, 0),
-        case when w.queue is null then c.oldest_due_at else w.oldest_with_room_at end
+        c.oldest_due_at, c.lost_since, c.overdue_since, coalesce(d.no_room, 0),
+        case when d.queue is null then c.oldest_due_at else d.oldest_with_room_at end, c.waiting
     from counted as c
-    left join waiting as w on (w.queue, w.task, w.priority) = (c.queue, c.task, c.priority)
+    left join due as d on (d.queue, d.task, d.priority) = (c.queue, c.task, c.priority)
 $$;
 
 comment on function rota._count_live is

@@ -54,24 +54,28 @@ begin
             lost_since = n.lost_since,
             overdue_since = n.overdue_since,
             no_room = n.no_room,
-            oldest_with_room_at = n.oldest_with_room_at
+            oldest_with_room_at = n.oldest_with_room_at,
+            waiting = n.waiting
         from counted as n
         where (n.queue, n.task, n.priority) = (c.queue, c.task, c.priority)
             and (
                 n.scheduled, n.due, n.retrying, n.running, n.lost, n.overdue, n.oldest_due_at,
-                n.lost_since, n.overdue_since, n.no_room, n.oldest_with_room_at
+                n.lost_since, n.overdue_since, n.no_room, n.oldest_with_room_at,
+                n.waiting
             ) is distinct from (
                 c.scheduled, c.due, c.retrying, c.running, c.lost, c.overdue, c.oldest_due_at,
-                c.lost_since, c.overdue_since, c.no_room, c.oldest_with_room_at
+                c.lost_since, c.overdue_since, c.no_room, c.oldest_with_room_at,
+                c.waiting
             )
     )
     insert into rota.census (
         queue, task, priority, scheduled, due, retrying, running, lost, overdue, oldest_due_at,
-        lost_since, overdue_since, no_room, oldest_with_room_at
+        lost_since, overdue_since, no_room, oldest_with_room_at, waiting
     )
     select
         n.queue, n.task, n.priority, n.scheduled, n.due, n.retrying, n.running, n.lost, n.overdue,
-        n.oldest_due_at, n.lost_since, n.overdue_since, n.no_room, n.oldest_with_room_at
+        n.oldest_due_at, n.lost_since, n.overdue_since, n.no_room, n.oldest_with_room_at,
+        n.waiting
     from counted as n
     where (n.queue, n.task, n.priority) not in (
         select c.queue, c.task, c.priority from rota.census as c

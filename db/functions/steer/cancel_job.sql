@@ -1,6 +1,6 @@
--- One row lock on the live job, nothing waited for after it. A claim or a finish that came first is
--- waited out, and what it made of the job decides. A job that is in neither table may be on its way
--- back by retry_job, between our two looks, so the looks are taken twice.
+-- A claim or a finish that came first is waited out, and what it made of the job decides
+-- (_cancel_jobs). A job that is in neither table may be on its way back by retry_job, between our
+-- two looks, so the looks are taken twice.
 create or replace function rota.cancel_job(job_id bigint, reason text default null)
     returns rota.job_outcome
     language plpgsql
@@ -10,7 +10,7 @@ create or replace function rota.cancel_job(job_id bigint, reason text default nu
 as $$
 declare
     v_now timestamptz := rota._now();
-    v_job rota.live_jobs;
+    v_job rota.steered_job;
     v_state text;
 begin
     perform from rota.queue_walls;
@@ -19,26 +19,17 @@ begin
         perform rota._check_job(job_id);
     end if;
 
-    if length(reason) > 1000 then
-        raise exception 'reason must have at most 1000 characters, not %', length(reason)
-            using errcode = 'RTV01';
-    end if;
-
     for v_look in 1..2 loop
-        select j.* into v_job
-        from rota.live_jobs as j
-        where j.id = cancel_job.job_id
-        for no key update;
+        select c.* into v_job
+        from rota._cancel_jobs(array[job_id], reason, v_now) as c;
 
         if found then
-            v_state := rota._cancel_live_job(v_job, reason, v_now);
-
             perform rota._record_action(
-                'cancel_job', v_job.id, v_job.queue,
+                'cancel_job', v_job.job_id, v_job.queue,
                 details => jsonb_build_object('reason', reason)
             );
 
-            return row(v_job.id, v_state, null)::rota.job_outcome;
+            return row(v_job.job_id, v_job.state, null)::rota.job_outcome;
         end if;
 
         select f.state into v_state
@@ -62,4 +53,4 @@ end;
 $$;
 
 comment on function rota.cancel_job is
-    'End a scheduled job; ask a running one to end.';
+    'End a job that is scheduled or waits, with what depends on it; ask a running one to end.';

@@ -15,7 +15,7 @@ create or replace function rota.cancel_jobs(
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_filter rota.job_filter := rota._read_filter(filter, array['SCHEDULED', 'RUNNING']);
+    v_filter rota.job_filter := rota._read_filter(filter, array['WAITING', 'SCHEDULED', 'RUNNING']);
     v_queues text[] := rota.visible_queues();
     v_ids bigint[];
     v_changed bigint[] := '{}';

@@ -1,4 +1,4 @@
--- One finished row is locked, then its live one made (_retry_jobs); a call that comes second finds
+-- The finished row is locked, then its live one made (_retry_jobs); a call that comes second finds
 -- the job live.
 create or replace function rota.retry_job(job_id bigint)
     returns rota.job_outcome
@@ -18,7 +18,8 @@ begin
     end if;
 
     select r.* into v_job
-    from rota._retry_jobs(array[job_id], rota._enqueue_time()) as r;
+    from rota._retry_jobs(array[job_id], rota._enqueue_time()) as r
+    where r.job_id = retry_job.job_id;
 
     if not found then
         select j.state into v_state
@@ -38,6 +39,17 @@ begin
             using errcode = 'RTC01';
     end if;
 
+    if v_job.refusal = 'parent' then
+        raise exception 'job % depends on job %, which did not complete; retry that one', job_id, (
+            select min(p.id)
+            from rota.workflow_jobs as w
+            cross join lateral unnest(w.depends_on) as p(id)
+            join rota.finished_jobs as f on f.id = p.id and f.state <> 'COMPLETED'
+            where w.job_id = retry_job.job_id
+        )
+            using errcode = 'RTC01';
+    end if;
+
     if v_job.refusal is not null then
         raise exception 'job % cannot be retried: another live job holds its %', job_id,
             v_job.refusal
@@ -51,4 +63,5 @@ end;
 $$;
 
 comment on function rota.retry_job is
-    'Bring a FAILED or CANCELLED job back under its own id, with all its attempts.';
+    'Bring a FAILED or CANCELLED job back under its own id, with all its attempts, and the jobs'
+    ' that were cancelled because of it.';

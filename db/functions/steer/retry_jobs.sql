@@ -1,8 +1,9 @@
 -- First a look without a lock, so a dry run locks nothing; then one call for all (_retry_jobs),
 -- which looks again at each under its lock. Jobs that cannot come back, because a live one holds
 -- their key or because their schedule is over, are passed by: they would be met again by each call
--- of who calls until nothing more is changed. All or nothing, in one transaction of at most 10,000
--- jobs.
+-- of who calls until nothing more is changed. So are those below a job that did not complete, for
+-- they come back with that one. All or nothing, in one transaction of at most 10,000 jobs, not
+-- counting those that come back with others.
 create or replace function rota.retry_jobs(
     filter jsonb,
     max_jobs integer default 1000,
@@ -38,6 +39,22 @@ begin
             )
             and not exists (
                 select from rota.live_jobs as j where j.name = f.name
+            )
+            and not exists (
+                select
+                from rota.workflow_jobs as w
+                cross join lateral unnest(w.depends_on) as d(id)
+                join rota.finished_jobs as p on p.id = d.id and p.state <> 'COMPLETED'
+                where w.job_id = f.id
+                    and w.if_parent_fails = 'cancel'
+                    and not (
+                        w.ended_by is distinct from p.id
+                        and (v_queues is null or p.queue = any(v_queues))
+                        and rota._matches(
+                            v_filter, p.id, p.state, p.queue, p.task, p.schedule_type,
+                            p.unique_key, p.key, p.run_at, p.finished_at
+                        )
+                    )
             )
             and (v_queues is null or f.queue = any(v_queues))
             and (f.schedule_type = 'ONE_TIME' or rota._retry_time(f, v_now) is not null)

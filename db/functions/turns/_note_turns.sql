@@ -1,11 +1,14 @@
+drop function if exists rota._note_turns(text, integer, timestamptz, timestamptz, interval);
+
 -- The time that is noted lies two seconds back, for transactions that commit late, and not behind
--- what was found.
+-- what was found. What was noted before is forgotten when a look from the start is quick again.
 create or replace function rota._note_turns(
     queue text,
     priority integer,
     at timestamptz,
     first_ready_at timestamptz,
-    took interval
+    took interval,
+    width integer  -- how many were looked for
 )
     returns void
     language plpgsql
@@ -15,7 +18,7 @@ as $$
 begin
     perform set_config(
         rota._turns_setting(queue, priority),
-        case when took > interval '1 ms'
+        case when took > interval '250 us' + width * interval '20 us'
             then format(
                 '%s %s',
                 round(extract(epoch from least(first_ready_at, at) - interval '2 seconds'), 6),

@@ -1,6 +1,9 @@
 -- What follows a turn that _take_turn has taken, when its job is RUNNING: the same turn, behind
 -- those of other keys, as long as a job of it is due; or one that waits for room, if this job took
--- the last. Else as _pass_turns says. A producer who looks at the row meanwhile sees it as it was.
+-- the last. A producer who looks at the row meanwhile sees it as it was.
+--
+-- If no job is left the turn goes, under the arrival lock, after a look that begins when it is held
+-- (_pass_turns): many keys have one job at a time. All else is left to that function.
 create or replace function rota._pass_turn(
     queue text,
     priority integer,
@@ -31,6 +34,25 @@ begin
 
     if found then
         return;
+    end if;
+
+    if pg_try_advisory_xact_lock(rota._arrival_class(), rota._arrival(queue, taken.key)) then
+        delete from rota.turns as t
+        where t.ctid = taken.turn
+            and not exists (
+                select
+                from rota.live_jobs as j
+                where j.queue = _pass_turn.queue
+                    and rota._lane(j.key, j.priority) = rota._lane(taken.key, _pass_turn.priority)
+                    and (j.run_at, j.id) >= (taken.from_run_at, taken.from_id)
+                    and j.run_at < 'infinity'
+                    and j.key = taken.key
+                    and j.state = 'SCHEDULED'
+            );
+
+        if found then
+            return;
+        end if;
     end if;
 
     delete from rota.turns as t

@@ -65,7 +65,9 @@ begin
                 coalesce(
                     k.room = 0 or v_is_one and k.room = v_number and k.opens_at is not null, false
                 ) as is_full,
-                coalesce(rota._arrival(_pass_turns.queue, k.key) = any(v_got), false) as is_sure
+                rota._arrival(_pass_turns.queue, k.key) in (
+                    select g.number from unnest(v_got) as g(number)
+                ) as is_sure
         ) as f
         left join lateral (
             select j.run_at, j.id

@@ -1,3 +1,7 @@
+drop function if exists rota._post_turns(
+    text[], integer[], text[], timestamptz[], bigint[]
+);
+
 -- Called for the first SCHEDULED job of each key that a statement has written (_watch_jobs). A turn
 -- is posted, unless one is there that leads to the job in time: one that is ready by then, or waits
 -- for room, and covers the job's place.
@@ -9,6 +13,10 @@
 -- statement of its own, after the lock: its snapshot must not be older. At REPEATABLE READ and
 -- above it is, so a turn is always posted there.
 --
+-- For the job with which a key in strict order has begun one is always posted: on that job's time
+-- the others wait, and the time may be moved forward (an event comes, a schedule is triggered). A
+-- claim that looks at it as it was may be about to leave the key until then.
+--
 -- A turn that has been ready for a minute and was not taken is not looked for: while an old
 -- snapshot pins turns that are gone, only those of the last minute are passed.
 create or replace function rota._post_turns(
@@ -16,7 +24,8 @@ create or replace function rota._post_turns(
     priorities integer[],
     keys text[],
     run_ats timestamptz[],
-    ids bigint[]
+    ids bigint[],
+    begun boolean[]
 )
     returns void
     language plpgsql
@@ -38,9 +47,10 @@ begin
 
     insert into rota.turns (queue, priority, key, ready_at, from_run_at, from_id)
     select k.queue, k.priority, k.key, greatest(k.run_at, v_now), k.run_at, k.id
-    from unnest(queues, priorities, keys, run_ats, ids, v_got)
-        as k(queue, priority, key, run_at, id, got)
+    from unnest(queues, priorities, keys, run_ats, ids, begun, v_got)
+        as k(queue, priority, key, run_at, id, begun, got)
     where k.got is not true
+        or k.begun
         or not exists (
             select
             from rota.turns as t

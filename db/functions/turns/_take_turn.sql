@@ -1,10 +1,10 @@
 -- The short way for a claim of one job, which most claims are: the first turn, and the first job of
--- its key; as _take_turns, without its sets. Whatever is not plain is left to that function: a look
--- that begins elsewhere than at the start, a key that is refused or has no room, no job, or a
--- schedule. A turn that only says that there is room leads to the key's first other one, and goes
--- if that leads to a job; if not, the job may be behind another. What was locked here is ours
--- there, too. Of a key's turns only one is taken, so each tenth time that function has its turn,
--- which takes them all.
+-- its key; as _take_turns, without its sets. Whatever is not plain is left to that function: a key
+-- that is refused or has no room, no job, or a schedule. A turn that only says that there is room
+-- leads to the key's first other one, and goes if that leads to a job; if not, the job may be
+-- behind another. What was locked here is ours there, too. Of a key's turns only one is taken, so
+-- each tenth time that function has its turn, which takes them all; and where another one leads to
+-- earlier jobs: those of a key that were to run later have a turn of their own, if they came first.
 --
 -- places is null where _take_turns is to be asked, and passed is -1 where it is no key's turn.
 -- Lock order: the turn, the row of flow_locks, the job, all skip locked.
@@ -21,24 +21,36 @@ create or replace function rota._take_turn(
 as $$
 declare
     v_turn rota.taken_turn;
+    v_is_noted boolean := current_setting(rota._turns_setting(queue, priority), true) <> '';
+    v_from timestamptz := '-infinity';
+    v_began timestamptz;
+    v_took interval;
+    v_ready_at timestamptz;
     v_offer tid;  -- a turn that only says that there is room
     v_recurring boolean;
 begin
-    if current_setting(rota._turns_setting(queue, priority), true) <> '' then
-        return null;
+    if v_is_noted then
+        v_from := rota._turns_from(queue, priority, at);
     end if;
 
-    select t.ctid, t.key, t.from_run_at, t.from_id, t.passed
-    into v_turn.turn, v_turn.key, v_turn.from_run_at, v_turn.from_id, v_turn.passed
+    v_began := clock_timestamp();
+    select t.ctid, t.key, t.from_run_at, t.from_id, t.passed, t.ready_at
+    into v_turn.turn, v_turn.key, v_turn.from_run_at, v_turn.from_id, v_turn.passed, v_ready_at
     from rota.turns as t
     where t.queue = _take_turn.queue
         and t.priority = _take_turn.priority
+        and t.ready_at >= v_from
         and t.ready_at <= at
     order by t.ready_at
     limit 1
     for update skip locked;
+    v_took := clock_timestamp() - v_began;
 
-    if not found then
+    if v_from = '-infinity' and (v_is_noted or v_took > interval '250 us') then
+        perform rota._note_turns(queue, priority, at, v_ready_at, v_took, 1);
+    end if;
+
+    if v_turn.turn is null then
         v_turn.passed := -1;
         return v_turn;
     end if;
@@ -62,6 +74,7 @@ begin
             where t.queue = _take_turn.queue
                 and t.key = v_turn.key
                 and t.priority = _take_turn.priority
+                and t.ready_at >= v_from
                 and t.from_run_at < 'infinity'
             order by t.ready_at
             limit 1
@@ -100,6 +113,15 @@ begin
         and j.state = 'SCHEDULED'
         and v_turn.passed % 10 < 9
         and coalesce(v_turn.room > 0, true)
+        and not exists (
+            select
+            from rota.turns as t
+            where t.queue = _take_turn.queue
+                and t.key = v_turn.key
+                and t.priority = _take_turn.priority
+                and t.ready_at >= v_ready_at
+                and (t.from_run_at, t.from_id) < (v_turn.from_run_at, v_turn.from_id)
+        )
     order by j.run_at, j.id
     limit 1
     for no key update skip locked;

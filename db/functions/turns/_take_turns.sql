@@ -22,19 +22,20 @@ create or replace function rota._take_turns(
     set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_is_noted boolean := current_setting(rota._turns_setting(queue, priority), true) <> '';
     v_from timestamptz := '-infinity';
-    v_began timestamptz := clock_timestamp();
+    v_began timestamptz;
     v_took interval;
     v_first timestamptz;
     v_keys text[];
     v_locks integer[];
     v_taken rota.taken_turns := row(null, refused, null, null, null);
 begin
-    if current_setting(rota._turns_setting(queue, priority), true) <> '' then
+    if v_is_noted then
         v_from := rota._turns_from(queue, priority, at);
-        v_began := clock_timestamp();
     end if;
 
+    v_began := clock_timestamp();
     select array_agg(p.key), min(p.ready_at) into v_keys, v_first
     from (
         select t.key, t.ready_at
@@ -50,8 +51,8 @@ begin
     ) as p;
     v_took := clock_timestamp() - v_began;
 
-    if v_from = '-infinity' and v_took > interval '1 ms' + width * interval '20 us' then
-        perform rota._note_turns(queue, priority, at, v_first, v_took);
+    if v_from = '-infinity' and (v_is_noted or v_took > interval '250 us') then
+        perform rota._note_turns(queue, priority, at, v_first, v_took, width);
     end if;
 
     if v_keys is null then
@@ -70,10 +71,16 @@ begin
         );
 
         select
-            array_agg(k.key) filter (where rota._flow_number(k.key) = any(v_locks)),
-            refused || array_agg(k.key) filter (where rota._flow_number(k.key) <> all(v_locks))
+            array_agg(k.key) filter (where k.is_ours),
+            refused || array_agg(k.key) filter (where not k.is_ours)
         into v_keys, v_taken.refused
-        from unnest(v_keys) as k(key);
+        from (
+            select
+                u.key,
+                rota._flow_number(u.key) in (select l.number from unnest(v_locks) as l(number))
+                    as is_ours
+            from unnest(v_keys) as u(key)
+        ) as k;
 
         if v_keys is null then
             v_taken.turns := '{}';

@@ -17,6 +17,7 @@ declare
     v_keys text[];
     v_run_ats timestamptz[];
     v_ids bigint[];
+    v_begun boolean[];
 begin
     perform
     from changed as j
@@ -27,6 +28,7 @@ begin
             ) = 0
             when 'RUNNING' then j.attempt > 0
                 and num_nonnulls(j.token, j.worker, j.lease_until, j.started_at) = 4
+            else false
         end
         and j.attempt between 0 and j.max_retries + 1
         and (j.schedule_type <> 'ONE_TIME' or j.name is null and isfinite(j.run_at))
@@ -58,17 +60,19 @@ begin
 
     select
         array_agg(k.queue), array_agg(k.priority), array_agg(k.key), array_agg(k.run_at),
-        array_agg(k.id)
-    into v_queues, v_priorities, v_keys, v_run_ats, v_ids
+        array_agg(k.id), array_agg(k.counted)
+    into v_queues, v_priorities, v_keys, v_run_ats, v_ids, v_begun
     from (
-        select distinct on (j.queue, j.priority, j.key)
-            j.queue, j.priority, j.key, j.run_at, j.id
+        select distinct on (j.queue, j.priority, j.key, j.counted)
+            j.queue, j.priority, j.key, j.run_at, j.id, j.counted
         from changed as j
         where j.key is not null and j.state = 'SCHEDULED' and j.run_at < 'infinity'
-        order by j.queue, j.priority, j.key, j.run_at, j.id
+        order by j.queue, j.priority, j.key, j.counted, j.run_at, j.id
     ) as k;
 
-    perform rota._post_turns(v_queues, v_priorities, v_keys, v_run_ats, v_ids);
+    if v_ids is not null then
+        perform rota._post_turns(v_queues, v_priorities, v_keys, v_run_ats, v_ids, v_begun);
+    end if;
 
     return null;
 end;

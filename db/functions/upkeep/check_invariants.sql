@@ -47,9 +47,9 @@ as $$
         cross join kept as k
         where c.chore = 'roll_up'
     )
-    select 'S1: a live job is SCHEDULED or RUNNING', j.id, j.state::text
+    select 'S1: a live job is WAITING, SCHEDULED or RUNNING', j.id, j.state::text
     from rota.live_jobs as j
-    where j.state not in ('SCHEDULED', 'RUNNING')
+    where j.state not in ('WAITING', 'SCHEDULED', 'RUNNING')
 
     union all
     select 'S2: RUNNING if and only if leased', j.id,
@@ -247,6 +247,56 @@ as $$
     join rota.flow_locks as l on l.queue = j.queue and l.number = -1 and l.settled
     join rota.queues as q on q.name = j.queue and q.limited > 0
     where j.state = 'RUNNING' and j.counted is null
+
+    union all
+    select 'W1: a job is WAITING if and only if there is something to wait for',
+        coalesce(j.id, w.job_id), format('%s, waits for %s', j.state, w.open)
+    from rota.live_jobs as j
+    full join rota.job_waits as w on w.job_id = j.id
+    where (w.job_id is not null) is distinct from coalesce(j.state = 'WAITING', false)
+
+    union all
+    select 'W2: a WAITING job waits for as many edges as lead to it', w.job_id,
+        format('waits for %s, there are %s', w.open, coalesce(e.edges, 0))
+    from rota.job_waits as w
+    left join (
+        select d.child_id, count(*) as edges
+        from rota.job_dependencies as d
+        group by d.child_id
+    ) as e on e.child_id = w.job_id
+    where w.open is distinct from e.edges
+
+    union all
+    select 'W3: an edge leads from a job that lives and looks for it at its end', d.parent_id,
+        format('job %s depends on it', d.child_id)
+    from rota.job_dependencies as d
+    left join rota.live_jobs as j on j.id = d.parent_id
+    where j.linked is not true
+
+    union all
+    select 'W4: no job has begun while one on which it depends lives', n.job_id,
+        format('depends on job %s', j.id)
+    from rota.workflow_jobs as n
+    cross join lateral unnest(n.depends_on) as p(id)
+    join rota.live_jobs as j on j.id = p.id
+    where n.if_parent_fails = 'cancel'
+        and (
+            exists (
+                select from rota.live_jobs as c where c.id = n.job_id and c.state <> 'WAITING'
+            )
+            or exists (
+                select
+                from rota.finished_jobs as f
+                where f.id = n.job_id and f.state <> 'CANCELLED'
+            )
+        )
+
+    union all
+    select 'W5: a job that depends on another was enqueued after it', n.job_id,
+        format('depends on job %s', p.id)
+    from rota.workflow_jobs as n
+    cross join lateral unnest(n.depends_on) as p(id)
+    where p.id >= n.job_id
 
     union all
     select 'E5: one live job per queue and unique_key', min(j.id), j.unique_key

@@ -166,6 +166,30 @@ begin
             raise warning 'unique keys that are over could not be forgotten: %', sqlerrm;
     end;
 
+    begin
+        perform rota._heal_edges(1000);
+    exception
+        when others then
+            raise warning 'what waits for jobs that have ended could not be settled: %', sqlerrm;
+    end;
+
+    begin
+        v_since := clock_timestamp();
+
+        loop
+            exit when rota._forget_workflows(v_older_than, 1000) < 1000
+                or clock_timestamp() > v_since + interval '1 second';
+        end loop;
+
+        loop
+            exit when rota._forget_steps(v_older_than, v_now, 5000) < 5000
+                or clock_timestamp() > v_since + interval '2 seconds';
+        end loop;
+    exception
+        when others then
+            raise warning 'old workflows, steps and events could not be removed: %', sqlerrm;
+    end;
+
     -- Before history goes, so that it has been counted where nobody else rolls up.
     begin
         perform rota.roll_up();
