@@ -117,6 +117,11 @@ def answer(**members: str | list[str]) -> Response:
     return Response(f"{{{body}}}\n", mimetype="application/json")
 
 
+def answer_row(row: str) -> Response:
+    """Answer with one row, as read_rows or call_rows returns it."""
+    return Response(f"{row}\n", mimetype="application/json")
+
+
 def answer_page(name: str, rows: list[str], next_url: str | None) -> Response:
     """Answer with one page of rows and the link to the next one, null after the last."""
     return answer(**{name: rows, "next": json.dumps(next_url)})

@@ -16,6 +16,7 @@ from rota.app.answers import (
     OWN_QUEUE,
     answer,
     answer_page,
+    answer_row,
     call_rows,
     moments,
     next_url,
@@ -424,7 +425,7 @@ def get_job(job_id: int) -> Response:
     job, has_ended = row
     if not has_ended:
         wait_or_answer(request.environ, wait, asked_at, job_id=job_id)
-    return Response(f"{job}\n", mimetype="application/json")
+    return answer_row(job)
 
 
 @blueprint.get("/jobs/<id:job_id>/executions")

@@ -7,7 +7,15 @@ import psycopg
 from flask import Blueprint, Response
 from psycopg import sql
 
-from rota.app.answers import OWN_QUEUE, answer_page, moments, next_url, read_page, read_rows
+from rota.app.answers import (
+    OWN_QUEUE,
+    answer_page,
+    answer_row,
+    moments,
+    next_url,
+    read_page,
+    read_rows,
+)
 from rota.app.database import transaction
 from rota.app.errors import RequestError
 from rota.app.inputs import (
@@ -284,7 +292,7 @@ def configure_key(queue: str, key: str) -> Response:
         arguments = {"queue": queue, "key": key}
         found = read_rows(conn, KEYS + sql.SQL("and key = %(key)s"), arguments)
         (row,) = found or read_rows(conn, NO_LIMITS, arguments)
-    return Response(row + "\n", mimetype="application/json")
+    return answer_row(row)
 
 
 @blueprint.delete("/queues/<queue:queue>/keys/<key:key>")
@@ -324,7 +332,7 @@ def _answer_queue(conn: psycopg.Connection, queue: str) -> Response:
     rows = read_rows(conn, ONE_QUEUE, {"queue": queue})
     if not rows:
         raise _not_found(queue)
-    return Response(rows[0] + "\n", mimetype="application/json")
+    return answer_row(rows[0])
 
 
 def _not_found(queue: str) -> RequestError:

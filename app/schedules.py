@@ -10,7 +10,7 @@ import psycopg
 from flask import Blueprint, Response, url_for
 from psycopg import sql
 
-from rota.app.answers import answer_page, moments, next_url, read_page, read_rows
+from rota.app.answers import answer_page, answer_row, moments, next_url, read_page, read_rows
 from rota.app.database import transaction
 from rota.app.errors import RequestError, invalid
 from rota.app.inputs import (
@@ -198,7 +198,7 @@ def get_schedule(name: str) -> Response:
         rows = read_rows(conn, SCHEDULE, {"name": name})
     if not rows:
         raise RequestError(404, f"there is no live schedule {name}", code="RTN02")
-    return Response(rows[0] + "\n", mimetype="application/json")
+    return answer_row(rows[0])
 
 
 @blueprint.put("/schedules/<schedule:name>")

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Response
 from psycopg import sql
 
-from rota.app.answers import answer_page, call_rows, moments, next_url, read_page
+from rota.app.answers import answer_page, answer_row, call_rows, moments, next_url, read_page
 from rota.app.database import transaction
 from rota.app.inputs import (
     PAGE_SIZE,
@@ -123,7 +123,7 @@ def record_step(job_id: int) -> Response:
         (row,) = call_rows(
             conn, "record_step as result", {}, "record_step", job_id=job_id, **arguments
         )
-    return Response(f"{row}\n", mimetype="application/json")
+    return answer_row(row)
 
 
 @blueprint.post("/jobs/<id:job_id>/sleep")
@@ -161,7 +161,7 @@ def sleep_job(job_id: int) -> Response:
             conn, "job_id, state, {run_at}", moments("run_at"), "sleep_job", job_id=job_id,
             **arguments,
         )  # fmt: skip
-    return Response(f"{outcome}\n", mimetype="application/json")
+    return answer_row(outcome)
 
 
 @blueprint.post("/jobs/<id:job_id>/await")
@@ -198,7 +198,7 @@ def await_event(job_id: int) -> Response:
     arguments = parse_fields(read_body(), AWAIT)
     with transaction() as conn:
         (event,) = call_rows(conn, "state, payload", {}, "await_event", job_id=job_id, **arguments)
-    return Response(f"{event}\n", mimetype="application/json")
+    return answer_row(event)
 
 
 @blueprint.post("/events/<name:event>")

@@ -17,7 +17,7 @@ from uuid import UUID
 import psycopg
 from flask import Blueprint, Response, current_app, g, request
 
-from rota.app.answers import answer, call_rows, moments
+from rota.app.answers import answer, answer_row, call_rows, moments
 from rota.app.database import transaction
 from rota.app.errors import RequestError, invalid
 from rota.app.inputs import (
@@ -217,7 +217,7 @@ def finish_job(job_id: int) -> Response:
         )  # fmt: skip
         claimed = _claim_rows(conn, following)
     if claimed is None:
-        return Response(f"{outcome}\n", mimetype="application/json")
+        return answer_row(outcome)
     return Response(
         f'{outcome[:-1]},"claimed":[{",".join(claimed)}]}}\n', mimetype="application/json"
     )
@@ -293,7 +293,7 @@ def heartbeat_job(job_id: int) -> Response:
             conn, "{lease_until}, cancel_requested", moments("lease_until"), "heartbeat_job",
             job_id=job_id, **arguments,
         )  # fmt: skip
-    return Response(f"{lease}\n", mimetype="application/json")
+    return answer_row(lease)
 
 
 @blueprint.post("/jobs/heartbeat")

@@ -66,7 +66,7 @@ def parents(job: "Attempt") -> Call:
 
 def away(call: Call, rows: Rows) -> str | None:
     """Return how a job was handed back by a call, as an outcome, or None if it was not."""
-    if call.source not in ("sleep_job", "await_event") or rows[0][0] in HELD:
+    if not may_leave(call) or rows[0][0] in HELD:
         return None
     return "CANCELLED" if rows[0][0] == "CANCELLED" else "RELEASED"
 
