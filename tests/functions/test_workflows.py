@@ -1344,3 +1344,20 @@ def test_a_document_of_a_few_bytes_cannot_ask_for_more_than_a_million_edges(conn
     assert refused.value.diag.message_primary == (
         "jobs[1414]: 1000405 edges lead to the jobs up to here, and at most 1000000 may"
     )
+
+
+def test_who_ends_a_parent_by_a_snapshot_older_than_its_child_is_refused(conn, connect):
+    parent = enqueue(conn)
+    pair = held(conn)
+    graph(conn, {"depends_on": [parent]})
+    old = connect(autocommit=False)
+    old.execute("set transaction isolation level repeatable read")
+    old.execute("select count(*) from rota.live_jobs")
+    (child,) = graph(conn, {"depends_on": [parent]})
+
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        call(old, "finish_job", **pair)
+    old.rollback()
+    call(conn, "finish_job", **pair)
+
+    assert states(conn, parent, child) == ["COMPLETED", "SCHEDULED"]
