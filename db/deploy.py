@@ -458,15 +458,17 @@ def _drop_outlived_indexes(conn: Connection, report: Callable[[str], None]) -> N
 
     One had unique keys unique in the whole database, and so refuses what the functions of now
     allow. Nor do they look at it: one of two calls of a key at the same instant may get 23505 by
-    it. The other was of lanes before there were keys; each write to a job pays for it.
+    it. Another was of lanes before there were keys; each write to a job pays for it. The last was
+    of turns, and plans that read a whole lane for one key could use it.
 
-    Beside them, as an index is built: transactions that have written to a job are waited for, which
+    Beside them, as an index is built: transactions that have written to its table are waited for, which
     may be open for long, and nobody waits for the drop. What a drop that gave up leaves is no
     longer valid, and goes with the next one.
     """
     costs = {
         "live_jobs_unique_key": "no two queues can have a job of the same unique_key",
         "live_jobs_by_lane": "each write to a job pays for it",
+        "turns_in_order": "each turn pays for it",
     }
     for index, cost in costs.items():
         if conn.execute(f"select to_regclass('rota.{index}')").fetchone() != (None,):

@@ -275,12 +275,27 @@ def test_nothing_that_has_to_do_with_keys_reads_a_whole_table(connect, statistic
         if re.search(r"Seq Scan on (rota\.)?(live_jobs|turns|flows|flow_locks)", line)
     }
     assert read == set()
+    assert_turns_are_found_by_key(plans)
     looks = [p for p in plans if "LockRows" in p and "unnest" in p and "live_jobs_lane" in p]
     assert looks
     for look in looks:
         condition = re.search(r"using live_jobs_lane.*\n\s+Index Cond: (.*)", look)[1]
         parts = ("queue)", "hashtextextended(k.key", ">= ROW(", " <= $")
         assert all(part in condition for part in parts), look
+
+
+def assert_turns_are_found_by_key(plans):
+    """That no look for the turns of a key reads those of others: its lane may have very many."""
+    scans = [
+        scan
+        for plan in plans
+        for scan in re.findall(r"using (turns_\w+) on turns.*\n\s+(Index Cond: .*)", plan)
+    ]
+    assert {"turns_in_time", "turns_by_key"} <= {index for index, _ in scans}
+    for index, condition in scans:
+        assert "(key = " in condition or "(ready_at <" in condition, (index, condition)
+    for plan in plans:
+        assert not re.search(r"using turns_in_time.*\n.*\n\s+Filter: .*key = ", plan), plan
 
 
 def plans_of(conn):

@@ -27,6 +27,7 @@ begin
                 where t.queue = job.queue
                     and t.priority = l.priority
                     and t.ready_at <= at
+                    and t.ready_at < 'infinity'
                     and t.from_run_at <= at
                 limit 10000
             ) as t
@@ -51,6 +52,7 @@ begin
                 where t.queue = job.queue
                     and t.priority = job.priority
                     and t.ready_at < least(v_ready_at, at)
+                    and t.ready_at < 'infinity'
                     and t.key <> job.key
                     and t.from_run_at <= at
                 limit 10000

@@ -3,7 +3,8 @@
 -- the last. A producer who looks at the row meanwhile sees it as it was.
 --
 -- If no job is left the turn goes, under the arrival lock, after a look that begins when it is held
--- (_pass_turns): many keys have one job at a time. All else is left to that function.
+-- (_pass_turns). Many keys have one job at a time, so of a turn that nothing was taken behind so far
+-- that is tried first. All else is left to that function.
 create or replace function rota._pass_turn(
     queue text,
     priority integer,
@@ -16,44 +17,48 @@ create or replace function rota._pass_turn(
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    update rota.turns as t
-    set ready_at = case taken.room when 1 then at + interval '1 minute' else at end,
-        is_full = coalesce(taken.room = 1, false),
-        passed = t.passed + 1
-    where t.ctid = taken.turn
-        and exists (
-            select
-            from rota.live_jobs as j
-            where j.queue = _pass_turn.queue
-                and rota._lane(j.key, j.priority) = rota._lane(taken.key, _pass_turn.priority)
-                and (j.run_at, j.id) >= (taken.from_run_at, taken.from_id)
-                and j.run_at <= at
-                and j.key = taken.key
-                and j.state = 'SCHEDULED'
-        );
+    for v_way in 1..2 loop
+        if (v_way = 1) = (taken.passed > 0) then
+            update rota.turns as t
+            set ready_at = case taken.room when 1 then at + interval '1 minute' else at end,
+                is_full = coalesce(taken.room = 1, false),
+                passed = t.passed + 1
+            where t.ctid = taken.turn
+                and exists (
+                    select
+                    from rota.live_jobs as j
+                    where j.queue = _pass_turn.queue
+                        and rota._lane(j.key, j.priority)
+                            = rota._lane(taken.key, _pass_turn.priority)
+                        and (j.run_at, j.id) >= (taken.from_run_at, taken.from_id)
+                        and j.run_at <= at
+                        and j.key = taken.key
+                        and j.state = 'SCHEDULED'
+                );
 
-    if found then
-        return;
-    end if;
+            if found then
+                return;
+            end if;
+        elsif pg_try_advisory_xact_lock(rota._arrival_class(), rota._arrival(queue, taken.key)) then
+            delete from rota.turns as t
+            where t.ctid = taken.turn
+                and not exists (
+                    select
+                    from rota.live_jobs as j
+                    where j.queue = _pass_turn.queue
+                        and rota._lane(j.key, j.priority)
+                            = rota._lane(taken.key, _pass_turn.priority)
+                        and (j.run_at, j.id) >= (taken.from_run_at, taken.from_id)
+                        and j.run_at < 'infinity'
+                        and j.key = taken.key
+                        and j.state = 'SCHEDULED'
+                );
 
-    if pg_try_advisory_xact_lock(rota._arrival_class(), rota._arrival(queue, taken.key)) then
-        delete from rota.turns as t
-        where t.ctid = taken.turn
-            and not exists (
-                select
-                from rota.live_jobs as j
-                where j.queue = _pass_turn.queue
-                    and rota._lane(j.key, j.priority) = rota._lane(taken.key, _pass_turn.priority)
-                    and (j.run_at, j.id) >= (taken.from_run_at, taken.from_id)
-                    and j.run_at < 'infinity'
-                    and j.key = taken.key
-                    and j.state = 'SCHEDULED'
-            );
-
-        if found then
-            return;
+            if found then
+                return;
+            end if;
         end if;
-    end if;
+    end loop;
 
     delete from rota.turns as t
     where t.ctid = taken.turn;

@@ -41,6 +41,7 @@ begin
         and t.priority = _take_turn.priority
         and t.ready_at >= v_from
         and t.ready_at <= at
+        and t.ready_at < 'infinity'
     order by t.ready_at
     limit 1
     for update skip locked;

@@ -44,6 +44,7 @@ begin
             and t.priority = _take_turns.priority
             and t.ready_at >= v_from
             and t.ready_at <= at
+            and t.ready_at < 'infinity'
             and t.key <> all(refused)
         order by t.ready_at
         limit width
@@ -62,12 +63,15 @@ begin
     if limited then
         v_locks := array(
             select l.number
-            from rota.flow_locks as l
-            where l.queue = _take_turns.queue
-                and l.number = any(array(
-                    select distinct rota._flow_number(k.key) from unnest(v_keys) as k(key)
-                ))
-            for no key update skip locked
+            from (
+                select distinct rota._flow_number(u.key) as number from unnest(v_keys) as u(key)
+            ) as k
+            cross join lateral (
+                select f.number
+                from rota.flow_locks as f
+                where f.queue = _take_turns.queue and f.number = k.number
+                for no key update skip locked
+            ) as l
         );
 
         select
@@ -92,12 +96,16 @@ begin
         delete from rota.turns as t
         where t.ctid = any(array(
             select u.ctid
-            from rota.turns as u
-            where u.queue = _take_turns.queue
-                and u.key = any(v_keys)
-                and u.priority = _take_turns.priority
-                and u.ready_at >= v_from
-            for update skip locked
+            from unnest(v_keys) as k(key)
+            cross join lateral (
+                select o.ctid
+                from rota.turns as o
+                where o.queue = _take_turns.queue
+                    and o.key = k.key
+                    and o.priority = _take_turns.priority
+                    and o.ready_at >= v_from
+                for update skip locked
+            ) as u
         ))
         returning t.key, t.from_run_at, t.from_id, t.passed
     )

@@ -44,6 +44,7 @@ begin
                 and t.priority = l.priority
                 and t.ready_at > v_began
                 and t.ready_at <= v_until
+                and t.ready_at < 'infinity'
             order by t.ready_at
             limit 1
         )
