@@ -232,6 +232,8 @@ def work_with_keys(conn):
         pairs = {"job_ids": [r["id"] for r in rows], "tokens": [r["token"] for r in rows]}
         errors = ["boom" if place % 3 == 0 else None for place in range(len(rows))]
         call(conn, "finish_jobs", **pairs, errors=errors)
+        for row in call(conn, "claim_next_job", queues=["keyed"]):
+            call(conn, "finish_job", job_id=row["id"], token=row["token"])
         (job,) = call(conn, "enqueue_job", task="a", queue="keyed", key=f"new {number}")
         call(conn, "cancel_job", job_id=job["job_id"])
         call(conn, "next_due_in", queues=["keyed"])

@@ -159,6 +159,13 @@ def test_a_window_slides(conn, clock, window):
     assert starts(conn) == 0
 
 
+def test_a_window_shuts_for_claims_of_one_job(conn, clock, window):
+    assert [len(claim(conn, 1)) for _ in range(5)] == [1, 1, 1, 0, 0]
+
+    clock.advance(HOUR + CELL + timedelta(seconds=5))
+    assert [len(claim(conn, 1)) for _ in range(5)] == [1, 1, 1, 0, 0]
+
+
 def test_a_start_is_counted_with_none_that_is_older_than_it(conn, clock, window):
     assert len(claim(conn, 1)) == 1
     clock.advance(CELL + timedelta(seconds=5))

@@ -239,6 +239,22 @@ MUTANTS = [
         f"{TURN_RACES}::test_room_is_found_by_whichever_turn_of_the_key_leads_to_a_job",
     ),
     mutant(
+        "a claim of one job starts what the window of its key is shut for",
+        TAKE_TURN,
+        "        and v_shuts is not true\n",
+        "",
+        f"{TURNS}::test_a_window_shuts_for_claims_of_one_job",
+    ),
+    mutant(
+        "a claim of one job counts no start of a key that is known",
+        "db/functions/limits/_note_starts.sql",
+        "        set (cells, starts) = (\n            select a.cells, a.starts\n"
+        "            from rota._add_starts(\n                f.cells, f.starts, 1,",
+        "        set (cells, starts) = (\n            select a.cells, a.starts\n"
+        "            from rota._add_starts(\n                f.cells, f.starts, 0,",
+        f"{TURNS}::test_a_window_slides",
+    ),
+    mutant(
         "a claim of one job passes by the schedules of a key",
         TAKE_TURN,
         "        and v_turn.passed % 10 < 9\n",
@@ -255,8 +271,8 @@ MUTANTS = [
     mutant(
         "a claim of one job removes the last turn of a key, though a producer may rely on it",
         PASS_TURN,
-        "    if pg_try_advisory_xact_lock(",
-        "    if true or pg_try_advisory_xact_lock(",
+        "elsif pg_try_advisory_xact_lock(",
+        "elsif true or pg_try_advisory_xact_lock(",
         f"{TURN_RACES}::test_a_job_is_found_though_a_claim_found_its_key_empty_before_the_commit",
     ),
     mutant(
@@ -292,8 +308,8 @@ MUTANTS = [
     mutant(
         "a claim does not take the locks of keys",
         TAKE_TURNS,
-        "            for no key update skip locked\n        );",
-        "        );",
+        "                for no key update skip locked\n            ) as l\n",
+        "            ) as l\n",
         TWO_CLAIMS,
     ),
     mutant(

@@ -171,7 +171,7 @@ begin
             if v_keyed then
                 v_turn := null;
 
-                if v_most = 1 and coalesce(v_limited & 12 = 0, true) then
+                if v_most = 1 and coalesce(v_limited & 8 = 0, true) then
                     v_turn := rota._take_turn(v_queue, v_priority, v_now, v_limited & 2 > 0);
                     continue lanes when v_turn.passed = -1;
                 end if;

@@ -1,6 +1,7 @@
--- Called by a claim with the jobs that it is about to start, whose locks it holds: of the queue,
--- of the keys, or both, as limited says. So nobody else writes these rows, but maintain, which
--- takes the same locks. A limit that came since is not for this claim: it does not hold the lock.
+-- Called by a claim with the jobs that it is about to start, whose locks it holds: of the queue, of
+-- the keys, or both, as limited says. So nobody else writes these rows, but maintain, which takes
+-- the same locks. One job of a key that is known, as most are, goes a shorter way. A limit that
+-- came since is not for this claim: it does not hold the lock.
 create or replace function rota._note_starts(
     queue text,
     places tid[],
@@ -13,6 +14,27 @@ create or replace function rota._note_starts(
     set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if cardinality(places) = 1 and limited & 1 = 0 then
+        update rota.flows as f
+        set (cells, starts) = (
+            select a.cells, a.starts
+            from rota._add_starts(
+                f.cells, f.starts, 1, coalesce(f.starts_period, q.key_starts_period), at
+            ) as a
+        )
+        from rota.live_jobs as j
+        cross join rota.queues as q
+        where j.ctid = places[1]
+            and q.name = _note_starts.queue
+            and f.queue = _note_starts.queue
+            and f.key = j.key
+            and coalesce(f.max_starts, q.key_max_starts) is not null;
+
+        if found then
+            return;
+        end if;
+    end if;
+
     with started as materialized (
         select s.key, s.number, l.period, f.key is not null as is_known
         from (

@@ -3,8 +3,8 @@
 -- the last. A producer who looks at the row meanwhile sees it as it was.
 --
 -- If no job is left the turn goes, under the arrival lock, after a look that begins when it is held
--- (_pass_turns). Many keys have one job at a time, so of a turn that nothing was taken behind so far
--- that is tried first. All else is left to that function.
+-- (_pass_turns). Many keys have one job at a time, so of a turn that nothing was taken behind so
+-- far that is tried first. All else is left to that function.
 create or replace function rota._pass_turn(
     queue text,
     priority integer,

@@ -1,10 +1,11 @@
 -- The short way for a claim of one job, which most claims are: the first turn, and the first job of
 -- its key; as _take_turns, without its sets. Whatever is not plain is left to that function: a key
--- that is refused or has no room, no job, or a schedule. A turn that only says that there is room
--- leads to the key's first other one, and goes if that leads to a job; if not, the job may be
--- behind another. What was locked here is ours there, too. Of a key's turns only one is taken, so
--- each tenth time that function has its turn, which takes them all; and where another one leads to
--- earlier jobs: those of a key that were to run later have a turn of their own, if they came first.
+-- that is refused or has no room, or whose window this start would shut, no job, or a schedule. A
+-- turn that only says that there is room leads to the key's first other one, and goes if that leads
+-- to a job; if not, the job may be behind another. What was locked here is ours there, too. Of a
+-- key's turns only one is taken, so each tenth time that function has its turn, which takes them
+-- all; and where another one leads to earlier jobs: those of a key that were to run later have a
+-- turn of their own, if they came first.
 --
 -- places is null where _take_turns is to be asked, and passed is -1 where it is no key's turn.
 -- Lock order: the turn, the row of flow_locks, the job, all skip locked.
@@ -26,6 +27,7 @@ declare
     v_began timestamptz;
     v_took interval;
     v_ready_at timestamptz;
+    v_shuts boolean;  -- the key's window, with this start or before
     v_offer tid;  -- a turn that only says that there is room
     v_recurring boolean;
 begin
@@ -96,8 +98,16 @@ begin
                     and j.counted
                     and j.state = 'RUNNING'
             )
-        end
-        into v_turn.room
+        end,
+        case when coalesce(f.max_starts, q.key_max_starts) is not null then (
+            select s.number < 2
+            from rota._starts_left(
+                coalesce(f.cells, '{}'), coalesce(f.starts, '{}'),
+                coalesce(f.max_starts, q.key_max_starts),
+                coalesce(f.starts_period, q.key_starts_period), at
+            ) as s
+        ) end
+        into v_turn.room, v_shuts
         from rota.queues as q
         left join rota.flow_locks as e on e.queue = q.name and e.number = -1
         left join rota.flows as f on f.queue = q.name and f.key = v_turn.key
@@ -114,6 +124,7 @@ begin
         and j.state = 'SCHEDULED'
         and v_turn.passed % 10 < 9
         and coalesce(v_turn.room > 0, true)
+        and v_shuts is not true
         and not exists (
             select
             from rota.turns as t
