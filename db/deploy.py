@@ -461,8 +461,8 @@ def _drop_outlived_indexes(conn: Connection, report: Callable[[str], None]) -> N
     it. Another was of lanes before there were keys; each write to a job pays for it. The last was
     of turns, and plans that read a whole lane for one key could use it.
 
-    Beside them, as an index is built: transactions that have written to its table are waited for, which
-    may be open for long, and nobody waits for the drop. What a drop that gave up leaves is no
+    Beside them, as an index is built: transactions that have written to its table are waited for,
+    which may be open for long, and nobody waits for the drop. What a drop that gave up leaves is no
     longer valid, and goes with the next one.
     """
     costs = {

@@ -95,15 +95,13 @@ def _parts(installed: list[str], server_tests: list[str]) -> list[Run]:
     (first, *more), last = installed, installed[-1]
     on_first = {"ROTA_PG": first}
     return [
-        Run("worker", "worker: ", WORKER_TESTS, on_first),
         Run(f"PostgreSQL {first}", f"{first}: ", server_tests, on_first, gives_way=True),
-        Run("API", "api: ", API_TESTS, on_first),
-        Run("pages and commands", "pages: ", PAGE_TESTS, on_first),
-        Run("all else", "", others, on_first),
+        Run("worker", "worker: ", WORKER_TESTS, on_first),
         *(
             Run(f"PostgreSQL {v}", f"{v}: ", server_tests, {"ROTA_PG": v, **SHORT}, gives_way=True)
             for v in more
         ),
+        Run("API", "api: ", API_TESTS, on_first),
         Run(
             "hostile defaults",
             "hostile: ",
@@ -111,6 +109,8 @@ def _parts(installed: list[str], server_tests: list[str]) -> list[Run]:
             {"ROTA_PG": last, "ROTA_HOSTILE": "1", **SHORT},
             gives_way=True,
         ),
+        Run("pages and commands", "pages: ", PAGE_TESTS, on_first),
+        Run("all else", "", others, on_first),
     ]
 
 

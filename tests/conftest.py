@@ -31,7 +31,7 @@ from tests.waiting import wait_until
 NEWEST = 18
 SERVER_VERSION = int(os.environ.get("ROTA_PG", NEWEST))
 HOSTILE = bool(os.environ.get("ROTA_HOSTILE"))
-FEW = 3  # cases of a test, where another server runs all of them
+FEW = 2  # cases of a test, where another server runs all of them
 TEST_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
