@@ -27,6 +27,7 @@ from rota.app import (
 )
 from rota.app.database import Database
 from rota.app.shared import Shared
+from rota.app.probe import WriteProbe
 from rota.app.upkeep import Upkeep
 from rota.app.waiting import Waiting
 
@@ -59,6 +60,7 @@ def create_app(database_url: str | None = None) -> Flask:
     app.extensions["upkeep"] = Upkeep(database)
     app.extensions["diagnoses"] = Shared()
     app.extensions["scrapes"] = metrics.Scrapes()
+    app.extensions["probe"] = WriteProbe(database)
 
     for part in (logs, protection, errors, tokens, answers):
         part.init_app(app)

@@ -3,10 +3,12 @@
 from typing import Any
 
 import psycopg
-from flask import Blueprint
+from flask import Blueprint, current_app
 
 from rota.app.database import Database, database
 from rota.app.errors import RequestError, status_of
+from rota.app.inputs import Field, read_query
+from rota.app.probe import PATIENCE, WriteProbe
 from rota.db.deploy import checkout_version
 from rota.db.gateway import call
 
@@ -158,21 +160,58 @@ def ready() -> dict[str, Any]:
     """Tell whether requests can be answered.
 
     The database can be reached and has the version of the schema that belongs to this process, and
-    its login has rights to some of it. What it has no rights to is listed: such requests fail.
+    its login has rights to some of it. What it has no rights to is listed: such requests fail. With
+    `write` a write was committed, too, within two seconds, where a synchronous standby has
+    confirmed it: a server may answer every question while nothing commits.
     ---
     tags: [health]
     operationId: getReadiness
+    parameters:
+      - name: write
+        in: query
+        description: 1 to have a write committed; it changes no table.
+        schema: {type: integer, enum: [0, 1]}
     responses:
       200:
         description: They can.
         json: Ready
+      422: {code: RTV01, message: "write: must be 0 or 1"}
       503:
         code: HTTP503
         message: "the database has no schema rota for this user; run: rota deploy"
     """
+    if read_query({"write": Field(_zero_or_one)}).get("write"):
+        _write(current_app.extensions["probe"])  # first: it is over in two seconds
     difference, missing = look(database())
     if difference is not None:
         raise RequestError(503, difference)
     return {"status": "ready", "version": VERSION} | (
         {"missing_rights": missing} if missing else {}
     )
+
+
+def _zero_or_one(value: str) -> bool:
+    if value not in ("0", "1"):
+        raise ValueError("must be 0 or 1")
+    return value == "1"
+
+
+def _write(probe: WriteProbe) -> None:
+    """Have a write committed.
+
+    Raises:
+        RequestError: 503, it did not in time, or the login may not.
+        psycopg.Error: the database cannot be reached, or refuses it.
+    """
+    try:
+        probe.write()
+    except TimeoutError:
+        raise RequestError(
+            503,
+            f"a write did not commit within {PATIENCE:.0f} seconds",
+            hint="Is the synchronous standby there? Or is this a primary that was left behind?",
+        ) from None
+    except psycopg.errors.InsufficientPrivilege:
+        raise RequestError(
+            503, "this login may not call pg_logical_emit_message: grant it that"
+        ) from None

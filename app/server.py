@@ -69,10 +69,11 @@ LONGEST_QUEUE = 2000  # requests that may wait for one of a lane's
 # The lanes, and how many threads each has.
 OWN = "own"  # what is answered without the database
 READY = "ready"
+PROBES = "probes"  # writes that may hang
 READS = "reads"
 CHANGES = "changes"
 PAGES = "pages"
-LANES = {OWN: 1, READY: 1, READS: 4, CHANGES: 8, PAGES: 4}
+LANES = {OWN: 1, READY: 1, PROBES: 1, READS: 4, CHANGES: 8, PAGES: 4}
 OWN_PATHS = ("/apidocs", "/ui/static/")
 SPARED = 1 / 4  # of a lane's threads, by requests for one path
 
@@ -345,7 +346,7 @@ class Request:
         said["CONTENT_TYPE"] = said.pop("HTTP_CONTENT_TYPE", "")
         said["CONTENT_LENGTH"] = str(len(data))
         self.environ = said
-        self.lane = lane_of(method, self.path)
+        self.lane = lane_of(method, self.path, query)
         self.headers = self.body = []
 
 
@@ -607,10 +608,10 @@ def _date(second: int) -> str:
     return email.utils.formatdate(second, usegmt=True)
 
 
-def lane_of(method: str, path: str) -> str:
+def lane_of(method: str, path: str, query: str = "") -> str:
     """Return the lane of a request."""
     if path == "/health/ready":
-        return READY
+        return PROBES if query else READY
     if path in ("/", "/apispec.json", "/health/live") or path.startswith(OWN_PATHS):
         return OWN
     if method not in ("GET", "HEAD", "OPTIONS"):

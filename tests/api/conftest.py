@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from rota.app import create_app
+from rota.db.deploy import deploy
+from rota.db.embedded import Cluster
 
 PROJECT = Path(__file__).parents[2]
 START_SECONDS = 30
@@ -143,3 +146,14 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 def server(db: str, start_server: Callable[..., Server]) -> Server:
     """A running server on the test's database."""
     return start_server(db)
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Cluster]:
+    """A database server that a test may stop, with Rota on it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="rota-test-") as folder,
+        Cluster(Path(folder) / "pg", settings={"fsync": "off"}) as cluster,
+    ):
+        deploy(cluster.url())
+        yield cluster

@@ -219,6 +219,7 @@ BAD_QUERIES = {
     "GET /jobs/counts": "state=LOST",
     "GET /jobs/{job_id}": "wait=31",
     "GET /workflows/{workflow_id}": "limit=1001",
+    "GET /health/ready": "write=2",
 }
 BAD_BODIES = {
     "POST /queues/{queue}/claim": {"wait_seconds": 31},

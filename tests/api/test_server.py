@@ -2,31 +2,16 @@
 
 import json
 import socket
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 from psycopg import Connection
 
-from rota.db.deploy import deploy
 from rota.db.embedded import Cluster
 from tests.api.conftest import Server
 
 StartServer = Callable[..., Server]
-
-
-@pytest.fixture
-def own_cluster() -> Iterator[Cluster]:
-    """A database server that a test may stop, with Rota on it."""
-    with (
-        tempfile.TemporaryDirectory(prefix="rota-test-") as folder,
-        Cluster(Path(folder) / "pg", settings={"fsync": "off"}) as cluster,
-    ):
-        deploy(cluster.url())
-        yield cluster
 
 
 def is_blocked(conn: Connection) -> bool:
