@@ -18,6 +18,7 @@ from rota.app import (
     protection,
     queues,
     schedules,
+    standby,
     steps,
     tokens,
     ui,
@@ -26,17 +27,18 @@ from rota.app import (
     workflows,
 )
 from rota.app.database import Database
-from rota.app.shared import Shared
 from rota.app.probe import WriteProbe
+from rota.app.shared import Shared
 from rota.app.upkeep import Upkeep
 from rota.app.waiting import Waiting
 
 
-def create_app(database_url: str | None = None) -> Flask:
+def create_app(database_url: str | None = None, read_url: str | None = None) -> Flask:
     """Build the application.
 
     Args:
         database_url: a libpq connection string; ``DATABASE_URL`` when left out.
+        read_url: one that leads to a standby; ``DATABASE_READ_URL`` when left out, which may be.
 
     Raises:
         ValueError: there is no connection string, or it is not one.
@@ -55,12 +57,13 @@ def create_app(database_url: str | None = None) -> Flask:
     }
     database = Database(database_url or os.environ.get("DATABASE_URL", ""))
     app.extensions["database"] = database
+    standby.init_app(app, read_url or os.environ.get(standby.VARIABLE, ""))
     app.extensions["waiting"] = Waiting(database)
     app.extensions["announcements"] = work.Announcements()
+    app.extensions["probe"] = WriteProbe(database)
     app.extensions["upkeep"] = Upkeep(database)
     app.extensions["diagnoses"] = Shared()
     app.extensions["scrapes"] = metrics.Scrapes()
-    app.extensions["probe"] = WriteProbe(database)
 
     for part in (logs, protection, errors, tokens, answers):
         part.init_app(app)

@@ -98,10 +98,16 @@ def serve(app: Flask, listeners: list[socket.socket], lifeline: int | None = Non
         lifeline: the reading end of a pipe whose other end is closed when we are to stop.
     """
     server = Server(app, listeners)
-    database = app.extensions["database"]
+    databases = [app.extensions["database"]]
+    if standby := app.extensions["standby"]:
+        databases.append(standby.database)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+
+    def cut_overdue() -> None:
+        for database in databases:
+            database.cut_overdue()
 
     def wait_for_the_end() -> None:
         os.read(lifeline, 1)
@@ -109,14 +115,12 @@ def serve(app: Flask, listeners: list[socket.socket], lifeline: int | None = Non
 
     if lifeline is not None:
         threading.Thread(target=wait_for_the_end, daemon=True).start()
-    server.run(stopping.is_set, each_second=database.cut_overdue)
+    server.run(stopping.is_set, each_second=cut_overdue)
     server.stop_listening()
     deadline = time.monotonic() + GRACE_SECONDS
-    server.run(
-        lambda: time.monotonic() > deadline or not server.is_busy(),
-        each_second=database.cut_overdue,
-    )
-    database.close()
+    server.run(lambda: time.monotonic() > deadline or not server.is_busy(), each_second=cut_overdue)
+    for database in databases:
+        database.close()
     log.info("stopped")
 
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
@@ -95,6 +95,7 @@ class Session(psycopg.Connection[Any]):
 
     pooled = False  # whether a pooler may give us another session with each transaction
     becomes_api = False  # whether its login has to set that role, to look up a token
+    kept_until = float("inf")  # after that, by the monotonic clock, it is not lent again
 
 
 class Database:
@@ -106,15 +107,22 @@ class Database:
     database cannot be reached, the request fails at once, and the next one tries again.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str, server: Mapping[str, str] = WRITABLE, variable: str = "DATABASE_URL"
+    ) -> None:
         """Check the connection string without connecting.
+
+        Args:
+            url: the connection string.
+            server: which of several servers is wanted, unless the URL says otherwise.
+            variable: where the URL was found.
 
         Raises:
             ValueError: it is empty or cannot be read; the message does not repeat it.
         """
         if not url:
-            raise ValueError("DATABASE_URL is not set")
-        self._parameters = CONNECTION_DEFAULTS | WRITABLE | read_url(url)
+            raise ValueError(f"{variable} is not set")
+        self._parameters = CONNECTION_DEFAULTS | server | read_url(url, variable)
         self._parameters["client_encoding"] = "UTF8"
         self._idle: deque[Session] = deque()
         self._lent: dict[Session, float] = {}  # until when
@@ -150,7 +158,9 @@ class Database:
             raise
         finally:
             self._lent.pop(conn, None)
-            if not conn.closed:
+            if time.monotonic() > conn.kept_until:
+                conn.close()
+            elif not conn.closed:
                 self._idle.append(conn)
 
     def own_transaction(self) -> AbstractContextManager[Session]:
@@ -278,5 +288,10 @@ def database() -> Database:
 
 
 def transaction(durable: bool = True) -> AbstractContextManager[psycopg.Connection[Any]]:
-    """Lend a connection of the current application for one transaction of the request."""
+    """Lend a connection of the current application for one transaction of the request.
+
+    Of a standby, if that is where the request is to be answered (app/standby.py).
+    """
+    if standby := g.get("standby"):
+        return standby.transaction(g.get("token_hash"))
     return database().transaction(g.get("token_hash"), durable)

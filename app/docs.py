@@ -161,6 +161,7 @@ def _add_headers(path: str, method: str, operation: dict[str, Any]) -> None:
     headers = {}
     if _may_be_unchanged(path, method, operation):
         headers["ETag"] = _reference("headers", "ETag")
+        headers["Rota-Data-Age"] = _reference("headers", "DataAge")
     if _reference("parameters", "IdempotencyKey") in operation.get("parameters", []):
         headers["Idempotency-Replayed"] = _reference("headers", "Replayed")
     for status in ("200", "201"):

@@ -12,7 +12,10 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from flask import Flask, Request
+from flask.typing import ResponseReturnValue
 from werkzeug.routing import BaseConverter, MapAdapter, ValidationError
+
+from rota.app import standby
 
 MAX_ID = 2**63 - 1
 PAGES = "/ui"  # the dashboard; all else is the API, and its documentation
@@ -25,7 +28,7 @@ def is_page(path: str) -> bool:
 
 
 class Api(Flask):
-    """An application whose paths are matched as they were written."""
+    """An application whose paths are matched as they were written, and that may read elsewhere."""
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Return what finds the route of a request."""
@@ -33,6 +36,10 @@ class Api(Flask):
         if adapter is not None and request is not None:
             adapter.path_info = _as_written(request.environ)
         return adapter
+
+    def dispatch_request(self) -> ResponseReturnValue:
+        """Have the route of a request answer it, with a standby if that may be."""
+        return standby.answered(super().dispatch_request)
 
 
 def _as_written(said: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import time
+from typing import Any, LiteralString
 
 import psycopg
 from flask import Flask, g, request
@@ -22,6 +23,7 @@ from werkzeug.exceptions import MethodNotAllowed
 from rota.app.database import Database
 from rota.app.errors import RequestError, unauthorized
 from rota.app.paths import is_page
+from rota.app.standby import Standby
 
 # Whose a token is, is known for so long once it was looked up. Whether it is valid still is asked
 # by the transaction of each request (principal_of), so one that was revoked is refused at once.
@@ -47,12 +49,16 @@ class Principals:
 
     Args:
         database: has the tokens.
+        standby: is asked while that cannot be reached, if there is one, so that GETs go on.
         serves_all: whether nobody needs one as long as there is none, wherever they come from.
     """
 
-    def __init__(self, database: Database, serves_all: bool = False) -> None:
+    def __init__(
+        self, database: Database, standby: Standby | None = None, serves_all: bool = False
+    ) -> None:
         self.serves_all = serves_all
         self._database = database
+        self._standby = standby
         self._known: dict[bytes | None, tuple[str | None, float]] = {}  # by hash, until when
 
     def needs_token(self) -> bool:
@@ -61,8 +67,7 @@ class Principals:
         Raises:
             psycopg.Error: the database cannot be reached, or has no such function for this login.
         """
-        with self._database.own_transaction() as conn:
-            return conn.execute("select rota.needs_token()").fetchone() == (True,)
+        return self._ask("select rota.needs_token()") == (True,)
 
     def of(self, token: str | None, is_local: bool) -> tuple[str | None, bytes | None]:
         """Return the principal of a token, and the token's hash; None twice where none is needed.
@@ -99,17 +104,27 @@ class Principals:
 
     def _look_up(self, token_hash: bytes) -> str | None:
         try:
-            with self._database.own_transaction() as conn:
-                row = conn.execute("select rota.authenticate_token(%s)", [token_hash]).fetchone()
+            row = self._ask("select rota.authenticate_token(%s)", token_hash)
         except psycopg.errors.InsufficientPrivilege:
             log.error("the login of the API may not look up tokens: grant it rota_api")
             raise RequestError(503, "the API may not look up tokens; its log says why") from None
         return row[0] if row else None
 
+    def _ask(self, query: LiteralString, *arguments: Any) -> tuple[Any, ...] | None:
+        """Return the row of a query."""
+        try:
+            with self._database.own_transaction() as conn:
+                return conn.execute(query, arguments).fetchone()
+        except psycopg.OperationalError:
+            if self._standby is None or self._standby.is_away:
+                raise
+        with self._standby.database.own_transaction() as conn:
+            return conn.execute(query, arguments).fetchone()
+
 
 def init_app(app: Flask) -> None:
     """Ask each request for its token, but for health and documentation."""
-    principals = Principals(app.extensions["database"], serves_all=_serves_all())
+    principals = Principals(app.extensions["database"], app.extensions["standby"], _serves_all())
     app.extensions["principals"] = principals
 
     @app.before_request

@@ -11,15 +11,21 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 # Unless the URL says otherwise. Where it names several servers, or one name leads to several, those
 # that can only be read are passed by.
 WRITABLE = {"target_session_attrs": "read-write"}
+# Those that can only be read go first.
+READABLE = {"target_session_attrs": "prefer-standby"}
 
 NEWEST_SETTINGS = {170000: {"transaction_timeout": "0"}}  # by the server version that brought them
 
 
-def read_url(url: str) -> dict[str, Any]:
+def read_url(url: str, variable: str = "DATABASE_URL") -> dict[str, Any]:
     """Take a connection string apart as libpq does, without repeating it in an error.
 
     What libpq says of one that it cannot read quotes it, password and all. And a password with an
     @ or a / in it ends there: the rest would stand as the name of a host in each message.
+
+    Args:
+        url: the connection string.
+        variable: where it was found, for the error.
 
     Raises:
         ValueError: it cannot be read, or not in one way only.
@@ -27,14 +33,14 @@ def read_url(url: str) -> dict[str, Any]:
     try:
         parameters = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        raise ValueError("DATABASE_URL is not a PostgreSQL connection string") from None
+        raise ValueError(f"{variable} is not a PostgreSQL connection string") from None
     scheme, _, rest = url.partition("://")
     if scheme in ("postgres", "postgresql"):
         authority, _, path = rest.partition("/")
         _, _, place = authority.partition("@")
         if "@" in place.partition("?")[0] or "@" in path.partition("?")[0]:
             raise ValueError(
-                "DATABASE_URL: an @ or a / in the user's name or the password must be written %40"
+                f"{variable}: an @ or a / in the user's name or the password must be written %40"
                 " or %2F"
             )
     return parameters

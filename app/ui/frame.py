@@ -32,6 +32,7 @@ from rota.app.errors import RequestError
 from rota.app.health import VERSION
 from rota.app.paths import PAGES, is_page
 from rota.app.shared import Shared
+from rota.app.standby import ask_the_primary, note_age
 from rota.app.tokens import is_loopback
 from rota.app.ui import door
 from rota.db.gateway import call
@@ -116,17 +117,23 @@ def page(template: str, read: Callable[[psycopg.Connection], dict[str, Any]]) ->
         read: returns what it shows, read in one transaction.
     """
     said = _take_said()
-    key = (request.full_path, *visitor())
+    key = (request.full_path, g.get("standby") is None, *visitor())
 
-    def make() -> tuple[str, float]:
+    def make() -> tuple[tuple[str, float | None], float]:
         with reading() as conn:
             allowed = rights(conn)
             shown = read(conn)
         found = diagnosis().findings if "doctor" in allowed else None
-        body = render_template(template, rights=allowed, said=said, found=found, **shown)
-        return body, SHARED_SECONDS
+        behind = g.get("data_age")
+        body = render_template(
+            template, rights=allowed, said=said, found=found, behind=behind, **shown
+        )
+        return (body, behind), SHARED_SECONDS
 
-    body = make()[0] if said else shared().get(key, make)
+    if said:
+        ask_the_primary()  # a standby may not have what was just done
+    body, behind = make()[0] if said else shared().get(key, make)
+    note_age(behind)
     response = Response(body, mimetype="text/html")
     response.add_etag()
     response.make_conditional(request)

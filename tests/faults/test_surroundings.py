@@ -20,6 +20,7 @@ from rota.db.embedded import Cluster
 from tests.conftest import SERVER_VERSION
 from tests.faults.conftest import SETTINGS
 from tests.faults.harness import House, only_long
+from tests.standby import Pair
 from tests.waiting import wait_until
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -215,51 +216,6 @@ def socket_answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-class Pair:
-    """A server and its standby."""
-
-    def __init__(self, folder: Path, synchronous: bool) -> None:
-        names = {"synchronous_standby_names": "*"} if synchronous else {}
-        self.folder = folder
-        self.primary = Cluster(folder / "primary", SERVER_VERSION, SETTINGS)
-        self.standby = Cluster(folder / "standby", SERVER_VERSION, SETTINGS)
-        self._synchronous = names
-
-    def join(self) -> None:
-        """Copy the primary and start the copy as its standby."""
-        backup = self.primary.bin / "pg_basebackup"
-        source = self.primary.url().replace("/postgres?", "/?")
-        subprocess.run(
-            [backup, "-D", self.standby.data_dir, "-R", "-c", "fast", "-d", source], check=True
-        )
-        owner = self.primary.data_dir.stat()
-        for path in [self.standby.data_dir, *self.standby.data_dir.rglob("*")]:
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        self.standby.start()
-        with psycopg.connect(self.primary.url(), autocommit=True) as conn:
-            for name, value in self._synchronous.items():
-                conn.execute(f"alter system set {name} = '{value}'")
-            conn.execute("select pg_reload_conf()")
-            wait_until(
-                lambda: (
-                    conn.execute("select state from pg_stat_replication").fetchone()
-                    == ("streaming",)
-                )
-            )
-
-    def url(self, dbname: str) -> str:
-        """Return a connection string that finds whichever of the two can be written to."""
-        hosts = f"{self.primary.data_dir},{self.standby.data_dir}"
-        return f"postgresql://postgres@/{dbname}?host={hosts}&target_session_attrs=read-write"
-
-    def fail_over(self, house: House) -> None:
-        """Kill the primary for good and let the standby take its place."""
-        self.primary.kill()
-        with psycopg.connect(self.standby.url(), autocommit=True) as conn:
-            assert conn.execute("select pg_promote()").fetchone() == (True,)
-        house.cluster = self.standby
-
-
 @pytest.fixture
 def build_pair(server_folder: Path, tmp_path: Path) -> Iterator[Callable[[bool], Pair]]:
     """Build pairs of servers and stop them."""
@@ -275,8 +231,7 @@ def build_pair(server_folder: Path, tmp_path: Path) -> Iterator[Callable[[bool],
 
     yield build
     for pair in pairs:
-        pair.primary.stop("immediate")
-        pair.standby.stop("immediate")
+        pair.stop()
 
 
 def test_f11_f13_a_synchronous_standby_that_takes_over_has_lost_nothing(
@@ -291,7 +246,7 @@ def test_f11_f13_a_synchronous_standby_that_takes_over_has_lost_nothing(
         wait_until(lambda: "trying again" in early.log.read_text())
         wait_until(lambda: house.effects("done") > 10)
         with house.fault("failover, synchronous", "server"):
-            pair.fail_over(house)
+            house.cluster = pair.fail_over()
 
     report = house.decide(jobs=100)
 
@@ -350,7 +305,7 @@ def test_f12_an_asynchronous_standby_that_takes_over_hands_out_no_second_live_le
     house.produce(20, url=pair.url("house"), payload={"seconds": 2})
     wait_until(lambda: house.effects("start") >= 8)
     with house.fault("failover, asynchronous", "server"):
-        pair.fail_over(house)
+        house.cluster = pair.fail_over()
     with psycopg.connect(pair.standby.url("house")) as ahead:
         # The standby does not know of the last 20 ids: they must not be given out again.
         first = ahead.execute("select job_id from rota.enqueue_job('work')")
