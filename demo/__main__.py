@@ -11,7 +11,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
-from rota.db.session import read_url
+from rota.db.session import writable
 from rota.terminal import printable
 
 # Where `make run` says how to reach its database.
@@ -147,8 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("No database: start one with make run in another terminal, or set DATABASE_URL.")
         return 2
     try:
-        read_url(url)
-        with psycopg.connect(url, autocommit=True, application_name="rota demo") as conn:
+        with psycopg.connect(writable(url), autocommit=True, application_name="rota demo") as conn:
             return demonstrate(conn)
     except ValueError as error:
         print(error)

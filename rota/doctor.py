@@ -5,6 +5,7 @@ needs care, 2 when jobs do not run or nobody could be asked.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import psycopg
 
 from rota.db.gateway import call
-from rota.db.session import read_url, settle
+from rota.db.session import WRITABLE, read_url, settle
 from rota.terminal import printable
 
 EXIT_CODES = {"note": 0, "warning": 1, "critical": 2}
@@ -73,13 +74,26 @@ def connect(program: str, **limits: str) -> psycopg.Connection:
         "tcp_user_timeout": 10_000,
         **read_url(url),
     }
-    conn = psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+    conn = _connect(parameters)
     try:
         settle(conn, **LIMITS, **limits)
     except BaseException:
         conn.close()
         raise
     return conn
+
+
+def _connect(parameters: dict[str, Any]) -> psycopg.Connection:
+    """Connect; of several servers to the primary, for the others know less, or else to any.
+
+    Raises:
+        psycopg.Error: none can be reached.
+    """
+    options = {"autocommit": True, "prepare_threshold": None}
+    if "," in parameters.get("host", "") and "target_session_attrs" not in parameters:
+        with contextlib.suppress(psycopg.OperationalError):
+            return psycopg.connect(**parameters, **WRITABLE, **options)
+    return psycopg.connect(**parameters, **options)
 
 
 def complain(program: str, error: Exception) -> None:

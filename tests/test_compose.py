@@ -152,7 +152,12 @@ def test_a_url_that_says_too_little_is_refused(url, tmp_path):
 
 @pytest.mark.parametrize(
     "url",
-    [OUTSIDE["DATABASE_URL"], "postgresql://u:p@postgres.example/d", "postgresql://u@[::1]/d"],
+    [
+        OUTSIDE["DATABASE_URL"],
+        "postgresql://u:p@postgres.example/d",
+        "postgresql://u@[::1]/d",
+        "postgresql://u:p@db1:5432,db2:5433,postgres/d",
+    ],
 )
 def test_the_bundled_server_stays_off_where_the_url_names_another(url, tmp_path):
     ready = postgres(tmp_path, {"DATABASE_URL": url}, "ready")
