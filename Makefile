@@ -16,7 +16,7 @@ MINUTES ?= 5
 SEED ?= 7
 EXAMPLES ?= 100
 
-.PHONY: run demo test hostile fuzz drain faults soak mutants sweep bench bench-quick vendor lint clean help
+.PHONY: run demo test hostile fuzz drain faults ha soak mutants sweep bench bench-quick vendor lint clean help
 
 help:
 	@echo "make run    run Rota here: database, API and one worker; Ctrl-C stops it"
@@ -26,6 +26,7 @@ help:
 	@echo "make fuzz   the API against requests made up from its document, EXAMPLES=100 each, by SEED=7"
 	@echo "make drain  10,000 jobs while a worker is killed every second"
 	@echo "make faults every fault in its long form; docs/faults.md has what is seen"
+	@echo "make ha     lose nodes of a Patroni cluster, twelve times and more; docs/faults.md has what is seen"
 	@echo "make soak   all faults in rotation, for MINUTES=5"
 	@echo "make mutants make each known mistake in a copy; some test must notice (six minutes)"
 	@echo "make sweep  make 400 small mistakes, drawn by SEED=7; goes on where it was stopped"
@@ -59,6 +60,12 @@ faults: $(VENV)/dev
 		$(BIN)/python -m pytest -q tests/history tests/faults \
 		tests/api/test_example_workers.py
 	@$(BIN)/python -m tests.faults.report .rota/faults.jsonl
+
+ha: $(VENV)/dev $(VENV)/ha
+	@mkdir -p .rota; rm -f .rota/ha.jsonl
+	@ROTA_HA=$${ROTA_HA:-all} ROTA_RECORD=$(CURDIR)/.rota/ha.jsonl \
+		$(BIN)/python -m pytest -q -rs tests/ha
+	@test "$${ROTA_HA:-all}" != all || $(BIN)/python -m tests.ha.report .rota/ha.jsonl
 
 soak: $(VENV)/dev
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
@@ -101,6 +108,13 @@ $(VENV)/dev: requirements-dev.txt $(VENV)/run
 	@echo "Installing what its tests need into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@cp requirements-dev.txt $@
+
+$(VENV)/ha: requirements-ha.txt $(VENV)/run
+	@echo "Installing Patroni into $(VENV)/patroni …"
+	@test -x $(VENV)/patroni/bin/python || $(PYTHON) -m venv $(VENV)/patroni
+	@$(VENV)/patroni/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements-ha.txt
+	@cp requirements-ha.txt $@
 
 # The peers that run on Node are left out where there is no npm.
 $(VENV)/bench: requirements-bench.txt bench/package.json $(VENV)/run

@@ -1,7 +1,7 @@
 """Writes docs/faults.md from what a run of these tests put on record (see ROTA_RECORD).
 
 ``python -m tests.faults.report RECORD [--soak LOG]``; without a new log, the page keeps the soak
-that it has.
+that it has, and always what `make ha` has written.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from tests.history.check import Figures
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 SOAK = "## The soak on record\n"
+LOST_NODES = "## Lost nodes\n"
 
 FAULTS = {
     "f1": "a worker dies at a named point, or a reply to its commit is lost",
@@ -152,6 +153,15 @@ def versions(functions: set[str]) -> str:
     )
 
 
+def section(page: str, heading: str) -> str:
+    """Return a section of a page, from its heading to the next one; nothing if it has none."""
+    if heading not in page:
+        return ""
+    start = page.index(heading)
+    end = page.find("\n## ", start + 1)
+    return page[start : end + 1 if end >= 0 else None].rstrip("\n") + "\n"
+
+
 def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description="Write docs/faults.md.")
@@ -176,6 +186,7 @@ def main() -> None:
         HEAD,
         f"## Each fault by itself\n\n{versions(functions)}.\n\n{table}\n",
         f"{SOAK}\nBy `make soak MINUTES=30`; the line says how long it went.\n\n{soak}",
+        *filter(None, [section(PAGE.read_text() if PAGE.exists() else "", LOST_NODES)]),
         TAIL,
     ]
     PAGE.write_text("\n".join(parts))

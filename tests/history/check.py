@@ -3,11 +3,11 @@
 A folder holds one run: ``history.jsonl`` (what processes asked, see ``tests.history.record``, and
 the faults that were injected), ``effects.jsonl`` (what handlers did), ``jobs.jsonl`` and
 ``executions.jsonl`` (the tables, read when all was healed and drained), ``demands.json``. The
-rules are E1 (enqueued once), L1 (one live lease), L2 (fenced), L7 (nothing taken back early, but
-from the dead), S4 (ended once), S5 (attempts count), S10 (attempts recorded), C3 (order), V1
-(drained), W1 (no child starts before its parents' end), W2 (each child settled once, as its policy
-says), W3 (no event lost); ``duplicate`` is a second run of a handler that nothing on record
-explains, ``vacuous`` a run that proved nothing.
+rules are E1 (enqueued once, no id given out for two keys), L1 (one live lease), L2 (fenced), L7
+(nothing taken back early, but from the dead), S4 (ended once), S5 (attempts count), S10 (attempts
+recorded), C3 (order), V1 (drained), W1 (no child starts before its parents' end), W2 (each child
+settled once, as its policy says), W3 (no event lost); ``duplicate`` is a second run of a handler
+that nothing on record explains, ``vacuous`` a run that proved nothing.
 """
 
 import argparse
@@ -41,13 +41,16 @@ class Demands:
         faults: faults injected, at least.
         late: finishes that were refused because the lease was lost, at least.
         lossy: the run failed over to an asynchronous standby, so what was acknowledged just
-            before may be gone.
+            before may be gone; it is counted all the same.
+        left_behind: a primary went on answering after it had been replaced. Claims and heartbeats
+            do not wait for a standby, so there they may have been acknowledged for nothing.
     """
 
     jobs: int = 10
     faults: int = 1
     late: int = 0
     lossy: bool = False
+    left_behind: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,15 +226,22 @@ class _Check:
                 self.figures.unknown_enqueues += 1
             if len(found) > 1:
                 yield Verdict("E1", found[0], f"key {key} has {len(found)} jobs: {found}")
-            elif "ok" in seen and not found and not self.demands.lossy:
+            elif "ok" in seen and not found:
                 self.figures.lost += 1
-                yield Verdict("E1", promised[key], f"key {key} was acknowledged and is gone")
+                if not self.demands.lossy:
+                    yield Verdict("E1", promised[key], f"key {key} was acknowledged and is gone")
             elif "ok" in seen and found and found[0] != promised[key]:
                 yield Verdict("E1", promised[key], f"key {key} was answered, but is {found[0]}")
             elif seen == {"fail"} and found:
                 yield Verdict("E1", found[0], f"key {key} was refused and is there")
         for key, found in by_key.items():
             yield Verdict("E1", found[0], f"key {key} is there and nobody enqueued it")
+        keys_of: dict[int, list[str]] = defaultdict(list)
+        for key, job in promised.items():
+            keys_of[job].append(key)
+        for job, keys in keys_of.items():
+            if len(keys) > 1:
+                yield Verdict("E1", job, f"its id was given out for {keys}")
 
     def one_live_lease(self) -> Iterator[Verdict]:
         """L1: while one lease surely lived, no other was handed out."""
@@ -344,13 +354,24 @@ class _Check:
                     self.figures.late_finishes_refused += 1
                     if by_worker:
                         yield Verdict("L2", job, f"{token} was refused, but ended its attempt")
-                elif ending is None and self.demands.lossy:
+                elif self.may_be_forgotten(call, ending):
                     continue
                 elif not by_worker:
                     how = ending["outcome"] if ending else "nothing"
                     yield Verdict("L2", job, f"{token} was accepted, on record is {how}")
                 elif ending["job_state"] != answer:
                     yield Verdict("L2", job, f"{token} was told {answer}, not what is on record")
+
+    def may_be_forgotten(self, finish: Call, ending: Line | None) -> bool:
+        """Tell whether a finish that was accepted may be gone with the server that accepted it."""
+        if not self.demands.lossy or ending is None:
+            return self.demands.lossy
+        return ending["outcome"] == "LOST" and any(
+            fault.asked["target"] == "server"
+            and fault.began - SETTLED < finish.ended
+            and (fault.ended is None or finish.began < fault.ended)
+            for fault in self.faults
+        )
 
     def ended_by_holder(self) -> Iterator[Verdict]:
         """L2: no attempt was ended before its own holder asked for that."""
@@ -434,7 +455,9 @@ class _Check:
         if self.clock_moved:
             return
         for pair, row in self.endings.items():
-            if row["outcome"] == "LOST" and pair in self.expiries and not self.of_the_dead(pair):
+            if row["outcome"] != "LOST" or pair not in self.expiries or self.of_the_dead(pair):
+                continue
+            if not (self.demands.left_behind and self.crashes_since(self.claims[pair][0])):
                 early = self.expiries[pair][1] - row["finished_at"]
                 if early > ROUNDING:
                     self.figures.unexplained += 1

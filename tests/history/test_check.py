@@ -351,6 +351,11 @@ def make_refused_job(story):
     story.job(3, "CANCELLED", 2.0, key="refused")
 
 
+def give_id_twice(story):
+    story.enqueue(2, 4.0, key="another")
+    story.jobs = [job for job in story.jobs if job["id"] != 2]
+
+
 def make_job_of_nobody(story):
     story.job(3, "CANCELLED", 2.0, key="nobody's")
 
@@ -442,6 +447,7 @@ BROKEN = [
     (lose_job, "E1"),
     (make_job_twice, "E1"),
     (make_refused_job, "E1"),
+    (give_id_twice, "E1"),
     (make_job_of_nobody, "E1"),
     (lease_while_leased, "L1"),
     (overlap_in_the_tables, "L1"),
@@ -471,6 +477,45 @@ def test_a_broken_promise_is_named(damage: Callable[[Story], None], rule: str):
     report = story.check()
 
     assert rule in {verdict.rule for verdict in report.verdicts}
+
+
+def test_what_is_lost_with_an_asynchronous_standby_is_counted_but_no_id_comes_twice():
+    story = good_story()
+    lose_job(story)
+    lossy = Demands(jobs=1, late=1, lossy=True)
+
+    forgiven = story.check(lossy)
+    story.enqueue(2, 4.0, key="another")
+    twice = story.check(lossy)
+
+    assert (forgiven.verdicts, forgiven.figures.lost) == ([], 1)
+    assert [verdict.rule for verdict in twice.verdicts] == ["E1"]
+    assert "given out" in twice.verdicts[0].detail
+
+
+def left_behind_story() -> Story:
+    """While the server that A and B had asked was left behind, it accepted what is gone with it."""
+    story = good_story()
+    take_back_early(story)
+    story.fault("Patroni killed", 1.25, 12.5, "server")
+    return story
+
+
+def test_a_lease_that_was_extended_on_a_server_left_behind_may_be_taken_back():
+    story = left_behind_story()
+
+    assert story.check(Demands(jobs=1, late=1, left_behind=True)).verdicts == []
+    assert {verdict.rule for verdict in story.check().verdicts} == {"L7"}
+
+
+def test_a_finish_that_was_accepted_by_a_server_left_behind_may_be_forgotten():
+    story = left_behind_story()
+    accept_late_finish(story)
+    demands = Demands(jobs=1, lossy=True, left_behind=True)
+
+    assert story.check(demands).verdicts == []
+    lossless = story.check(Demands(jobs=1, left_behind=True))
+    assert {verdict.rule for verdict in lossless.verdicts} == {"L2"}
 
 
 @pytest.mark.parametrize(
