@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg import Connection
 
+from rota.app import standby
 from rota.app.standby import AGE
 from rota.app.ui.frame import SAID
 from rota.db.deploy import deploy
@@ -251,6 +252,20 @@ def test_of_several_servers_a_person_is_told_what_the_primary_knows(
 
     wait_until(lambda: "NO_WORKER" in said(), 10)
     assert ("READ_ONLY" in said()) == (standbys == ["standby"])
+
+
+@pytest.mark.parametrize("longest", [-1.0, 60.0])
+def test_a_connection_to_a_primary_is_not_kept_for_long(
+    db: str, monkeypatch: pytest.MonkeyPatch, longest: float
+) -> None:
+    monkeypatch.setattr(standby, "LONGEST_ELSEWHERE", longest)
+    reader = standby.Standby(db)
+
+    with reader.transaction(None, own=True) as conn:
+        assert not conn.closed
+
+    assert conn.closed == (longest < 0)
+    reader.database.close()
 
 
 def test_a_read_url_that_cannot_be_read_is_named(
