@@ -118,7 +118,7 @@ class Round:
                 self.ended.set()
             producer.result(60)
             house.drain()
-        report = house.decide(jobs=200, faults=19, late=1)
+        report = house.decide(jobs=200, faults=19, late=1, naps=1, events=1)
         assert_balanced(house, self.transfers_made())
         state, run = house.execute(
             "select state, run from rota.jobs where id = %s", interval["job_id"]
@@ -134,6 +134,7 @@ class Round:
             url = self.proxy.url(self.house.dbname) if chance.random() < 0.3 else None
             if chance.random() < 0.05:
                 self.house.weave(url=url)
+                self.house.produce_in_steps(1, url, PAUSE, self.ended)
             task = "transfer" if chance.random() < 0.2 else "work"
             seconds = LEASE * 1.5 if chance.random() < 0.03 else chance.uniform(0, 0.3)
             payload = {"seconds": seconds, "fail": 0.2}

@@ -5,6 +5,7 @@ A ``House`` is one database with all who use it. Its folder keeps the history of
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -223,6 +224,40 @@ class House:
             with contextlib.suppress(psycopg.Error), self.producer(url) as conn:
                 call(conn, "enqueue_workflow", jobs=Jsonb(jobs))
 
+    def produce_in_steps(
+        self,
+        count: int,
+        url: str | None = None,
+        pause: float = 0,
+        until: threading.Event | None = None,
+    ) -> None:
+        """Enqueue jobs that each sleep and await an event, and emit it, some before the job."""
+        until = until or threading.Event()
+        for _ in range(count):
+            event = f"{self.seed}-{next(self._keys)}"
+            payload = {"event": event, "seconds": self.random.uniform(0, 0.5)}
+            early = self.random.random() < 0.3
+            if early:
+                self.emit(event, url, until)
+            self.produce(1, url, pause, until, task="in_steps", payload=payload)
+            if not early:
+                self.emit(event, url, until)
+
+    def emit(
+        self, event: str, url: str | None = None, until: threading.Event | None = None
+    ) -> None:
+        """Emit an event as often as it takes until one was acknowledged, each with a payload."""
+        for number in itertools.count(1):
+            if until and until.is_set():
+                return
+            try:
+                with self.producer(url) as conn:
+                    call(conn, "emit_event", event=event, payload=Jsonb(number))
+            except psycopg.Error:
+                time.sleep(0.1)
+            else:
+                return
+
     def producer(self, url: str | None = None) -> psycopg.Connection[Any]:
         """Open a connection whose calls go on record."""
         return psycopg.connect(
@@ -233,12 +268,21 @@ class House:
             tcp_user_timeout=3000,
         )
 
-    @contextlib.contextmanager
-    def producing(self, count: int, **job: Any) -> Iterator[None]:
+    def producing(self, count: int, **job: Any) -> contextlib.AbstractContextManager[None]:
         """Enqueue jobs in the background of a block, which is left when all are enqueued."""
+        return self._meanwhile(functools.partial(self.produce, count, **job))
+
+    def producing_in_steps(
+        self, count: int, **options: Any
+    ) -> contextlib.AbstractContextManager[None]:
+        """Enqueue jobs in steps, and emit what they await, in the background of a block."""
+        return self._meanwhile(functools.partial(self.produce_in_steps, count, **options))
+
+    @contextlib.contextmanager
+    def _meanwhile(self, produce: Callable[..., None]) -> Iterator[None]:
         with ThreadPoolExecutor(1) as pool:
             given_up = threading.Event()
-            producer = pool.submit(self.produce, count, until=given_up, **job)
+            producer = pool.submit(produce, until=given_up)
             try:
                 yield
                 producer.result(DRAINED_WITHIN)

@@ -70,6 +70,9 @@ goes through the recorded history of every call. It decides that
   its holder, and each job ended once;
 - each claim charged one attempt, and each attempt is on record;
 - no claim passed by a job that had precedence and was free all along;
+- no job started before those on which it depends had ended, and what became of it is what became of
+  them and its policy; who awaited an event heard of the first of its name; no step that was
+  recorded was done again;
 - each second run of a handler is explained by a lease that ran out, or by a death.
 
 A run in which too little happened to prove anything fails as well. A run that failed leaves its
@@ -132,6 +135,8 @@ def row(test: str, seen: Seen) -> str:
             f"duplicates explained {figures.duplicates_explained}, "
             f"lost {figures.lost}, unexplained {figures.unexplained}"
         )
+    if figures.naps:
+        outcome += f", sleeps and waits {figures.naps}, events heard {figures.events}"
     command = f"python -m pytest {path} -k {name}"
     return f"| {fault} | {promise} | `{command}` | {outcome} |"
 

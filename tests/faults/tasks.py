@@ -130,7 +130,7 @@ def in_steps(job: Job) -> dict[str, int]:
         note(job, f"in {name}")
         return f"{name} of {job.token}"
 
-    note(job, "begin")
+    note(job, "start")
     job.step("one", effect, "one")
     note(job, "after one")
     try:
@@ -144,5 +144,5 @@ def in_steps(job: Job) -> dict[str, int]:
     finally:
         note(job, "after event")
     job.step("three", effect, "three")
-    note(job, "end")
+    note(job, "done")
     return {"steps": 3}

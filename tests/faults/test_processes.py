@@ -1,5 +1,6 @@
 """What may befall a worker process: killed, stopped, blocked, poisoned, forked."""
 
+import contextlib
 import json
 import os
 import threading
@@ -40,64 +41,90 @@ def test_f1_a_worker_killed_at_any_point_loses_no_job(
 
 
 POINTS = {  # of a handler in steps, and which step is done twice because it was not recorded
-    "effect:begin": None,
+    "effect:start": None,
     "effect:in one": "one",
+    "record_step:invoke": "one",
+    "record_step:ok": None,
     "effect:after one": None,
+    "sleep:invoke": None,
+    "sleep:ok": None,
     "effect:after nap": None,
     "effect:in two": "two",
     "effect:after two": None,
+    "await_event:invoke": None,
+    "await_event:ok": None,
     "effect:after event": None,
     "effect:in three": "three",
-    "effect:end": None,
+    "effect:done": None,
     "finish:invoke": None,
+    "finish:ok": None,
 }
 AWAITED = "select exists (select from rota.event_waits where event = %s)"
 STEPS = "select step from rota.recorded_steps(%s) where step in ('one', 'two', 'three')"
 
 
-SHORT = ["effect:in two", "effect:after nap", "effect:after event", "finish:invoke"]
+SHORT = ["effect:in two", "record_step:ok", "await_event:ok"]
 OTHERS = [point for point in POINTS if point not in SHORT]
 
 
 @pytest.mark.parametrize(
     "points",
-    [SHORT, pytest.param(OTHERS[:3], marks=only_long), pytest.param(OTHERS[3:], marks=only_long)],
+    [SHORT, *(pytest.param(OTHERS[start::3], marks=only_long) for start in range(3))],
+    ids=", ".join,
 )
 def test_f1_a_handler_that_is_killed_anywhere_repeats_no_recorded_step(
     house: House, points: list[str]
 ):
-    """A worker for each point, which dies there, and then another, until the jobs are done.
-
-    Judged by what the handlers left: the history knows no leases that end in a sleep.
-    """
+    """A worker for each point, which dies there, and then another, until the jobs are done."""
     doomed = {}
-    for number, point in enumerate(points):
-        queue = f"q{number}"
-        house.produce(1, task="in_steps", queue=queue, payload={"seconds": 0.2, "event": queue})
-        doomed[queue] = house.worker(
-            die_at=point, lease=1, concurrency=1, extra=("--queues", queue)
-        )
-    for queue, worker in doomed.items():  # some need their event to come to their point
-        wait_until(
-            lambda: not worker.alive or house.value(AWAITED, queue)  # noqa: B023
-        )
-        house.execute("select rota.emit_event(%s)", queue)
-    wait_until(lambda: not any(worker.alive for worker in doomed.values()))
+    with contextlib.ExitStack() as faults:
+        for number, point in enumerate(points):
+            queue = f"q{number}"
+            payload = {"seconds": 0.2, "event": queue}
+            house.produce(1, task="in_steps", queue=queue, payload=payload)
+            doomed[queue] = house.worker(
+                die_at=point, lease=1, concurrency=1, extra=("--queues", queue)
+            )
+            faults.enter_context(house.fault(f"worker dies at {point}", doomed[queue].pid))
+        for queue, worker in doomed.items():  # some need their event to come to their point
+            wait_until(
+                lambda: not worker.alive or house.value(AWAITED, queue)  # noqa: B023
+            )
+            house.emit(queue)
+        wait_until(lambda: not any(worker.alive for worker in doomed.values()))
 
     house.worker(concurrency=len(points), extra=("--queues", ",".join(doomed)))
-    house.drain()
-    house.stop_workers()
 
+    house.decide(jobs=len(points), faults=len(points), naps=len(points), events=len(points))
     lines = (house.folder / "effects.jsonl").read_text().splitlines()
     effects = [json.loads(line) for line in lines]
-    jobs = house.execute("select id, queue, state, attempt from rota.jobs order by id")
-    for (job_id, queue, state, _), point in zip(jobs, points, strict=True):
+    jobs = house.execute("select id, queue, state from rota.jobs order by id")
+    for (job_id, queue, state), point in zip(jobs, points, strict=True):
         assert (queue, state) == (f"q{points.index(point)}", "COMPLETED")
-        done = Counter(one["phase"][3:] for one in effects if one["job"] == job_id
-                       and one["phase"].startswith("in "))  # fmt: skip
+        phases = [one["phase"] for one in effects if one["job"] == job_id]
+        done = Counter(phase[3:] for phase in phases if phase.startswith("in "))
         assert done == Counter(["one", "two", "three", *filter(None, [POINTS[point]])]), point
         assert house.execute(STEPS, job_id) == [("one",), ("two",), ("three",)]
-    assert house.execute("select * from rota.check_invariants()") == []
+
+
+def test_f1_workers_killed_at_random_lose_no_event_and_repeat_no_recorded_step(house: House):
+    jobs, kills = (120, 10) if LONG else (25, 3)
+    workers = [house.worker(lease=1) for _ in range(2)]
+
+    def is_over() -> bool:
+        return house.effects("done") > 0 and house.live() == 0
+
+    with house.producing_in_steps(jobs, pause=0.1):
+        for number in range(kills):
+            phase = house.random.choice(["in one", "in two", "after nap", "after event"])
+            before = house.effects(phase)
+            wait_until(
+                lambda phase=phase, before=before: house.effects(phase) > before or is_over()
+            )
+            house.kill(workers[number % 2])
+            workers[number % 2] = house.worker(lease=1)
+
+    house.decide(jobs=jobs, faults=kills, naps=jobs, events=jobs)
 
 
 LEASE = 30.0  # seconds, as it is by default: nothing here waits for it to end

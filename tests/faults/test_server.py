@@ -36,13 +36,16 @@ def test_f3_a_backend_killed_restarts_the_server_and_loses_nothing(house: House)
 def test_f4_a_server_that_crashes_again_and_again_loses_nothing(house: House):
     for _ in range(2):
         house.worker()
-    with house.producing(400 if LONG else 150, pause=0.03, payload={"seconds": 0.1}):
+    with (
+        house.producing(400 if LONG else 150, pause=0.03, payload={"seconds": 0.1}),
+        house.producing_in_steps(100 if LONG else 30, pause=0.1),
+    ):
         for number in range(12 if LONG else 4):
             house.weave(3)
             time.sleep(house.random.uniform(0.3, 3 if LONG else 1))
             house.crash("kill" if number % 2 == 0 else "immediate")
 
-    house.decide(jobs=100, faults=4)
+    house.decide(jobs=100, faults=4, naps=20, events=20)
     ended = dict(house.execute("select state, count(*) from rota.workflow_status group by state"))
     assert sum(ended.values()) >= 3
     assert ended.keys() <= {"COMPLETED", "FAILED", "CANCELLED"}

@@ -2,7 +2,8 @@
 
 ROTA_HISTORY names the file. ROTA_DIE_AT names a point at which the process kills itself, as
 ``kill -9`` would: ``claim:invoke``, ``claim:ok``, ``finish:invoke``, ``finish:ok``,
-``effect:start``, ``effect:done``, and the like of other phases of handlers.
+``effect:start``, ``effect:done``, and the like of other phases of handlers, and of
+``record_step``, ``sleep`` and ``await_event``.
 """
 
 import functools
@@ -17,13 +18,15 @@ import psycopg
 from rota.worker.__main__ import main
 from tests.history.record import History, record_claims, recording_cursor
 
+POINTS = ("claim", "finish", "record_step", "sleep", "await_event")
+
 
 class MortalHistory(History):
     """A history whose writer dies when a named line has been written."""
 
     def write(self, **fields: Any) -> None:
         super().write(**fields)
-        idle = fields.get("jobs") == [] or fields.get("op") not in ("claim", "finish")
+        idle = fields.get("jobs") == [] or fields.get("op") not in POINTS
         if not idle:
             die_at(f"{fields['op']}:{fields['type']}")
 

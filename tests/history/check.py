@@ -6,8 +6,9 @@ the faults that were injected), ``effects.jsonl`` (what handlers did), ``jobs.js
 rules are E1 (enqueued once, no id given out for two keys), L1 (one live lease), L2 (fenced), L7
 (nothing taken back early, but from the dead), S4 (ended once), S5 (attempts count), S10 (attempts
 recorded), C3 (order), V1 (drained), W1 (no child starts before its parents' end), W2 (each child
-settled once, as its policy says), W3 (no event lost); ``duplicate`` is a second run of a handler
-that nothing on record explains, ``vacuous`` a run that proved nothing.
+settled once, as its policy says), W3 (no event lost), W4 (no recorded step done again);
+``duplicate`` is a second run of a handler that nothing on record explains, ``vacuous`` a run that
+proved nothing.
 """
 
 import argparse
@@ -25,6 +26,8 @@ Line = dict[str, Any]
 Pair = tuple[int, str]
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
+GOES_ON = ("RUNNING", "ARRIVED", "TIMED_OUT")  # told to who need not sleep, or wait, any more
+STEP = "in "  # an effect's phase in a step
 BY_ITS_WORKER = ("SUCCEEDED", "FAILED", "TIMED_OUT", "CANCELLED")
 SETTLED = 3.0  # seconds; a job that came so long before a claim began must have been seen by it
 UNKNOWN_CLAIM = 15.0  # seconds for which a claim without an answer may hide jobs
@@ -40,6 +43,8 @@ class Demands:
         jobs: enqueues that were acknowledged, at least.
         faults: faults injected, at least.
         late: finishes that were refused because the lease was lost, at least.
+        naps: sleeps and waits for events that handed a job back, at least.
+        events: events that were waited for and came, at least.
         lossy: the run failed over to an asynchronous standby, so what was acknowledged just
             before may be gone; it is counted all the same.
         left_behind: a primary went on answering after it had been replaced. Claims and heartbeats
@@ -49,6 +54,8 @@ class Demands:
     jobs: int = 10
     faults: int = 1
     late: int = 0
+    naps: int = 0
+    events: int = 0
     lossy: bool = False
     left_behind: bool = False
 
@@ -74,6 +81,8 @@ class Figures:
     without_fault: int = 0  # of these, by a lease that ran out while no fault was on record
     lost: int = 0
     unexplained: int = 0
+    naps: int = 0  # jobs that were handed back to sleep, or to wait for an event
+    events: int = 0  # that were waited for, and came
     faults: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "Figures") -> None:
@@ -89,7 +98,8 @@ class Figures:
             f"late finishes refused {self.late_finishes_refused}, "
             f"duplicates explained {self.duplicates_explained} "
             f"({self.without_fault} of them by a lease that ran out without a fault), "
-            f"lost {self.lost}, unexplained {self.unexplained}"
+            f"lost {self.lost}, unexplained {self.unexplained}, "
+            f"sleeps and waits {self.naps}, events heard {self.events}"
         )
 
 
@@ -190,6 +200,7 @@ class _Check:
             *self.enqueued_once(),
             *self.one_live_lease(),
             *self.fenced(),
+            *self.handed_back(),
             *self.ended_by_holder(),
             *self.one_end(),
             *self.attempts_count(),
@@ -201,6 +212,7 @@ class _Check:
             *self.after_parents(),
             *self.settled_once(),
             *self.events_arrived(),
+            *self.steps_once(),
         ]
         return Report([*verdicts, *self.proved_nothing()], self.figures)
 
@@ -273,7 +285,7 @@ class _Check:
         """Return for each lease the first moment at which it may have ended."""
         ends: dict[Pair, float] = defaultdict(lambda: float("inf"))
         for call in self.calls:
-            if call.op in ("finish", "release") and call.kind != "fail":
+            if self.may_end(call) and call.kind != "fail":
                 for job, token in call.asked["pairs"]:
                     ends[job, token] = min(ends[job, token], call.began)
         for effect in self.effects:
@@ -291,6 +303,13 @@ class _Check:
                 later.append(call.began)
             ends[pair] = min([ends[pair], *later])
         return ends
+
+    @staticmethod
+    def may_end(call: Call) -> bool:
+        """Whether a lease ended by this call, if the call was made."""
+        if call.op in ("sleep", "await_event"):
+            return call.answer.get("state") not in GOES_ON
+        return call.op in ("finish", "release")
 
     def crashes_since(self, call: Call) -> list[float]:
         """Return the first moments at which a crash may have lost what this call changed.
@@ -373,13 +392,29 @@ class _Check:
             for fault in self.faults
         )
 
+    def handed_back(self) -> Iterator[Verdict]:
+        """L2: a sleep, or a wait for an event, that was told so has handed its job back."""
+        for call in self.calls:
+            if call.op not in ("sleep", "await_event") or call.kind != "ok":
+                continue
+            if not self.may_end(call):
+                continue
+            self.figures.naps += 1
+            [(job, token)] = call.asked["pairs"]
+            ending = self.endings.get((job, token))
+            if ending is None and self.demands.lossy:
+                continue
+            if ending is None or ending["outcome"] not in ("RELEASED", "CANCELLED"):
+                how = ending["outcome"] if ending else "nothing"
+                yield Verdict("L2", job, f"{token} was handed back, on record is {how}")
+
     def ended_by_holder(self) -> Iterator[Verdict]:
         """L2: no attempt was ended before its own holder asked for that."""
         if self.clock_moved:
             return
         asked: dict[Pair, float] = defaultdict(lambda: float("inf"))
         for call in self.calls:
-            if call.op in ("finish", "release"):
+            if self.may_end(call):
                 for job, token in call.asked["pairs"]:
                     asked[job, token] = min(asked[job, token], call.wall)
         for effect in self.effects:
@@ -664,18 +699,44 @@ class _Check:
     def events_arrived(self) -> Iterator[Verdict]:
         """W3: whoever waits for an event gets the first that was emitted in his time."""
         emitted: dict[str, list[Call]] = defaultdict(list)
+        heard: dict[str, Any] = {}
         for call in self.of("emit_event"):
             if call.kind != "fail":
                 emitted[call.asked["event"]].append(call)
         for job in self.jobs.values():
             for answer in job.get("awaited") or ():
-                calls = emitted[answer["event"]]
-                sure = [call for call in calls if call.kind == "ok"]
-                if answer["state"] == "ARRIVED":
-                    if answer["payload"] not in [call.asked["payload"] for call in calls]:
-                        yield Verdict("W3", job["id"], f"{answer['event']} came from nobody")
-                elif sure and min(call.wall for call in sure) < answer["at"] - SETTLED:
-                    yield Verdict("W3", job["id"], f"{answer['event']} came, and was not heard of")
+                event = answer["event"]
+                sure = [call for call in emitted[event] if call.kind == "ok"]
+                if answer["state"] != "ARRIVED":
+                    in_time = [call for call in sure if call.wall < answer["at"] - SETTLED]
+                    if in_time and not self.clock_moved:
+                        yield Verdict("W3", job["id"], f"{event} came, and was not heard of")
+                    continue
+                self.figures.events += 1
+                first = min((call.ended for call in sure), default=float("inf"))
+                if self.demands.lossy:
+                    first = float("inf")
+                may_be = [call.asked["payload"] for call in emitted[event] if call.began <= first]
+                if answer["payload"] not in may_be:
+                    yield Verdict("W3", job["id"], f"{event} came from nobody, or not as the first")
+                elif heard.setdefault(event, answer["payload"]) != answer["payload"]:
+                    yield Verdict("W3", job["id"], f"{event} came, and another one for others")
+
+    def steps_once(self) -> Iterator[Verdict]:
+        """W4: an attempt that began when a step was recorded does not do that step again."""
+        if self.demands.lossy:
+            return
+        recorded: dict[tuple[int, str], float] = {}
+        for call in self.of("record_step", "ok"):
+            [(job, _)] = call.asked["pairs"]
+            step = job, call.asked["step"]
+            recorded[step] = min(call.ended, recorded.get(step, float("inf")))
+        for effect in self.effects:
+            if effect["phase"].startswith(STEP):
+                step = effect["job"], effect["phase"].removeprefix(STEP)
+                claimed = self.claimed_at((effect["job"], effect["token"]))
+                if claimed > recorded.get(step, float("inf")):
+                    yield Verdict("W4", effect["job"], f"step {step[1]} was done again")
 
     def proved_nothing(self) -> Iterator[Verdict]:
         """Refuse a run in which too little happened to prove anything."""
@@ -683,6 +744,8 @@ class _Check:
             ("jobs", self.figures.jobs, self.demands.jobs),
             ("faults", self.figures.faults.total(), self.demands.faults),
             ("late finishes", self.figures.late_finishes_refused, self.demands.late),
+            ("sleeps and waits", self.figures.naps, self.demands.naps),
+            ("events heard", self.figures.events, self.demands.events),
         ):
             if seen < least:
                 yield Verdict("vacuous", None, f"{seen} {name}, at least {least} are needed")

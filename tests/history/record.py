@@ -17,7 +17,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ MAY_HAVE_COMMITTED = ("08", "57P")  # a statement that ended so was perhaps done
 
 RECORDED = re.compile(
     r"rota\.\"?(claim_next_job|finish_jobs?|release_(?:unhandled_)?jobs?|heartbeat_jobs?"
-    r"|recover_jobs|enqueue_job|emit_event)\b"
+    r"|recover_jobs|enqueue_job|record_step|sleep_job|await_event|emit_event)\b"
 )
 
 
@@ -85,7 +85,7 @@ def recording_cursor(history: History) -> type[psycopg.Cursor[Any]]:
                 return super().execute(query, params, **options)
             self._op = found[1].removesuffix("_jobs").removesuffix("_next_job")
             self._op = self._op.removesuffix("_job").removesuffix("_unhandled")
-            self._asked = asked(params or {})
+            self._asked = asked(named(text, params))
             self._call = history.invoke(self._op, **self._asked)
             try:
                 return super().execute(query, params, **options)
@@ -126,6 +126,14 @@ def record_claims(history: History) -> None:
     rows_of, Statement.rows = Statement.rows, recorded  # type: ignore[method-assign]
 
 
+def named(text: str, params: Any) -> dict[str, Any]:
+    """Return a call's arguments by their names, also where each is passed in its place."""
+    if isinstance(params, Mapping):
+        return dict(params)
+    names = re.findall(r"(\w+) => [^%,]*%s", text)
+    return dict(zip(names, params or (), strict=False))
+
+
 def asked(params: dict[str, Any]) -> dict[str, Any]:
     """Return what of a call's arguments the checker reads."""
     seen: dict[str, Any] = {}
@@ -135,7 +143,7 @@ def asked(params: dict[str, Any]) -> dict[str, Any]:
             for job, token in zip(_list(params["ids"]), _list(params["tokens"]), strict=True)
         ]
     elif "job_id" in params:
-        seen["pairs"] = [[params["job_id"], params["token"]]]
+        seen["pairs"] = [[int(params["job_id"]), params["token"]]]
     if isinstance(params.get("lease"), timedelta):
         seen["lease"] = params["lease"].total_seconds()
     if "payload" in params:
@@ -145,7 +153,8 @@ def asked(params: dict[str, Any]) -> dict[str, Any]:
     if "event" in params:
         payload = params.get("payload")
         seen |= {"event": params["event"], "payload": getattr(payload, "obj", payload)}
-    return seen | {name: params[name] for name in ("worker", "queues", "queue") if name in params}
+    names = ("worker", "queues", "queue", "step")
+    return seen | {name: params[name] for name in names if name in params}
 
 
 def answered(op: str, asked: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
@@ -161,6 +170,8 @@ def answered(op: str, asked: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
         }
     if op in ("finish", "release"):
         return {"outcomes": [row[1] for row in rows]}
+    if op in ("sleep", "await_event"):  # from the worker without the job's id
+        return {"state": next(value for value in rows[0] if isinstance(value, str))}
     if op == "heartbeat" and rows and len(rows[0]) >= 3:  # a batch: job, seconds left, cancel
         return {"left": {row[0]: row[1] for row in rows}}
     if op == "heartbeat":

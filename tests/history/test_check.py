@@ -67,6 +67,14 @@ class Story:
             "finish", process, at, at + 0.01, "ok", {"outcomes": [outcome]}, pairs=[[job, token]]
         )
 
+    def hand_back(self, process, at, job, token, op="sleep", state="SCHEDULED", **asked):
+        pairs = [[job, token]]
+        self.call(op, process, at, at + 0.01, answer={"state": state}, pairs=pairs, **asked)
+
+    def record(self, process, at, job, token, step):
+        pairs = [[job, token]]
+        self.call("record_step", process, at, at + 0.01, pairs=pairs, step=step)
+
     def fault(self, kind, began, ended, target):
         self._number += 1
         common = {"call": str(self._number), "op": "fault", "process": HARNESS}
@@ -234,7 +242,7 @@ def test_an_unknown_enqueue_may_have_happened_or_not():
 
 
 def workflow_story() -> Story:
-    """Beside the good one 11 completes, 12 fails, and each has children; 17 and 18 await events."""
+    """Beside the good one 11 completes, 12 fails, and each has children; 17 to 19 await events."""
     story = good_story()
     for job, began, state in ((11, 20.0, "COMPLETED"), (12, 20.5, "FAILED")):
         run_alone(story, job, began, state)
@@ -253,6 +261,7 @@ def workflow_story() -> Story:
     ):
         run_alone(story, job, 40.0, "COMPLETED")
         story.job(job, "COMPLETED", 0.0, awaited=[awaited])
+    run_in_steps(story, 19)
     for job in story.jobs:
         if job["id"] > 10:
             job["key"] = None
@@ -267,12 +276,47 @@ def run_alone(story, job, began, state):
     story.execution(job, token, 1, outcome, state, began + 0.005, began + 0.505)
 
 
+def run_in_steps(story, job):
+    """It does a step, sleeps, and waits for an event, each under another lease."""
+    heard = {"event": "e", "state": "ARRIVED", "payload": 1, "at": WALL + 53}
+    for number, (op, state, step) in enumerate(
+        [("sleep", "SCHEDULED", "nap"), ("await_event", "RELEASED", "e")]
+    ):
+        began, token = 50.0 + number, f"s{number}"
+        story.claim(WORKER_A, began, (job, token, 1))
+        story.effect(WORKER_A, began + 0.1, job, token, f"in {number}")
+        story.record(WORKER_A, began + 0.2, job, token, str(number))
+        story.hand_back(WORKER_A, began + 0.3, job, token, op, state, step=step, event="e")
+        story.execution(job, token, 1, "RELEASED", "SCHEDULED", began + 0.005, began + 0.305)
+    story.claim(WORKER_B, 53.0, (job, "s2", 1))
+    story.hand_back(WORKER_B, 53.1, job, "s2", "await_event", "ARRIVED", step="e", event="e")
+    story.finish(WORKER_B, 53.5, job, "s2", "COMPLETED")
+    story.execution(job, "s2", 1, "SUCCEEDED", "COMPLETED", 53.005, 53.505)
+    story.job(job, "COMPLETED", 0.0, awaited=[heard])
+
+
 def the_job(story, number):
     return next(job for job in story.jobs if job["id"] == number)
 
 
 def test_a_good_history_of_workflows_passes():
     assert workflow_story().check().verdicts == []
+
+
+def test_the_first_of_two_events_may_be_one_whose_answer_was_lost():
+    story = workflow_story()
+    story.emit(29.995, "e", 2, kind="unknown")
+    for number in (17, 19):
+        the_job(story, number)["awaited"][0]["payload"] = 2
+
+    assert story.check().verdicts == []
+
+
+def test_a_step_that_a_late_worker_does_beside_the_one_that_recorded_it_is_no_repeat():
+    story = workflow_story()
+    story.effect(WORKER_A, 53.05, 19, "s0", "in 1")
+
+    assert story.check().verdicts == []
 
 
 def start_before_parent(story):
@@ -313,6 +357,38 @@ def make_event_up(story):
     the_job(story, 17)["awaited"][0]["payload"] = 3
 
 
+def lease_what_has_not_slept_yet(story):
+    story.claim(WORKER_B, 50.1, (19, "x9", 1))
+
+
+def go_on_instead_of_sleeping(story):
+    answered(story, "sleep")["state"] = "RUNNING"
+
+
+def sleep_without_a_trace(story):
+    next(row for row in story.executions if row["token"] == "s0")["outcome"] = "LOST"
+
+
+def hear_the_second_event(story):
+    the_job(story, 19)["awaited"][0]["payload"] = 2
+
+
+def hear_one_of_two_each(story):
+    story.emit(29.995, "e", 2, kind="unknown")
+    hear_the_second_event(story)
+
+
+def do_a_recorded_step_again(story):
+    story.effect(WORKER_B, 53.05, 19, "s2", "in 1")
+
+
+def answered(story, op):
+    asked = next(line for line in story.history if line["op"] == op)
+    return next(
+        line for line in story.history if line["call"] == asked["call"] and line["type"] != "invoke"
+    )
+
+
 BROKEN_WORKFLOWS = [
     (start_before_parent, "W1"),
     (start_before_completion, "W1"),
@@ -323,6 +399,12 @@ BROKEN_WORKFLOWS = [
     (run_beside_a_parent, "W2"),
     (lose_event, "W3"),
     (make_event_up, "W3"),
+    (hear_the_second_event, "W3"),
+    (hear_one_of_two_each, "W3"),
+    (lease_what_has_not_slept_yet, "L1"),
+    (go_on_instead_of_sleeping, "L1"),
+    (sleep_without_a_trace, "L2"),
+    (do_a_recorded_step_again, "W4"),
 ]
 
 
@@ -519,7 +601,14 @@ def test_a_finish_that_was_accepted_by_a_server_left_behind_may_be_forgotten():
 
 
 @pytest.mark.parametrize(
-    "demands", [Demands(jobs=3), Demands(jobs=1, faults=2), Demands(jobs=1, late=2)]
+    "demands",
+    [
+        Demands(jobs=3),
+        Demands(jobs=1, faults=2),
+        Demands(jobs=1, late=2),
+        Demands(jobs=1, naps=1),
+        Demands(jobs=1, events=1),
+    ],
 )
 def test_a_run_that_proved_nothing_is_refused(demands: Demands):
     report = good_story().check(demands)
