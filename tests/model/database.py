@@ -9,7 +9,7 @@ from psycopg import Connection
 from psycopg.rows import class_row, dict_row
 
 from tests.functions.views import ATTEMPTS
-from tests.model.world import Execution, Job
+from tests.model.world import Edge, Execution, Job
 
 # Within one step of the model no time passes, so that what it foretells is exact.
 FROZEN_CLOCK = """
@@ -40,6 +40,10 @@ EMPTY = """
     delete from rota.flow_locks;
     delete from rota.queues;
     delete from rota.workers;
+    delete from rota.workflows;
+    delete from rota.workflow_jobs;
+    delete from rota.job_dependencies;
+    delete from rota.job_waits;
     delete from rota.minutes;
     delete from rota.totals;
     update rota.chores
@@ -49,19 +53,29 @@ EMPTY = """
 
 JOBS = """
     select
-        j.id, j.task, j.queue, j.priority, j.state::text, j.schedule_type::text, j.run_at,
-        j.scheduled_for, j.run, j.attempt, j.max_retries, j.timeout, j.unique_key, j.name, j.token,
-        j.worker, j.lease_until, j.started_at, j.progress, j.cancel_requested_at, j.cancel_reason,
-        j.last_error, j.created_at, null::jsonb as result, null::timestamptz as finished_at
-    from rota.live_jobs as j
-    union all
-    select
-        f.id, f.task, f.queue, f.priority, f.state::text, f.schedule_type::text, f.run_at,
-        f.scheduled_for, f.run, f.attempt, f.max_retries, f.timeout, f.unique_key, f.name, null,
-        f.worker, null, f.started_at, f.progress, f.cancel_requested_at, f.cancel_reason,
-        f.last_error, f.created_at, f.result, f.finished_at
-    from rota.finished_jobs as f
+        j.*, w.workflow_id as workflow, coalesce(w.depends_on, '{}') as depends_on,
+        w.if_parent_fails, w.ended_by
+    from (
+        select
+            j.id, j.task, j.queue, j.priority, j.state::text, j.schedule_type::text,
+            nullif(j.run_at, 'infinity') as run_at, j.scheduled_for, j.run, j.attempt,
+            j.max_retries, j.timeout, j.unique_key, j.name, j.token, j.worker, j.lease_until,
+            j.started_at, j.progress, j.cancel_requested_at, j.cancel_reason, j.last_error,
+            j.created_at, null::jsonb as result, null::timestamptz as finished_at
+        from rota.live_jobs as j
+        union all
+        select
+            f.id, f.task, f.queue, f.priority, f.state::text, f.schedule_type::text,
+            nullif(f.run_at, 'infinity'), f.scheduled_for, f.run, f.attempt, f.max_retries,
+            f.timeout, f.unique_key, f.name, null, f.worker, null, f.started_at, f.progress,
+            f.cancel_requested_at, f.cancel_reason, f.last_error, f.created_at, f.result,
+            f.finished_at
+        from rota.finished_jobs as f
+    ) as j
+    left join rota.workflow_jobs as w on w.job_id = j.id
 """
+
+EDGES = "select d.parent_id, d.child_id from rota.job_dependencies as d"
 
 
 def in_order(executions: list[Execution]) -> tuple[Execution, ...]:
@@ -110,9 +124,15 @@ class Database:
         found = {}
         for job in jobs.fetchall():
             object.__setattr__(job, "executions", in_order(of_job.pop(job.id, [])))
+            object.__setattr__(job, "depends_on", tuple(job.depends_on))
             found[job.id] = job
         assert not of_job, f"executions of no job: {of_job}"
         return found
+
+    @staticmethod
+    def edges(conn: Connection) -> set[Edge]:
+        """The edges, as this connection sees them."""
+        return set(conn.execute(EDGES).fetchall())
 
     def broken_invariants(self) -> list[tuple[Any, ...]]:
         return self.observer.execute("select * from rota.check_invariants()").fetchall()

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
+from tests.model import graph
 from tests.model.database import Database, in_order
 from tests.model.world import (
     Between,
@@ -265,39 +266,39 @@ class RotaMachine(RuleBasedStateMachine):
             return
         assert row["job_id"] not in self.seen
         self.seen.append(row["job_id"])
+        self.world.write(session, self.new_job(row["job_id"], options))
+
+    def new_job(self, job_id: int, options: dict[str, Any]) -> Job:
         queue = self.world.queues.get(options["queue"], Queue())
         after = options["run_at"]
         run_at = self.world.now if after is None else self.world.now + after
         retries = [options["max_retries"], queue.max_retries, 3]
-        self.world.write(
-            session,
-            Job(
-                id=row["job_id"],
-                task=options["task"],
-                queue=options["queue"],
-                priority=options["priority"],
-                state="SCHEDULED",
-                schedule_type="ONE_TIME",
-                run_at=run_at,
-                scheduled_for=run_at,
-                run=1,
-                attempt=0,
-                max_retries=next(value for value in retries if value is not None),
-                timeout=options["timeout"] or queue.timeout,
-                unique_key=options["unique_key"],
-                name=None,
-                token=None,
-                worker=None,
-                lease_until=None,
-                started_at=None,
-                progress=None,
-                cancel_requested_at=None,
-                cancel_reason=None,
-                last_error=None,
-                created_at=self.world.now,
-                result=None,
-                finished_at=None,
-            ),
+        return Job(
+            id=job_id,
+            task=options["task"],
+            queue=options["queue"],
+            priority=options["priority"],
+            state="SCHEDULED",
+            schedule_type="ONE_TIME",
+            run_at=run_at,
+            scheduled_for=run_at,
+            run=1,
+            attempt=0,
+            max_retries=next(value for value in retries if value is not None),
+            timeout=options["timeout"] or queue.timeout,
+            unique_key=options["unique_key"],
+            name=None,
+            token=None,
+            worker=None,
+            lease_until=None,
+            started_at=None,
+            progress=None,
+            cancel_requested_at=None,
+            cancel_reason=None,
+            last_error=None,
+            created_at=self.world.now,
+            result=None,
+            finished_at=None,
         )
 
     @rule(
@@ -385,12 +386,12 @@ class RotaMachine(RuleBasedStateMachine):
     ) -> None:
         """What could be had was had, in the order of priority and, in a lane, of time."""
         lanes: dict[tuple[str, int], list[int]] = {}
-        for job in sorted(view.values(), key=lambda job: (job.run_at, job.id)):
+        scheduled = [job for job in view.values() if job.state == "SCHEDULED"]
+        for job in sorted(scheduled, key=lambda job: (job.run_at, job.id)):
             queue = self.world.queues.get(job.queue, Queue())
             if (
                 job.queue in queues
                 and not queue.paused
-                and job.state == "SCHEDULED"
                 and job.run_at <= self.world.now
                 and not self.world.is_held(session, job.id)
             ):
@@ -452,14 +453,11 @@ class RotaMachine(RuleBasedStateMachine):
         job, past = self.lease(session, job_id, token), self.past(session, job_id, token)
         error = LONG.get(error, error)
         kept = error and error[:10_000]
-        refused = None
-        if job is None and (past is None or past.outcome in ("LOST", "RELEASED")):
-            refused = "RTC02"
-        elif job is None and (past.error, past.result) != (kept, result):
-            refused = "RTC03"
+        how = {"error": kept, "result": result, "retry_in": retry_in, "retry": retry is not False}
+        refused = self.refuses_finish(job, past, kept, result)
         rows = self.call(
             session,
-            refused is None and self.waits_for_lease(session, job_id, token),
+            refused is None and self.waits_to_end(session, job_id, token, **how),
             refused,
             "finish_job",
             job_id=job_id,
@@ -472,18 +470,30 @@ class RotaMachine(RuleBasedStateMachine):
         if rows is not None:
             told = (rows[0]["job_id"], rows[0]["state"], rows[0]["run_at"])
             if job:
-                self.ends(
-                    session,
-                    job,
-                    told,
-                    error=kept,
-                    result=result,
-                    retry_in=retry_in,
-                    retry=retry is not False,
-                )
+                self.ends(session, job, told, **how)
             else:
                 assert told == (job_id, past.job_state, past.next_run_at)
         self.agree(session)
+
+    @staticmethod
+    def refuses_finish(
+        job: Job | None, past: Execution | None, error: str | None, result: Any
+    ) -> str | None:
+        """Why a finish is refused of a lease that is not held: late, or another one before."""
+        if job is None and (past is None or past.outcome in ("LOST", "RELEASED")):
+            return "RTC02"
+        if job is None and (past.error, past.result) != (error, result):
+            return "RTC03"
+        return None
+
+    def waits_to_end(self, session: int, job_id: int, token: UUID, **how: Any) -> bool:
+        """Whether the end of an attempt waits for who holds the job, or what depends on it."""
+        job = self.lease(session, job_id, token)
+        if job is None:
+            return False
+        return self.world.is_held(session, job_id) or graph.waits_to_end(
+            self.world, session, [self.world.end(job, **how)]
+        )
 
     @rule(
         session=session_numbers,
@@ -501,10 +511,17 @@ class RotaMachine(RuleBasedStateMachine):
         matched = self.world.leases_matched(
             session, *(zip(*pairs, strict=True) if pairs else ((), ()))
         )
+        ends = {
+            job.id: self.world.end(
+                job, error=one["error"] and one["error"][:10_000], result=one["result"]
+            )
+            for (job_id, token), one in zip(pairs, fates, strict=True)
+            if (job := self.lease(session, job_id, token)) and not job.recurring
+        }
         waits = any(self.world.is_held(session, job_id) for job_id in matched)
         rows = self.call(
             session,
-            waits,
+            waits or graph.waits_to_end(self.world, session, ends.values()),
             None,
             "finish_jobs",
             job_ids=[job_id for job_id, _ in pairs],
@@ -522,7 +539,7 @@ class RotaMachine(RuleBasedStateMachine):
                 if (job_id, token) in expected:
                     pass
                 elif job:
-                    state = self.ends(session, job, None, error=kept, result=one["result"])
+                    state = self.ended(session, job, None, error=kept, result=one["result"])
                     expected[job_id, token] = state
                 elif past is None or past.outcome in ("LOST", "RELEASED"):
                     expected[job_id, token] = "LEASE_LOST"
@@ -531,6 +548,7 @@ class RotaMachine(RuleBasedStateMachine):
                 else:
                     expected[job_id, token] = past.job_state
                 assert row["outcome"] == expected[job_id, token]
+            graph.end(self.world, session, ends.values())
         self.agree(session)
 
     @rule(
@@ -548,9 +566,10 @@ class RotaMachine(RuleBasedStateMachine):
         refused = None
         if job is None and (past is None or past.outcome not in ("RELEASED", "CANCELLED")):
             refused = "RTC02"
+        how = {"ending": "RELEASED", "error": reason, "retry_in": delay}
         rows = self.call(
             session,
-            refused is None and self.waits_for_lease(session, job_id, token),
+            refused is None and self.waits_to_end(session, job_id, token, **how),
             refused,
             "release_job",
             job_id=job_id,
@@ -561,12 +580,21 @@ class RotaMachine(RuleBasedStateMachine):
         if rows is not None:
             told = (rows[0]["job_id"], rows[0]["state"], rows[0]["run_at"])
             if job:
-                self.ends(session, job, told, ending="RELEASED", error=reason, retry_in=delay)
+                self.ends(session, job, told, **how)
             else:
                 assert told == (job_id, past.job_state, past.next_run_at)
         self.agree(session)
 
     def ends(
+        self, session: int, job: Job, told: tuple[int, str, datetime | None] | None, **how: Any
+    ) -> str:
+        """Let an attempt end in the model, and settle what depends on its job."""
+        state = self.ended(session, job, told, **how)
+        if not job.recurring:
+            graph.end(self.world, session, [self.world.view(session)[job.id]])
+        return state
+
+    def ended(
         self, session: int, job: Job, told: tuple[int, str, datetime | None] | None, **how: Any
     ) -> str:
         """Let an attempt end in the model, and compare with what its holder was told."""
@@ -671,22 +699,24 @@ class RotaMachine(RuleBasedStateMachine):
 
     @rule(session=session_numbers, max_jobs=limits)
     def recover(self, session: int, max_jobs: int) -> None:
-        rows = self.call(session, False, None, "recover_jobs", max_jobs=max_jobs)
+        seen = [
+            job
+            for job in sorted(self.world.view(session).values(), key=lambda job: job.id)
+            if job.state == "RUNNING" and job.lease_until < self.world.now
+        ][:max_jobs]
+        lost = [job for job in seen if not self.world.is_held(session, job.id)]
+        if any(other.recovers for other in self.world.others(session)):
+            lost = []
+        ends = [self.world.end(job, ending="LOST") for job in lost if not job.recurring]
+        waits = graph.waits_to_end(self.world, session, ends)
+        rows = self.call(session, waits, None, "recover_jobs", max_jobs=max_jobs)
         if rows is not None:
-            lost = [
-                job
-                for job in sorted(self.world.view(session).values(), key=lambda job: job.id)
-                if job.state == "RUNNING"
-                and job.lease_until < self.world.now
-                and not self.world.is_held(session, job.id)
-            ][:max_jobs]
-            if any(other.recovers for other in self.world.others(session)):
-                lost = []
-            elif layer := self.world.layer(session):
-                layer.recovers = True
             assert rows == [{"recover_jobs": len(lost)}]
+            if (layer := self.world.layer(session)) and seen:
+                layer.recovers = True
             for job in lost:
-                self.ends(session, job, None, ending="LOST")
+                self.ended(session, job, None, ending="LOST")
+            graph.end(self.world, session, ends)
         self.agree(session)
 
     # -- operators
@@ -710,12 +740,13 @@ class RotaMachine(RuleBasedStateMachine):
             refused = "RTN01"
         elif job.state in ("COMPLETED", "FAILED"):
             refused = "RTC01"
-        waits = refused is None and job.live and self.world.is_held(session, job_id)
+        touched = graph.touched_by_cancel(self.world, session, [job_id])
+        waits = refused is None and graph.is_any_held(self.world, session, touched)
         rows = self.call(session, waits, refused, "cancel_job", job_id=job_id, reason=reason)
         if rows is not None:
             if job.live:
-                job = self.world.cancel(job, reason)
-                self.world.write(session, job)
+                graph.cancel(self.world, session, [job_id], reason)
+                job = self.world.view(session)[job_id]
             assert rows == [{"job_id": job_id, "state": job.state, "run_at": None}]
         self.agree(session)
 
@@ -723,6 +754,9 @@ class RotaMachine(RuleBasedStateMachine):
     def retry(self, session: int, which: int) -> None:
         job_id = self.any_job(session, which, "FAILED", "CANCELLED")
         job = self.world.view(session).get(job_id)
+        if graph.is_of_workflow(self.world, session, [job_id]):
+            self.retry_in_workflow(session, job_id)
+            return
         refused, waits = None, False
         if job is None:
             refused = "RTN01"
@@ -748,6 +782,33 @@ class RotaMachine(RuleBasedStateMachine):
                 told = {"job_id": job_id, "state": "SCHEDULED", "run_at": self.world.now}
                 assert rows == [told]
         self.agree(session)
+
+    def retry_in_workflow(self, session: int, job_id: int) -> None:
+        found = graph.revival(self.world, session, [job_id])
+        waits, refused = self.revives(session, found)
+        job = self.world.view(session)[job_id]
+        if refused is None and job_id not in found.back:
+            taken = self.world.holder(session, "key_of_queue", job.key_of_queue)
+            refused = "RTC03" if taken and job.state in graph.BAD else "RTC01"
+        rows = self.call(session, waits, refused, "retry_job", job_id=job_id)
+        if rows is not None:
+            graph.revive(self.world, session, found)
+            back = self.world.view(session)[job_id]
+            assert rows == [{"job_id": job_id, "state": back.state, "run_at": back.run_at}]
+        self.agree(session)
+
+    def revives(self, session: int, found: graph.Revival) -> tuple[bool, str | None]:
+        """Whether a retry waits for others, and if not, whether a key stands in its way."""
+        view = self.world.view(session)
+        keys = [view[job_id].key_of_queue for job_id in found.back]
+        waits = graph.is_any_held(self.world, session, found.held) or any(
+            self.world.key_is_in_the_balance(session, "key_of_queue", key) for key in keys
+        )
+        known = [key for key in keys if key is not None]
+        taken = len(set(known)) < len(known) or any(
+            self.world.holder(session, "key_of_queue", key) for key in known
+        )
+        return waits, "RTC03" if taken else None
 
     @rule(queue=queue_names, paused=st.booleans())
     def pause_or_resume(self, queue: str, paused: bool) -> None:
@@ -813,7 +874,9 @@ class RotaMachine(RuleBasedStateMachine):
 
     def agree(self, session: int) -> None:
         """Compare every job with what this session sees, and what is committed with the rules."""
-        self.compare(session, self.database.jobs(self.database.sessions[session]))
+        conn = self.database.sessions[session]
+        self.compare(session, self.database.jobs(conn))
+        assert self.world.edges(session) == self.database.edges(conn)
         if self.world.open[session] is None:
             assert self.database.broken_invariants() == []
 

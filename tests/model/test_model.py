@@ -13,13 +13,16 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.database import Database
 from tests.model.keys import KeyMachine
-from tests.model.machine import SESSIONS, RotaMachine
+from tests.model.machine import SESSIONS
+from tests.model.weaver import Weaver
 
 FUNCTIONS = [
     "cancel_job",
+    "cancel_workflow",
     "claim_next_job",
     "enqueue_job",
     "enqueue_jobs",
+    "enqueue_workflow",
     "finish_job",
     "finish_jobs",
     "heartbeat_job",
@@ -28,6 +31,7 @@ FUNCTIONS = [
     "recover_jobs",
     "release_job",
     "retry_job",
+    "retry_workflow",
     "schedule_job",
 ]
 SOAK = int(os.environ.get("ROTA_MODEL_EXAMPLES", "0"))
@@ -55,10 +59,11 @@ def histories(number: int) -> settings:
 
 
 def test_any_history_of_calls_leaves_what_the_model_says(database: Database) -> None:
-    run_state_machine_as_test(lambda: RotaMachine(database), settings=histories(80))
+    run_state_machine_as_test(lambda: Weaver(database), settings=histories(80))
     print(sorted(database.tally.items()))
     answered = {function for function, came in database.tally if came == "answered"}
     assert answered >= set(FUNCTIONS), "a run that proves nothing about the others"
+    assert database.tally["next", "added"] > 0
     waited = {function for function, came in database.tally if came == "waited"}
     assert len(waited) > 5, "hardly anybody waited for anybody"
     refused = {came for _, came in database.tally}

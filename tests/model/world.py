@@ -41,6 +41,7 @@ class Execution:
     next_run_at: datetime | Between | None
 
 
+Edge = tuple[int, int]  # from a parent that has not ended to a child
 Key = tuple[str, str]  # a unique_key, and the queue in which it is unique
 
 
@@ -50,7 +51,10 @@ def key_of(unique_key: str | None, queue: str) -> Key | None:
 
 @dataclass(frozen=True)
 class Job:
-    """One row of live_jobs or of finished_jobs, with the executions of the job."""
+    """One row of live_jobs or of finished_jobs, with the executions of the job.
+
+    ``run_at`` is None where it is infinity; the last fields are of workflow_jobs.
+    """
 
     id: int
     task: str
@@ -58,7 +62,7 @@ class Job:
     priority: int
     state: str
     schedule_type: str
-    run_at: datetime | Between
+    run_at: datetime | Between | None
     scheduled_for: datetime
     run: int
     attempt: int
@@ -78,6 +82,10 @@ class Job:
     result: Any
     finished_at: datetime | None
     executions: tuple[Execution, ...] = ()
+    workflow: int | None = None
+    depends_on: tuple[int, ...] = ()
+    if_parent_fails: str | None = None
+    ended_by: int | None = None
 
     @property
     def live(self) -> bool:
@@ -117,9 +125,20 @@ class Layer:
     locked: set[int] = field(default_factory=set)
     keys: set[tuple[str, str | Key]] = field(default_factory=set)  # of live jobs that it wrote
     recovers: bool = False  # it holds the lock that lets one session recover at a time
+    led: set[Edge] = field(default_factory=set)
+    cut: set[Edge] = field(default_factory=set)
+    workflows: set[int] = field(default_factory=set)  # that it cancelled or retried
 
     def copy(self) -> "Layer":
-        return Layer(dict(self.written), set(self.locked), set(self.keys), self.recovers)
+        return Layer(
+            dict(self.written),
+            set(self.locked),
+            set(self.keys),
+            self.recovers,
+            set(self.led),
+            set(self.cut),
+            set(self.workflows),
+        )
 
 
 @dataclass
@@ -136,6 +155,7 @@ class World:
     def __init__(self, now: datetime, sessions: int) -> None:
         self.now = now
         self.committed: dict[int, Job] = {}
+        self.committed_edges: set[Edge] = set()
         self.queues: dict[str, Queue] = {}
         self.open: list[Transaction | None] = [None] * sessions
 
@@ -153,6 +173,7 @@ class World:
         layer = self.layer(session)
         assert layer is not None
         self.committed.update(layer.written)
+        self.committed_edges = self.committed_edges - layer.cut | layer.led
         self.open[session] = None
 
     def rollback(self, session: int) -> None:
@@ -164,6 +185,38 @@ class World:
         """The jobs as this session sees them."""
         layer = self.layer(session)
         return self.committed | layer.written if layer else dict(self.committed)
+
+    def edges(self, session: int) -> set[Edge]:
+        """The edges as this session sees them."""
+        layer = self.layer(session)
+        return self.committed_edges - layer.cut | layer.led if layer else set(self.committed_edges)
+
+    def lead(self, session: int, edges: set[Edge]) -> None:
+        """Add edges."""
+        if layer := self.layer(session):
+            layer.led |= edges
+            layer.cut -= edges
+        else:
+            self.committed_edges |= edges
+
+    def cut(self, session: int, edges: set[Edge]) -> None:
+        """Take edges away."""
+        if layer := self.layer(session):
+            layer.led -= edges
+            layer.cut |= edges
+        else:
+            self.committed_edges -= edges
+
+    def trial(self, session: int) -> "World":
+        """A copy in which to try what this session is about to do."""
+        other = World(self.now, len(self.open))
+        other.committed, other.queues = dict(self.committed), self.queues
+        other.committed_edges = set(self.committed_edges)
+        other.open = [
+            Transaction(t.layer.copy(), t.savepoints) if t and number == session else t
+            for number, t in enumerate(self.open)
+        ]
+        return other
 
     def write(self, session: int, job: Job) -> None:
         layer = self.layer(session)
