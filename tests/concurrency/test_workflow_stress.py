@@ -31,6 +31,7 @@ from tests.conftest import NEWEST, SERVER_VERSION
 from tests.waiting import wait_until
 
 SECONDS = float(os.environ.get("ROTA_STRESS_SECONDS", "30" if SERVER_VERSION == NEWEST else "10"))
+UNIQUE_KEYS = 200
 MOST_LIVE = 1000  # no graph is added beside more
 HOUR = timedelta(hours=1)
 
@@ -105,7 +106,14 @@ class Weaver(Worker):
                     **self._options(),
                 }
             )
+        if pick.random() < 0.3:
+            for number, job in enumerate(pick.sample(jobs, min(2, len(jobs)))):
+                job["unique_key"] = self._unique_key(number)
         return jobs
+
+    def _unique_key(self, number: int = 0) -> str:
+        """Draw a key that some live job may hold; two of one graph have different ones."""
+        return f"u{self._random.randrange(number, UNIQUE_KEYS, 2)}"
 
     def _options(self) -> dict[str, Any]:
         pick = self._random
@@ -143,10 +151,16 @@ class Weaver(Worker):
                     job["if_parent_fails"] = pick.choice(["cancel", "run", "run"])
         rows = self._call("enqueue_workflow", jobs=Jsonb(jobs), linger=0.2, undone=0.1)
         self._house.did["added"] += len(rows)
+        keys = sum("unique_key" in job for job in jobs)
+        self._house.did["unique keys " + ("taken" if rows else "refused")] += keys
 
     def _add_plain(self) -> None:
         if self._any_job("select count(*) from rota.live_jobs") < MOST_LIVE:
-            self._call("enqueue_job", **self._options(), undone=0.1)
+            options = self._options()
+            if self._random.random() < 0.2:
+                options["unique_key"] = self._unique_key()
+            for row in self._call("enqueue_job", **options, linger=0.2, undone=0.1):
+                self._house.did["merged by key"] += not row["created"]
 
     def _finish_with_next(self) -> None:
         for row in self._some_held(1):
@@ -331,5 +345,6 @@ def test_workflows_settle_whatever_eight_sessions_do(conn, connect):
     }
     assert seen == {"queue, at once": 6, "its keys, at once": 2, "in order, at once": 1}
     assert [a for key in KEYS for a in interrupted(of_key[ORDER, key])] == []
-    deeds = ("added", "finished with next", "slept", "RELEASED", "ARRIVED", "emitted")
-    assert min(house.did[deed] for deed in (*deeds, "claims undone", "abandoned", "killed")) > 0
+    deeds = ["added", "finished with next", "slept", "RELEASED", "ARRIVED", "emitted"]
+    deeds += ["claims undone", "abandoned", "killed", "unique keys taken", "unique keys refused"]
+    assert min(house.did[deed] for deed in deeds) > 0
