@@ -112,6 +112,24 @@ def test_a_wait_comes_to_its_end_by_itself(conn, clock):
     assert wait(conn, pair, step="another") == arrived()
 
 
+@pytest.mark.parametrize("comes", [True, False])
+def test_what_a_job_waited_for_is_no_error_of_one_that_goes_on(conn, clock, comes):
+    one = enqueue(conn)
+    wait(conn, held(conn))
+    assert job(conn, one)["last_error"] == f"waits for event {EVENT}"
+    if comes:
+        emit(conn)
+    else:
+        clock.advance(HOUR)
+
+    pair = held(conn)
+    wait(conn, pair)
+
+    assert job(conn, one)["last_error"] is None
+    finish(conn, **pair)
+    assert job(conn, one)["last_error"] is None
+
+
 def test_a_wait_of_no_time_is_a_look(conn):
     enqueue(conn)
     pair = held(conn)

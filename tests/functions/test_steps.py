@@ -179,6 +179,24 @@ def test_a_job_that_sleeps_holds_nothing_and_is_charged_nothing(conn, clock):
     assert finish(conn, **pair) == "COMPLETED"
 
 
+def test_what_a_job_slept_for_is_no_error_of_one_that_goes_on(conn, clock):
+    one = enqueue(conn, max_retries=5)
+    call(conn, "finish_job", **held(conn), error="boom", retry_in=AT_ONCE)
+    sleep(conn, held(conn))
+    assert job(conn, one)["last_error"] == "sleeps (nap)"
+    clock.advance(HOUR)
+
+    pair = held(conn)
+    sleep(conn, pair)
+    assert job(conn, one)["last_error"] is None
+    call(conn, "finish_job", **pair, error="bang", retry_in=AT_ONCE)
+    pair = held(conn)
+    sleep(conn, pair)
+
+    assert job(conn, one)["last_error"] == "bang"
+    assert finish(conn, **pair) == "COMPLETED"
+
+
 def test_a_job_that_is_woken_too_early_sleeps_on(conn, clock):
     enqueue(conn)
     first = sleep(conn, held(conn))

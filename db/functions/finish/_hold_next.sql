@@ -38,7 +38,14 @@ begin
 
         begin
             perform rota._hold_jobs(v_parents || job_id || v_reached, ending => true);
-            exit when rota._reached(array[job_id], array[job_id]) <@ v_reached;
+
+            perform r.id
+            from unnest(rota._reached(array[job_id], array[job_id])) as r(id)
+            except
+            select k.id
+            from unnest(v_reached) as k(id);
+
+            exit when not found;
             raise exception using errcode = 'RTI02';
         exception
             when sqlstate 'RTI02' then

@@ -23,6 +23,7 @@ declare
     v_until timestamptz;
     v_answer rota.awaited_event;
     v_outcome rota.job_outcome;
+    v_reason text := format('waits for event %s', event);
 begin
     if timeout is null then
         raise exception 'timeout must not be null'
@@ -73,6 +74,8 @@ begin
                 using errcode = 'RTC03';
         end if;
 
+        perform rota._forget_reason(job_id, v_reason);
+
         return row(v_recorded ->> 'state', v_recorded -> 'payload')::rota.awaited_event;
     end if;
 
@@ -100,11 +103,13 @@ begin
         delete from rota.event_waits as w
         where w.event = await_event.event and w.job_id = await_event.job_id;
 
+        perform rota._forget_reason(job_id, v_reason);
+
         return v_answer;
     end if;
 
     v_outcome := rota.release_job(
-        job_id, token, coalesce(v_until - v_now, timeout), format('waits for event %s', event)
+        job_id, token, coalesce(v_until - v_now, timeout), v_reason
     );
 
     if v_outcome.state <> 'SCHEDULED' then

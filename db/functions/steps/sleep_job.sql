@@ -12,6 +12,7 @@ declare
     v_now timestamptz;
     v_recorded jsonb;
     v_until timestamptz;
+    v_reason text := format('sleeps (%s)', step);
 begin
     if delay is null then
         raise exception 'delay must not be null'
@@ -46,10 +47,12 @@ begin
     v_until := (v_recorded ->> 'sleep_until')::timestamptz;
 
     if v_until <= v_now then
+        perform rota._forget_reason(job_id, v_reason);
+
         return row(job_id, 'RUNNING', null)::rota.job_outcome;
     end if;
 
-    return rota.release_job(job_id, token, v_until - v_now, format('sleeps (%s)', step));
+    return rota.release_job(job_id, token, v_until - v_now, v_reason);
 end;
 $$;
 
