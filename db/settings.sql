@@ -7,6 +7,8 @@
 -- enable_seqscan: a plan that is made while the tables are empty must not survive their growth.
 -- enable_nestloop: nor may the joins between the sets of a batch be nested loops: 1,000 x 1,000.
 --     A claim takes its rows by their places, one after the other, and returns them so.
+-- random_page_cost, cpu_index_tuple_cost: a table of one page, analyzed, is read whole by an index
+--     more cheaply than ten of its rows by their places. That plan, too, must not survive growth.
 -- enable_hashjoin, enable_mergejoin: what goes from edge to edge is few beside all edges, which a
 --     table that was never analyzed does not tell.
 --
@@ -69,6 +71,8 @@ begin
                     'enqueue_jobs', '_add_workflow', '_bad_workflow', '_revivable',
                     '_cancel_jobs', '_heal_edges'
                 ]),
+                ('random_page_cost', '0', array['_end_attempts']),
+                ('cpu_index_tuple_cost', '1', array['_end_attempts']),
                 ('enable_hashjoin', 'off', array['_reached', '_family']),
                 ('enable_mergejoin', 'off', array['_reached', '_family'])
         ) as s(setting, value, functions)

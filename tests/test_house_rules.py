@@ -144,14 +144,17 @@ def test_every_function_that_the_contents_page_names_is_there_in_its_room():
 
 
 def test_settings_that_only_make_a_function_fast_stand_in_one_file(conn):
-    planner = re.compile(r"^\s*set (plan_cache_mode|jit|enable_\w+)\b", re.M)
+    planner = re.compile(r"^\s*set (plan_cache_mode|jit|enable_\w+|\w+_cost)\b", re.M)
     assert not [path.stem for path in FUNCTION_FILES if planner.search(path.read_text())]
 
     named = set(re.findall(r"'(\w+)'", (FOLDER / "settings.sql").read_text()))
     fast = {
         function["name"]
         for function in functions(conn)
-        if any(re.match("plan_cache_mode|jit|enable_", setting) for setting in function["settings"])
+        if any(
+            re.match(r"plan_cache_mode|jit|enable_|\w+_cost", setting)
+            for setting in function["settings"]
+        )
     }
     assert fast
     assert fast == named & {path.stem for path in FUNCTION_FILES}

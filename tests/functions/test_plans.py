@@ -300,6 +300,42 @@ def assert_turns_are_found_by_key(plans):
         assert not re.search(r"using turns_in_time.*\n.*\n\s+Filter: .*key = ", plan), plan
 
 
+def end_one(conn, **how):
+    (row,) = call(conn, "claim_next_job", lease=timedelta(minutes=1))
+    held = {"job_id": row["id"], "token": row["token"]}
+    call(conn, "release_job" if how == {} else "finish_job", **held, **how)
+
+
+ENDS = {
+    "fails for good": {"error": "boom", "retry": False},
+    "fails, and is tried again": {"error": "boom", "retry_in": timedelta(hours=1)},
+    "succeeds": {"result": Jsonb(1)},
+    "succeeds, with limits": {"result": Jsonb(1)},
+    "is handed back": {},
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_what_ends_is_found_by_its_place_also_by_plans_of_a_tiny_table(connect, way):
+    """Of a table of one page whoever knows that reads all of it, and it may grow to any size."""
+    conn = connect()
+    conn.execute("alter table rota.live_jobs set (autovacuum_enabled = off)")
+    if "limits" in way:
+        call(conn, "configure_queue", queue="default", max_running=1000)
+    fill(conn, 50)
+    conn.execute("vacuum analyze rota.live_jobs")
+    for _ in range(8):
+        end_one(conn, **ENDS[way])
+    fill(conn, 10_000)
+    _, before = fetched(connect, conn)
+
+    for _ in range(5):
+        end_one(conn, **ENDS[way])
+
+    _, after = fetched(connect, conn)
+    assert after - before < 5 * 200
+
+
 def plans_of(conn):
     """Return a list to which the plan of each statement of the session is added from now on."""
     try:
@@ -341,11 +377,12 @@ def fan_out(conn, number, queue="default"):
     return rows[0]["workflow_id"], rows[0]["job_id"], rows[-1]["job_id"]
 
 
-def steps_of_a_workflow(conn):
+def steps_of_a_workflow(conn, number=MANY):
     """All that can become of a root and its children, and of who awaits an event; name each."""
-    whole, root, last = fan_out(conn, MANY, "mine")
+    queue = f"mine {number}"
+    whole, root, last = fan_out(conn, number, queue)
     yield "enqueue_workflow"
-    (job,) = call(conn, "claim_next_job", queues=["mine"])
+    (job,) = call(conn, "claim_next_job", queues=[queue])
     held = {"job_id": root, "token": job["token"]}
     yield "a claim"
     call(conn, "finish_job", **held, error="x", retry=False)
@@ -360,19 +397,21 @@ def steps_of_a_workflow(conn):
     yield "cancel_jobs"
     call(conn, "retry_jobs", filter=Jsonb({"ids": [root]}), dry_run=False)
     yield "retry_jobs"
-    (job,) = call(conn, "claim_next_job", queues=["mine"])
+    (job,) = call(conn, "claim_next_job", queues=[queue])
     call(conn, "finish_job", job_id=root, token=job["token"])
     yield "a root that completes"
-    for size in (MANY // 2, MANY // 2):
-        jobs = call(conn, "claim_next_job", queues=["mine"], max_jobs=size)
+    for size in (number // 2, number - number // 2):
+        jobs = call(conn, "claim_next_job", queues=[queue], max_jobs=size)
         pairs = {"job_ids": [j["id"] for j in jobs], "tokens": [j["token"] for j in jobs]}
         call(conn, "finish_jobs", **pairs)
         yield "finish_jobs"
-    assert len(call(conn, "parent_results", job_id=last)) == MANY + 1
+    assert len(call(conn, "parent_results", job_id=last)) == number + 1
     yield "parent_results"
-    child = [{"task": "a", "queue": "mine", "depends_on": pairs["job_ids"]}]
+    child = [{"task": "a", "queue": queue, "depends_on": pairs["job_ids"]}]
     call(conn, "enqueue_workflow", jobs=Jsonb(child))
     yield "a child of many that completed"
+    call(conn, "cancel_jobs", filter=Jsonb({"queue": queue}), dry_run=False)
+    yield "cancel_jobs by a queue"
 
 
 # How many jobs each reads at most that has to do with all of them, whatever else there is.
@@ -390,11 +429,22 @@ def rows_of_tables(connect, conn):
     return dict(connect().execute(query).fetchall())
 
 
+def plan_while_tiny(conn):
+    """Have this session make its plans when the tables have a page each, and know that."""
+    for _ in range(2):
+        for _ in steps_of_a_workflow(conn, 3):
+            pass
+        conn.execute("vacuum analyze")
+    for _ in steps_of_a_workflow(conn, 3):
+        pass
+
+
 WORKFLOW_TABLES = {
     "never analyzed": lambda conn: None,
     "analyzed while empty": lambda conn: conn.execute("analyze"),
     "large, never analyzed": fill_workflows,
     "large": lambda conn: (fill_workflows(conn), conn.execute("analyze")),
+    "planned while tiny": plan_while_tiny,
 }
 
 
@@ -419,7 +469,8 @@ def test_what_is_done_to_a_large_workflow_reads_each_of_its_jobs_a_few_times(con
 @pytest.mark.parametrize("prepare", WORKFLOW_TABLES.values(), ids=WORKFLOW_TABLES)
 def test_what_is_done_to_a_large_workflow_joins_nothing_row_by_row(connect, prepare):
     conn = connect()
-    conn.execute("alter table rota.live_jobs set (autovacuum_enabled = off)")
+    for table in ("live_jobs", "job_waits", "job_dependencies", "workflow_jobs"):
+        conn.execute(f"alter table rota.{table} set (autovacuum_enabled = off)")
     prepare(conn)
     plans = plans_of(conn)
     for setting in ("log_analyze = on", "log_timing = off", "log_format = json"):
