@@ -15,8 +15,9 @@ SERVER_TESTS := tests/functions tests/concurrency tests/schedules tests/test_dep
 MINUTES ?= 5
 SEED ?= 7
 EXAMPLES ?= 100
+ROWS ?= 10000000
 
-.PHONY: run demo test hostile fuzz drain faults ha soak mutants sweep bench bench-quick vendor lint clean help
+.PHONY: run demo test hostile fuzz drain faults ha soak locks mutants sweep bench bench-quick vendor lint clean help
 
 help:
 	@echo "make run    run Rota here: database, API and one worker; Ctrl-C stops it"
@@ -28,6 +29,7 @@ help:
 	@echo "make faults every fault in its long form; docs/faults.md has what is seen"
 	@echo "make ha     lose nodes of a Patroni cluster, twelve times and more; docs/faults.md has what is seen"
 	@echo "make soak   all faults in rotation, for MINUTES=5"
+	@echo "make locks  for how long an upgrade of ROWS=10000000 jobs keeps others waiting"
 	@echo "make mutants make each known mistake in a copy; some test must notice (six minutes)"
 	@echo "make sweep  make 400 small mistakes, drawn by SEED=7; goes on where it was stopped"
 	@echo "make bench  measure Rota and its peers on this machine; make bench-quick in five minutes"
@@ -69,6 +71,9 @@ ha: $(VENV)/dev $(VENV)/ha
 
 soak: $(VENV)/dev
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
+
+locks: $(VENV)/dev
+	@exec $(BIN)/python -m tests.locks --rows $(ROWS)
 
 mutants: $(VENV)/dev
 	@exec $(BIN)/python -m tests.mutants

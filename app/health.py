@@ -11,6 +11,7 @@ from rota.app.inputs import Field, read_query
 from rota.app.probe import PATIENCE, WriteProbe
 from rota.db.deploy import checkout_version
 from rota.db.gateway import call
+from rota.db.version import is_outlived
 
 blueprint = Blueprint("health", __name__)
 
@@ -118,7 +119,8 @@ def look(database: Database) -> tuple[str | None, list[str]]:
     try:
         with database.own_transaction() as conn:
             deployed = call(conn, "version")[0]["version"]
-            if deployed == VERSION:
+            is_known = deployed == VERSION or is_outlived(conn, VERSION)
+            if is_known:
                 needs_token, may_look_up = conn.execute(MAY_LOOK_UP).fetchone() or (False, False)
                 needed = {"functions": FUNCTIONS, "views": VIEWS}
                 missing = [name for (name,) in conn.execute(MISSING_RIGHTS, needed)]
@@ -128,7 +130,7 @@ def look(database: Database) -> tuple[str | None, list[str]]:
         if status_of(error) == 503:
             raise
         return "the database has no schema rota for this user; run: rota deploy", []
-    if deployed != VERSION:
+    if not is_known:
         return (
             f"the database has version {deployed[:12]}, this checkout is {VERSION[:12]};"
             " run: rota deploy"
@@ -159,10 +161,10 @@ def live() -> dict[str, str]:
 def ready() -> dict[str, Any]:
     """Tell whether requests can be answered.
 
-    The database can be reached and has the version of the schema that belongs to this process, and
-    its login has rights to some of it. What it has no rights to is listed: such requests fail. With
-    `write` a write was committed, too, within two seconds, where a synchronous standby has
-    confirmed it: a server may answer every question while nothing commits.
+    The database can be reached and has the version of the schema that belongs to this process, or a
+    later one, and its login has rights to some of it. What it has no rights to is listed: such
+    requests fail. With `write` a write was committed, too, within two seconds, where a synchronous
+    standby has confirmed it: a server may answer every question while nothing commits.
     ---
     tags: [health]
     operationId: getReadiness

@@ -398,6 +398,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
         names = {path.stem for path in functions} | {"version"}
         conn.execute("set local search_path = pg_catalog, pg_temp")
         _refuse_strays(conn, names)
+        _note_versions(conn, checkout_version(folder))
         conn.execute(
             sql.SQL(
                 """
@@ -439,6 +440,22 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
         _outlast_calls(conn)
         return _replace_functions(conn, folder)
     return len(names)
+
+
+def _note_versions(conn: Connection, version: str) -> None:
+    """Note which functions there will be, and which there were (db/version.py)."""
+    versions = [version]
+    if _is_deployed(conn):
+        versions += conn.execute("select rota.version()").fetchone() or ()
+    conn.execute(
+        """
+        insert into rota.versions (version, deployed_at)
+        select distinct v.version, transaction_timestamp()
+        from unnest(%s::text[]) as v(version)
+        on conflict on constraint versions_pkey do nothing
+        """,
+        [versions],
+    )
 
 
 def _has_old_view(conn: Connection) -> bool:

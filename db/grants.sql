@@ -109,6 +109,8 @@ begin
 
                 ('function', 'version',
                     '{rota_producer, rota_worker, rota_operator, rota_reader, rota_api}'),
+                ('function', 'was_deployed',
+                    '{rota_producer, rota_worker, rota_operator, rota_reader, rota_api}'),
 
                 ('function', 'visible_queues',
                     '{rota_producer, rota_worker, rota_operator, rota_reader}'),

@@ -384,6 +384,7 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ),
     ("preview_schedule", given(cron="0,30 2 L * *", time_zone="Europe/Berlin", n=9), {}),
     ("version", given(), {}),
+    ("was_deployed", given(version="v"), {}),
     ("next_run", given(cron="@daily", time_zone="UTC", after="2030-01-01"), {}),
     ("preview_schedule", given(every=HOUR), {}),
     ("claim_next_job", waiting, {}),

@@ -69,6 +69,7 @@ BEHIND_A_WALL = {
     "trigger_schedule": REFUSED,
     "unwall": REFUSED,
     "version": NOTHING,
+    "was_deployed": NOTHING,
     "visible_queues": OWN,
     "wall": REFUSED,
     "await_event": REFUSED,

@@ -15,6 +15,7 @@ import psycopg
 
 from rota import tracing
 from rota.db.deploy import checkout_version
+from rota.db.version import is_outlived
 from rota.worker import surroundings
 from rota.worker.desk import Bell
 from rota.worker.link import (
@@ -94,16 +95,19 @@ def load(modules: list[str]) -> None:
 
 
 def check(url: str, give_up: threading.Event) -> str:
-    """Return the version of the deployed functions, once it is sure that we can work with them.
+    """Return our version, once it is sure that we can work with the functions that are deployed.
 
     Raises:
-        CannotStart: they are not there, of another checkout, or not ours to call.
+        CannotStart: they are not there, older than this checkout or strange to it, or not ours to
+            call.
         GaveUp: the worker stops.
     """
     try:
         link = Link(url, "version", give_up, 10.0, 10.0)
     except ValueError as error:
         raise CannotStart(str(error)) from None
+
+    ours = checkout_version()
 
     def version(conn: Connection) -> str:
         row = conn.execute("select rota.version()").fetchone()
@@ -114,19 +118,24 @@ def check(url: str, give_up: threading.Event) -> str:
 
     try:
         found = link.run(version, unless=(*SHIFTING, NO_SCHEMA, MISSING_RIGHT))
-        names = link.run(lacking) if found == checkout_version() else []
+        is_known = found == ours or link.run(lambda conn: is_outlived(conn, ours))
+        names = link.run(lacking) if is_known else []
     except psycopg.Error as error:
         raise CannotStart(advice(error, link.user)) from error
     finally:
         link.close()
-    if found != checkout_version():
+    if not is_known:
         raise CannotStart(f"the database holds other functions than this checkout: {MEND}")
     if names:
         raise CannotStart(
             f"permission denied for function rota.{', rota.'.join(names)}: the login {link.user}"
             f" lacks the rights of a worker; grant rota_worker to {link.user}"
         )
-    return found
+    if found != ours:
+        log.warning(
+            "the database holds later functions: restart from the version that was deployed"
+        )
+    return ours
 
 
 def main(arguments: list[str] | None = None) -> int:

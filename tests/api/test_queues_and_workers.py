@@ -316,8 +316,18 @@ def test_ready_tells_the_version(client: FlaskClient) -> None:
     assert answer.json == {"status": "ready", "version": checkout_version()}
 
 
+def test_ready_with_a_later_version(client: FlaskClient, conn: Connection) -> None:
+    """All of a fleet would be taken out of service at once by its balancer."""
+    conn.execute("create or replace function rota.version() returns text language sql return 'abc'")
+
+    answer = client.get("/health/ready")
+
+    assert (answer.status_code, answer.json["version"]) == (200, checkout_version())
+
+
 def test_not_ready_with_another_version(client: FlaskClient, conn: Connection) -> None:
     conn.execute("create or replace function rota.version() returns text language sql return 'abc'")
+    conn.execute("delete from rota.versions")
 
     answer = client.get("/health/ready")
 

@@ -159,6 +159,7 @@ def test_server_refuses_another_version(
     db: str, conn: Connection, start_server: StartServer
 ) -> None:
     conn.execute("create or replace function rota.version() returns text language sql return 'abc'")
+    conn.execute("delete from rota.versions")
 
     server = start_server(db, wait=False)
 

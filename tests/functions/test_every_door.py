@@ -20,6 +20,7 @@ NEEDED = {  # arguments of those that need some
     "configure_retention": {"retention": "8 days"},
     "cancel_jobs": {"filter": Jsonb({"task": "a"})},
     "retry_jobs": {"filter": Jsonb({"task": "a"})},
+    "was_deployed": {"version": "v"},
 }
 NO_WORDS = (
     "maintain",

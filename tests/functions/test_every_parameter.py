@@ -215,6 +215,9 @@ SCENES = {
         "concurrency": 4,
         "version": "v",
     },
+    "was_deployed": lambda conn: (
+        conn.execute("insert into rota.versions values ('v', now())") and {"version": "v"}
+    ),
     "next_due_in": lambda conn: (
         call(conn, "enqueue_job", task="soon", run_at=datetime.now(UTC) + 5 * MINUTE)
         and call(
@@ -429,6 +432,7 @@ DIFFERENCES = {
         "clock": (None, START),
         "attends": (False, True),
     },
+    "was_deployed": {"version": ("v", "w")},
     "next_due_in": {"queues": (["default"], ["mail"]), "within": (SECOND, HOUR)},
     "begin_request": {"key": ("k", "l"), "fingerprint": ("f", "g")},
     "end_request": {

@@ -306,6 +306,7 @@ PROBES: dict[str, list[Any]] = {
     ],
     "visible_queues": [lambda of: {}],
     "version": [lambda of: {}],
+    "was_deployed": [lambda of: {"version": of.name}],
     "next_run": [lambda of: {"cron": "@daily", "time_zone": "UTC", "after": START}],
     "preview_schedule": [lambda of: {"every": HOUR, "n": 2, "from_time": START}],
 }

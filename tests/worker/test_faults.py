@@ -14,7 +14,7 @@ import pytest
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from rota.db.deploy import deploy
+from rota.db.deploy import checkout_version, deploy
 from rota.db.embedded import Cluster
 from rota.db.gateway import call
 from tests.waiting import wait_until
@@ -363,17 +363,36 @@ def test_a_crash_of_the_server_costs_no_result(tmp_path: Path) -> None:
             worker.kill()
 
 
+OTHER = "create or replace function rota.version() returns text language sql return 'other'"
+
+
 def test_a_worker_refuses_functions_of_another_checkout(
     conn: Connection, start_worker: StartWorker
 ) -> None:
-    conn.execute(
-        "create or replace function rota.version() returns text language sql as $$ select 'old' $$"
-    )
+    conn.execute(OTHER)
+    conn.execute("delete from rota.versions")
 
     worker = start_worker(ready=False)
 
     assert worker.wait() == 2
     assert "run rota deploy" in worker.lines[-1]["error"]
+
+
+def test_a_worker_starts_where_its_functions_were_deployed_and_later_ones_are(
+    conn: Connection, start_worker: StartWorker, enqueue: Callable[..., int], job: ReadJob
+) -> None:
+    """It may have ended by itself, while the fleet is replaced, and its machine starts it again."""
+    conn.execute(OTHER)
+
+    worker = start_worker()
+
+    done = enqueue("echo")
+    wait_until(lambda: job(done)["state"] == "COMPLETED")
+    [line] = [line for line in worker.lines if "later functions" in line["message"]]
+    assert line["level"] == "WARNING"
+    announced = conn.execute("select version from rota.workers where stopped_at is null")
+    assert announced.fetchall() == [(checkout_version(),)]
+    assert worker.stop() == 0
 
 
 def test_a_worker_refuses_a_database_without_rota(empty_db: str, start_worker: StartWorker) -> None:
