@@ -50,8 +50,9 @@ OLDEST_SERVER = 150000
 DEPLOY_LOCK = 0x726F7461  # "rota", the advisory lock of the first deploy of a database
 PATIENCE = 600.0  # seconds to wait for another deploy
 NOTICEABLE = 1.0  # seconds; a wait of that length is reported
-LOCK_TIMEOUT = "3s"  # how long one statement may hold up the queue behind a table's lock
-ATTEMPTS = 10
+LOCK_TIMEOUT = "100ms"  # how long one statement may hold up the queue behind a table's lock
+ATTEMPTS = 40  # in about forty seconds
+LONGEST_PAUSE = 1.0  # seconds between two of them
 SMALL = 32 * 2**20  # bytes of a table that is read in a moment
 LONGEST_CALL = 10.0  # seconds
 DROP_PATIENCE = 30.0  # seconds in which a drop waits for an old transaction
@@ -195,7 +196,7 @@ def _patiently(step: Callable[[], Result]) -> Result:
             passes = error.sqlstate != "XX000" or "concurrently" in str(error)
             if attempt == ATTEMPTS or not passes:
                 raise
-            time.sleep(random.uniform(0.1, 0.2) * attempt)
+            time.sleep(min(LONGEST_PAUSE, random.uniform(0.1, 0.2) * attempt))
     raise AssertionError("unreachable")
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -562,6 +563,32 @@ def test_deploy_gives_way_to_a_table_that_is_in_use(empty_db, folder):
             user.rollback()
 
             deployed.result(timeout=60)
+
+
+def test_who_works_while_a_deploy_waits_for_a_table_is_held_up_for_moments(empty_db, folder):
+    """A report that reads the table has it open, and all who come after the deploy would queue."""
+    deploy(empty_db, folder)
+    (folder / "migrations" / "9000_widen.sql").write_text(
+        "alter table rota.live_jobs add column if not exists extra integer;\n"
+    )
+    waited = []
+
+    with psycopg.connect(empty_db) as report, psycopg.connect(empty_db, autocommit=True) as worker:
+        report.execute("select count(*) from rota.live_jobs")
+        with ThreadPoolExecutor(1) as pool:
+            deployed = pool.submit(deploy, empty_db, folder)
+            until = time.monotonic() + 5
+            while time.monotonic() < until:
+                began = time.monotonic()
+                worker.execute("select rota.enqueue_job('t')")
+                waited.append(time.monotonic() - began)
+            assert not deployed.done()
+            report.rollback()
+
+            deployed.result(timeout=60)
+
+    assert max(waited) > 0.05  # somebody stood behind the deploy
+    assert max(waited) < 1
 
 
 def test_the_command_line_says_in_one_line_what_failed(empty_db):

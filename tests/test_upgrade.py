@@ -886,7 +886,7 @@ def test_nobody_waits_while_the_index_of_lanes_without_keys_is_dropped(
 
         assert [line for line in said if "live_jobs_by_lane could not be dropped" in line]
         assert said[-1].startswith("rota ")
-        assert max(waited) < 2  # a drop that locks everybody out does so for LOCK_TIMEOUT
+        assert max(waited) < 2  # a drop that locks everybody out does so for DROP_PATIENCE
         assert conn.execute(index).fetchone() != (None,)
 
         producer.commit()
