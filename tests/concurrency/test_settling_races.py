@@ -4,9 +4,45 @@ from datetime import timedelta
 
 from psycopg.types.json import Jsonb
 
-from tests.functions.test_settling import claim, ended_by, states, workflow
+from rota.db.gateway import call
+from tests.concurrency.sessions import forget_cursors
 
 HOUR = timedelta(hours=1)
+
+
+def workflow(conn, *jobs, name=None):
+    """Enqueue jobs, each as (node, parents, options); return their ids by node."""
+    rows = call(
+        conn,
+        "enqueue_workflow",
+        jobs=Jsonb(
+            [
+                {"task": node, "node": node, "depends_on": parents, **dict(*more)}
+                for node, parents, *more in jobs
+            ]
+        ),
+        name=name,
+    )
+    return {row["node"]: row["job_id"] for row in rows}
+
+
+def claim(conn, most=100, queue="default"):
+    """Claim what is due; return the tokens by id."""
+    forget_cursors(conn)
+    rows = call(conn, "claim_next_job", queues=[queue], max_jobs=most, worker="w")
+    return {row["id"]: row["token"] for row in rows}
+
+
+def states(conn, jobs):
+    rows = conn.execute("select id, state from rota.jobs where id = any(%s)", [[*jobs.values()]])
+    found = dict(rows.fetchall())
+    return {node: found.get(job_id) for node, job_id in jobs.items()}
+
+
+def ended_by(conn, job_id):
+    return conn.execute(
+        "select ended_by from rota.workflow_jobs where job_id = %s", [job_id]
+    ).fetchone()[0]
 
 
 def test_of_two_last_parents_the_second_frees_the_child(conn, session):

@@ -154,6 +154,54 @@ def test_what_depends_on_a_job_that_fails_is_cancelled_or_runs(conn, jobs, round
     assert links(conn) == (0, 0)
 
 
+def test_parents_that_end_in_one_batch_all_count(conn):
+    *parents, child = graph(conn, {}, {}, {}, ALL)
+    tokens = claim(conn)
+
+    pairs = {"job_ids": parents[:2], "tokens": [tokens[one] for one in parents[:2]]}
+    call(conn, "finish_jobs", **pairs)
+
+    assert states(conn, child) == ["WAITING"]
+    finish(conn, parents[2], tokens[parents[2]])
+    assert states(conn, child) == ["SCHEDULED"]
+
+
+def test_a_batch_of_which_one_fails_tells_each_child_of_its_own_parents(conn):
+    x, y, good, bad = graph(conn, X | {"max_retries": 0}, Y | {"max_retries": 0}, *map(after, "xy"))
+    tokens = claim(conn)
+
+    pairs = {"job_ids": [x, y], "tokens": [tokens[x], tokens[y]]}
+    call(conn, "finish_jobs", **pairs, errors=[None, "boom"])
+
+    assert states(conn, x, y, good, bad) == ["COMPLETED", "FAILED", "SCHEDULED", "CANCELLED"]
+
+
+@pytest.mark.parametrize("error", [None, "boom"])
+def test_a_parent_that_takes_room_settles_as_any_other(conn, error):
+    call(conn, "configure_queue", queue="default", key_max_running=1)
+    one, finally_, child = graph(conn, X | {"key": "k"}, after("x") | RUN, after("x"))
+    tokens: dict = {}
+    while not tokens:
+        tokens = claim(conn)
+
+    finish(conn, one, tokens[one], error)
+
+    ended = "SCHEDULED" if error is None else "CANCELLED"
+    assert states(conn, finally_, child) == ["SCHEDULED", ended]
+
+
+def test_sleeping_workers_are_told_of_what_is_free_to_run(conn, connect):
+    graph(conn, {}, PREVIOUS)
+    pair = held(conn)
+    listener = connect()
+    listener.execute("listen rota_jobs")
+    call(listener, "begin_sleep", queues=["default"])
+
+    finish(conn, **pair)
+
+    assert [*listener.notifies(timeout=5, stop_after=1)]
+
+
 @pytest.mark.parametrize("policy", ["cancel", "run"])
 def test_a_child_waits_while_its_parent_is_tried_again(conn, policy):
     one, child = graph(conn, {"max_retries": 1}, PREVIOUS | {"if_parent_fails": policy})
