@@ -28,6 +28,7 @@ from rota.app.inputs import (
     read_query,
     rows_up_to,
     seconds,
+    seconds_from_zero,
     text,
 )
 from rota.db.gateway import call
@@ -46,6 +47,8 @@ SETTINGS = {
     "key_max_starts": Field(integer),
     "key_starts_period_seconds": Field(seconds, argument="key_starts_period"),
     "key_in_order": Field(boolean),
+    "keep_completed_seconds": Field(seconds_from_zero, argument="keep_completed"),
+    "keep_failed_seconds": Field(seconds, argument="keep_failed"),
 }
 LIMITS = {name: SETTINGS[name] for name in ("max_running", "max_starts", "starts_period_seconds")}
 QUEUES = sql.SQL(
@@ -57,6 +60,8 @@ QUEUES = sql.SQL(
         max_running, max_starts, extract(epoch from starts_period)::float8 as starts_period_seconds,
         key_max_running, key_max_starts,
         extract(epoch from key_starts_period)::float8 as key_starts_period_seconds, key_in_order,
+        extract(epoch from keep_completed)::float8 as keep_completed_seconds,
+        extract(epoch from keep_failed)::float8 as keep_failed_seconds,
         scheduled, due, running, {oldest_due_at}, waiting
     from rota.queue_status
     """

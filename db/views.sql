@@ -455,7 +455,9 @@ select
     q.key_max_starts,
     q.key_starts_period,
     q.key_in_order,
-    coalesce(c.waiting, 0) as waiting
+    coalesce(c.waiting, 0) as waiting,
+    q.keep_completed,
+    q.keep_failed
 from (
     select l.queue from rota.lanes as l
     where l.retired_at is null

@@ -32,7 +32,11 @@ EMPTY = """
         );
         update rota.settings as s
         set retention = default,
-            kept_since = default;
+            keep_completed = default,
+            keep_failed = default,
+            kept_since = default,
+            completed_since = default,
+            failed_since = default;
     end;
     $$
 """

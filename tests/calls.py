@@ -15,7 +15,7 @@ from rota.testing import Clock
 from tests.concurrency.sessions import forget_cursors
 
 Arguments = dict[str, Any]
-HOUR = timedelta(hours=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 HASH = b"h" * 32  # of a token
 
 
@@ -142,6 +142,54 @@ def old_weeks(conn: Connection, clock: Clock) -> Arguments:
     call(conn, "configure_retention", retention=timedelta(days=7))
     clock.advance(timedelta(days=50))
     return {}
+
+
+def unkept(conn: Connection, clock: Clock) -> Arguments:
+    """Leave a job that runs, and of which nothing is kept when it completes."""
+    enqueue(conn)
+    conn.execute("update rota.lanes set unkept = true")
+    pair = held(conn)
+    conn.execute("update rota.lanes set unkept = null")
+    return pair
+
+
+def unkept_beside_others(conn: Connection, clock: Clock) -> Arguments:
+    pairs = [unkept(conn, clock), running(conn, clock), unkept(conn, clock)]
+    return {
+        "job_ids": [pair["job_id"] for pair in pairs],
+        "tokens": [pair["token"] for pair in pairs],
+    }
+
+
+def unkept_beside_one_that_fails(conn: Connection, clock: Clock) -> Arguments:
+    return unkept_beside_others(conn, clock) | {"errors": [None, "x", None]}
+
+
+def left_a_receipt(conn: Connection, clock: Clock) -> Arguments:
+    pair = unkept(conn, clock)
+    call(conn, "finish_job", **pair)
+    return pair
+
+
+def run_out(conn: Connection, clock: Clock, steps: int = 1) -> Arguments:
+    """Leave a partition in which much has run out, so many steps on the way out."""
+    call(conn, "configure_retention", retention=30 * DAY, keep_completed=HOUR)
+    clock.advance(100 * DAY)
+    call(conn, "maintain")
+    for _ in range(3):
+        finished(conn, clock)
+    failed(conn, clock)
+    clock.advance(DAY + 4 * HOUR)
+    for _ in range(4):
+        call(conn, "roll_up")
+    for _ in range(steps):
+        call(conn, "do_chores")
+        clock.advance(timedelta(seconds=70))
+    return {}
+
+
+def copied(conn: Connection, clock: Clock) -> Arguments:
+    return run_out(conn, clock, steps=3)
 
 
 def to_be_counted(conn: Connection, clock: Clock) -> Arguments:
@@ -423,6 +471,12 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("recover_jobs", lost, {}),
     ("recover_jobs", of_a_dead_worker, {}),
     ("recover_workers", of_a_dead_worker, {}),
+    ("finish_job", unkept, {}),
+    ("finish_job", left_a_receipt, {}),
+    ("finish_jobs", unkept_beside_others, {}),
+    ("finish_jobs", unkept_beside_one_that_fails, {}),
+    ("do_chores", run_out, {}),
+    ("do_chores", copied, {}),
     ("maintain", old_weeks, {}),
     ("take_census", lambda conn, clock: running(conn, clock) and {}, {"older_than": "0"}),
     ("roll_up", to_be_counted, {}),
@@ -460,6 +514,7 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("configure_queue", given(queue="default", key_max_running=1), {}),
     ("configure_key", given(queue="default", key="k", max_running=1), {}),
     ("configure_retention", given(retention=timedelta(days=30)), {}),
+    ("configure_queue", given(queue="q", keep_completed=timedelta(0)), {}),
     ("check_invariants", waiting, {}),
     ("doctor", waiting, {}),
     ("doctor", lost, {}),

@@ -4,8 +4,11 @@ In 0010 the table rota.job_executions became a view. Since 0075 the attempt that
 one-time job is its row in finished_jobs, and no row of its own.
 """
 
+import io
+import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -224,6 +227,48 @@ def no_workflows(empty_db: str) -> Iterator[Connection]:
         yield conn
 
 
+# The last release in which all that ended was kept alike.
+KEPT_ALIKE = "71051ec"
+
+
+@pytest.fixture
+def kept_alike(empty_db: str, tmp_path: Path) -> Iterator[Connection]:
+    """A database as that release deploys it."""
+    root = Path(__file__).parents[1]
+    made = subprocess.run(
+        ["git", "archive", KEPT_ALIKE, "db"], cwd=root, capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"commit {KEPT_ALIKE} is not in this clone: git fetch --unshallow")
+    with tarfile.open(fileobj=io.BytesIO(made.stdout)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    deploy(empty_db, folder=tmp_path / "db", report=lambda line: None)
+    with psycopg.connect(empty_db, autocommit=True) as conn:
+        conn.execute("set search_path = pg_catalog")
+        yield conn
+
+
+def test_functions_of_before_go_on_where_the_tables_have_changed(
+    kept_alike: Connection, empty_db: str, tmp_path: Path
+) -> None:
+    """As it is from the last migration until the functions are replaced."""
+    shutil.copytree(FOLDER / "migrations", tmp_path / "db" / "migrations", dirs_exist_ok=True)
+    callers = [Caller(empty_db, number) for number in range(3)]
+    for caller in callers:
+        caller.start()
+
+    deploy(empty_db, folder=tmp_path / "db", report=lambda line: None)
+
+    reached = {caller: caller.turns for caller in callers}
+    wait_until(lambda: all(caller.turns > reached[caller] + 8 for caller in callers))
+    for caller in callers:
+        caller.going = False
+    for caller in callers:
+        caller.join()
+    assert [failure for caller in callers for failure in caller.failures] == []
+    assert kept_alike.execute("select * from rota.check_invariants()").fetchall() == []
+
+
 def finish_one(conn: Connection) -> dict:
     call(conn, "enqueue_job", task="t")
     (job,) = call(conn, "claim_next_job")
@@ -290,7 +335,7 @@ def recorded(conn: Connection) -> list[tuple]:
     return ended
 
 
-@pytest.mark.parametrize("before", ["old", "two_rows", "no_workflows"])
+@pytest.mark.parametrize("before", ["old", "two_rows", "no_workflows", "kept_alike"])
 def test_no_call_fails_while_what_is_on_record_moves(request, before, empty_db):
     old = request.getfixturevalue(before)
     callers = [Caller(empty_db, number) for number in range(3)]
@@ -312,7 +357,7 @@ def test_no_call_fails_while_what_is_on_record_moves(request, before, empty_db):
     assert len(charged) == len(set(charged))
 
 
-@pytest.mark.parametrize("before", ["old", "two_rows", "no_workflows"])
+@pytest.mark.parametrize("before", ["old", "two_rows", "no_workflows", "kept_alike"])
 def test_an_upgraded_database_looks_like_a_new_one(
     request, before, empty_db, cluster, administrate, new_name
 ):

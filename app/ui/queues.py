@@ -56,7 +56,7 @@ QUEUE = """
     with known as materialized (
         select queue, paused_at, max_retries, backoff_base, backoff_cap, timeout, max_running,
             max_starts, starts_period, key_max_running, key_max_starts, key_starts_period,
-            key_in_order
+            key_in_order, keep_completed, keep_failed
         from rota.queue_status
     )
     select k.queue, k.paused_at, k.max_retries,
@@ -66,7 +66,9 @@ QUEUE = """
         k.max_running, k.max_starts, extract(epoch from k.starts_period)::float8 as starts_period,
         k.key_max_running, k.key_max_starts,
         extract(epoch from k.key_starts_period)::float8 as key_starts_period,
-        k.key_in_order
+        k.key_in_order,
+        extract(epoch from k.keep_completed)::float8 / 3600 as keep_completed,
+        extract(epoch from k.keep_failed)::float8 / 3600 as keep_failed
     from known as k
     where k.queue = %(queue)s
 """
@@ -171,6 +173,13 @@ def seconds(value: str) -> timedelta:
     return timedelta(seconds=float(value))
 
 
+def hours(value: str) -> timedelta:
+    """Take a number of hours, written out."""
+    if not NUMBER.fullmatch(value):
+        raise ValueError("must be a number of hours, such as 48 or 0")
+    return timedelta(hours=float(value))
+
+
 def yes(value: str) -> bool:
     """Take a yes, chosen from a list."""
     if value != "yes":
@@ -184,6 +193,8 @@ SETTINGS = {
     "timeout": (seconds, "Timeout, s", "none", "After it an attempt is over."),
     "backoff_base": (seconds, "Backoff base, s", "5", "The longest wait before the first retry."),
     "backoff_cap": (seconds, "Backoff cap, s", "3600", "Until then it doubles with each retry."),
+    "keep_completed": (hours, "Keep completed, h", "as all", "0 keeps nothing of what completes."),
+    "keep_failed": (hours, "Keep others, h", "as all", "Those that failed or were cancelled."),
 }
 # How much of it may run and start, and of each of its keys.
 LIMITS = {

@@ -21,7 +21,7 @@ OTHER_NAMES = {  # columns that the API shows as seconds
     name: f"{name}_seconds"
     for name in (
         *("timeout", "backoff_base", "backoff_cap", "jitter", "max_lateness", "clock_difference"),
-        *("starts_period", "key_starts_period"),
+        *("starts_period", "key_starts_period", "keep_completed", "keep_failed"),
     )
 }
 START = "2030-01-31T09:00:00+00:00"
@@ -116,6 +116,8 @@ def eventful(conn: Connection) -> dict[str, Any]:
         key_max_starts=100,
         key_starts_period="2.5 seconds",
         key_in_order=True,
+        keep_completed="90.5 minutes",
+        keep_failed="3 days",
     )
     limits = {"max_running": 7, "max_starts": 70, "starts_period": "0.5 seconds"}
     call(conn, "configure_key", queue="mail", key="acme", **limits)

@@ -166,6 +166,28 @@ def test_limits_of_a_queue_are_set_and_unset(client: FlaskClient) -> None:
     assert none.json.items() >= dict.fromkeys(LIMITS).items()
 
 
+def test_how_long_a_queue_keeps_what_ended_is_set_and_unset(client: FlaskClient) -> None:
+    made = client.patch("/queues/mail", json={"keep_completed_seconds": 0})
+    more = client.patch("/queues/mail", json={"keep_failed_seconds": 5400.5})
+    none = client.patch("/queues/mail", json={"keep_completed_seconds": None})
+
+    seen = [(a.json["keep_completed_seconds"], a.json["keep_failed_seconds"]) for a in (made, more)]
+    assert seen == [(0, None), (0, 5400.5)]
+    assert none.json["keep_completed_seconds"] is None
+    assert none.json["keep_failed_seconds"] == 5400.5
+
+
+@pytest.mark.parametrize("name", ["keep_completed_seconds", "keep_failed_seconds"])
+@pytest.mark.parametrize("value", [-1, 1, 3599, 1e10, "3600", True])
+def test_how_long_a_queue_cannot_keep_anything_is_named(
+    client: FlaskClient, name: str, value: object
+) -> None:
+    answer = client.patch("/queues/mail", json={name: value})
+
+    assert answer.status_code == 422
+    assert name.removesuffix("_seconds") in answer.json["message"]
+
+
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_limit_out_of_its_range_is_named(client: FlaskClient, name: str) -> None:
     for value in (0, -1, 1000001, "5", 1e18):

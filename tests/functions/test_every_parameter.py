@@ -31,7 +31,7 @@ SEEN = (
     "select * from rota.queue_status",
     "select * from rota.worker_status",
     "select principal, queue_pattern from rota.walls",
-    "select retention from rota.settings",
+    "select retention, keep_completed, keep_failed from rota.settings",
     "select principal, note, expires_at, revoked_at from rota.tokens",
     "select actor, function, queue, schedule, affected, details - '{job_ids, workflow_id}'::text[]"
     " as details from rota.actions",
@@ -500,6 +500,8 @@ DIFFERENCES = {
         "key_max_starts": (None, 4),
         "key_starts_period": (None, HOUR),
         "key_in_order": (None, True),
+        "keep_completed": (None, HOUR),
+        "keep_failed": (None, HOUR),
     },
     "configure_key": {
         "queue": ("mail", "post"),
@@ -509,7 +511,11 @@ DIFFERENCES = {
         "starts_period": (None, HOUR),
         "unset": (None, ["max_running"]),
     },
-    "configure_retention": {"retention": (7 * DAY, 8 * DAY)},
+    "configure_retention": {
+        "retention": (7 * DAY, 8 * DAY),
+        "keep_completed": (None, HOUR),
+        "keep_failed": (None, HOUR),
+    },
     "wall": {"principal": ("rota_reader", "rota_worker"), "queue_pattern": ("a.*", "b")},
     "unwall": {"principal": ("rota_reader", "rota_worker"), "queue_pattern": ("a.*", "b")},
     "pause_schedule": {"name": ("tick", "tock")},
@@ -543,7 +549,7 @@ TOGETHER = {  # these replace each other
 }
 NO_DEFAULT = {  # that a call here could do with: one of two is needed, or the default is random
     *(("preview_schedule", "cron"), ("schedule_job", "every"), ("finish_job", "retry_in")),
-    ("finish_job", "next"),
+    *(("finish_job", "next"), ("configure_retention", "retention")),
 }
 NO_WORDS_NEEDED = {
     "binding_principals",
@@ -671,6 +677,8 @@ def test_each_parameter_makes_a_difference_and_its_default_is_what_is_documented
         assert first == attempt(connect, function, parameter, leave_out=True)
 
 
+KEPT = [HOUR, "100 years"]
+NOT_KEPT = [HOUR - TICK, "101 years"]
 PERIODS = [timedelta(milliseconds=1), 366 * DAY]
 NO_PERIODS = [timedelta(0), timedelta(microseconds=999), 366 * DAY + TICK, "1 month"]
 JOB_LIMITS = {
@@ -815,6 +823,8 @@ LIMITS = {
         "key_max_starts": ([1, 1_000_000], [0, -1, 1_000_001]),
         "key_starts_period": (PERIODS, NO_PERIODS),
         "key_in_order": ([True, False], []),
+        "keep_completed": ([timedelta(0), *KEPT], [TICK, *NOT_KEPT]),
+        "keep_failed": (KEPT, [timedelta(0), *NOT_KEPT]),
     },
     "configure_key": {
         "queue": (["q" * 100], ["", "q" * 101, None, "a\x1bb"]),
@@ -823,7 +833,11 @@ LIMITS = {
         "max_starts": ([1, 1_000_000], [0, -1, 1_000_001]),
         "starts_period": (PERIODS, NO_PERIODS),
     },
-    "configure_retention": {"retention": ([7 * DAY, "100 years"], [7 * DAY - TICK, "101 years"])},
+    "configure_retention": {
+        "retention": (KEPT, [timedelta(0), *NOT_KEPT]),
+        "keep_completed": ([timedelta(0), *KEPT], [TICK, *NOT_KEPT]),
+        "keep_failed": (KEPT, [timedelta(0), *NOT_KEPT]),
+    },
     "backfill_schedule": {
         "starts_at": ([START + 3 * HOUR - TICK], [START + 3 * HOUR, None, "-infinity"]),
         "ends_at": (

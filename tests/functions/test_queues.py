@@ -185,6 +185,8 @@ LIMITS = {
     "key_max_starts": 100,
     "key_starts_period": timedelta(seconds=2.5),
     "key_in_order": True,
+    "keep_completed": timedelta(0),
+    "keep_failed": timedelta(days=3),
 }
 
 

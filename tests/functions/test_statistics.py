@@ -373,6 +373,11 @@ def test_old_minutes_become_hours_and_are_kept_as_long_as_history(conn, noon):
     for _ in range(3):
         call(conn, "maintain")
     assert conn.execute("select from rota.finished_jobs").fetchall() == []
+    assert conn.execute(query + " order by outcome").rowcount == 2
+    assert healthy(conn)
+
+    noon.set(NOON + 58 * DAY)
+    call(conn, "maintain")
     assert ended(conn) == {}
     assert conn.execute("select from rota.depths where minute < %s", [NOON + DAY]).fetchall() == []
     assert totals(conn) == in_minutes

@@ -81,6 +81,7 @@ STEERING = "tests/concurrency/test_steering.py"
 ACCESS = "tests/api/test_access.py"
 METHODS = "tests/api/test_methods.py"
 WALLS = "tests/functions/test_walls.py"
+RETENTION = "tests/functions/test_retention.py"
 STATISTICS = "tests/functions/test_statistics.py"
 HOSTILE = "tests/functions/test_hostile_tenant.py"
 EXAMPLES = "tests/api/test_example_workers.py"
@@ -360,8 +361,8 @@ MUTANTS = [
     mutant(
         "what a claim starts under a limit is not counted",
         CLAIM,
-        "counted = v_counted\n",
-        "counted = null\n",
+        "counted = v_counted,\n",
+        "counted = null,\n",
         TWO_CLAIMS,
     ),
     mutant(
@@ -1201,7 +1202,7 @@ MUTANTS = [
     mutant(
         "a repeated finish may tell another story",
         "db/functions/finish/_past_outcome.sql",
-        "or v_past.result is distinct from result",
+        "or v_past.run is not null and v_past.result is distinct from result",
         "",
         f"{FINISHES}::test_another_outcome_under_the_same_token_is_a_conflict",
     ),
@@ -1472,7 +1473,8 @@ MUTANTS = [
         "a deleted queue loses its lanes",
         "db/functions/queues/delete_queue.sql",
         """    update rota.lanes as l
-    set retired_at = rota._now()
+    set retired_at = rota._now(),
+        unkept = null
     where""",
         """    delete from rota.lanes as l
     where""",
@@ -1524,8 +1526,8 @@ MUTANTS = [
     mutant(
         "retention drops weeks that are still to be kept",
         "db/functions/upkeep/_expired_weeks.sql",
-        "to_date(right(c.relname, 8), 'YYYYMMDD') + 7",
-        "to_date(right(c.relname, 8), 'YYYYMMDD') - 700",
+        "where p.ends_at <= older_than",
+        "where p.ends_at <= older_than + interval '700 days'",
         f"{UPKEEP}::test_retention_drops_old_weeks_and_never_a_live_job",
     ),
     mutant(
@@ -1545,9 +1547,65 @@ MUTANTS = [
     mutant(
         "a retention that is raised again makes a false alarm",
         "db/functions/upkeep/_drop_partitions.sql",
-        "where s.kept_since < v_end",
-        "where s.kept_since > v_end",
+        "s.kept_since < v_end",
+        "s.kept_since > v_end",
         f"{UPKEEP}::test_a_retention_that_was_lowered_and_raised_again_breaks_no_rule",
+    ),
+    mutant(
+        "a partition is exchanged while a snapshot is older than its copies",
+        "db/functions/upkeep/_thin_history.sql",
+        "elsif not v_part.open && rota._open_transactions() then",
+        "else",
+        f"{RETENTION}::test_a_partition_is_not_exchanged_while_a_snapshot_is_older_than_the_copies",
+    ),
+    mutant(
+        "what comes and goes while copies are made is lost",
+        "db/functions/upkeep/_swap_partition.sql",
+        "if v_changed <> '{}' then",
+        "if false then",
+        f"{RETENTION}::test_what_comes_and_goes_while_copies_are_made_is_not_lost",
+    ),
+    mutant(
+        "what ran out is taken from a workflow that goes on",
+        "db/functions/upkeep/_ran_out.sql",
+        "f.%2$I in (select k.id from known as k) as is_known",
+        "f.%2$I in (select k.id from known as k) and false as is_known",
+        f"{RETENTION}::test_a_workflow_that_goes_on_keeps_its_jobs_and_those_it_depends_on",
+    ),
+    mutant(
+        "nothing is kept of a job on which another came to depend",
+        "db/functions/finish/_unkept.sql",
+        "            and j.linked is null\n",
+        "",
+        f"{RETENTION}::test_a_job_on_which_another_came_to_depend_is_kept",
+    ),
+    mutant(
+        "nothing is kept of the jobs of a workflow",
+        "db/functions/finish/_unkept.sql",
+        "where w.job_id = j.id)",
+        "where w.job_id = j.id and false)",
+        f"{RETENTION}::test_jobs_of_a_workflow_are_kept_for_those_that_follow",
+    ),
+    mutant(
+        "receipts go before they are counted",
+        "db/functions/upkeep/maintain.sql",
+        "then least(v_now - interval '2 hours', v_counted)",
+        "then v_now - interval '2 hours'",
+        f"{RETENTION}::test_receipts_wait_for_their_count_for_a_day",
+    ),
+    mutant(
+        "attempts before a receipt are counted without their names",
+        "db/functions/statistics/_count_minutes.sql",
+        "            where r.id = a.job_id\n",
+        "            where false\n",
+        f"{RETENTION}::test_what_left_a_receipt_is_counted_once_with_the_attempts_before_it",
+    ),
+    mutant(
+        "what is to be kept again goes until the next maintain",
+        "db/functions/queues/_keep_again.sql",
+        "where l.unkept\n",
+        "where false\n",
+        f"{RETENTION}::test_what_is_to_be_kept_again_is_kept_from_the_next_attempt_on",
     ),
     mutant(
         "maintain waits for longer than it takes to look for a deadlock",

@@ -85,6 +85,7 @@ declare
     v_shared boolean;
     v_keyed boolean;
     v_limited integer;
+    v_unkept boolean;
     v_most integer;
     v_counted boolean;
     v_taken rota.taken_turns;
@@ -142,10 +143,12 @@ begin
     end if;
 
     <<lanes>>
-    for v_queue, v_priority, v_shared, v_keyed, v_limited, v_counted, v_looks in
+    for v_queue, v_priority, v_shared, v_keyed, v_limited, v_unkept, v_counted,
+        v_looks
+    in
         select
             l.queue, l.priority, l.cursor_since is not null, l.keyed is not null, q.limited,
-            nullif(q.limited > 0, false), 0
+            l.unkept, nullif(q.limited > 0, false), 0
         from rota.lanes as l
         left join rota.queues as q on q.name = l.queue
         where l.queue = any(claim_next_job.queues) and q.paused_at is null
@@ -294,7 +297,8 @@ begin
                     lease_until = rota._later(v_claimed_at, lease),
                     attempt = j.attempt + 1,
                     started_at = v_claimed_at,
-                    counted = v_counted
+                    counted = v_counted,
+                    unkept = v_unkept
                 from unnest(v_found) as f(place)
                 where j.ctid = f.place
                 returning

@@ -16,8 +16,9 @@ as $$
             )
             else ': what was to enqueue it has not committed, or was rolled back'
                 || coalesce(
-                    ', or it ended before ' || rota._utc_text(nullif(t.kept_since, '-infinity'))
-                        || ' and was dropped with its week',
+                    ', or it ended before ' || rota._utc_text(nullif(
+                        greatest(t.kept_since, t.completed_since, t.failed_since), '-infinity'
+                    )) || ' and is not kept any more',
                     ''
                 )
         end),

@@ -26,9 +26,11 @@ as $$
     ), history as materialized (
         select
             p.parent,
-            rota._missing_weeks(p.parent, at, null) as missing,
-            date_trunc('week', at, 'UTC') as this_week
+            u.unit,
+            rota._missing_weeks(p.parent, u.unit, at, null) as missing,
+            date_trunc(u.unit, at, 'UTC') as now
         from (values ('finished_jobs'), ('attempts')) as p(parent)
+        cross join lateral rota._history_unit(p.parent) as u(unit)
     )
     select
         case when h.n_dead_tup > 10 * greatest(h.n_live_tup, 100000)
@@ -102,18 +104,22 @@ as $$
 
     union all
     select
-        case when h.this_week = any(h.missing) then 'critical' else 'warning' end,
+        case when h.now = any(h.missing) then 'critical' else 'warning' end,
         'partitions',
         format(
-            '%s lacks %s of its weeks%s.',
-            h.parent, cardinality(h.missing),
-            case when h.this_week = any(h.missing) then ', this one among them' end
+            '%s lacks %s of its %ss%s.',
+            h.parent, cardinality(h.missing), h.unit,
+            case when h.now = any(h.missing) then ', this one among them' end
         ),
         'select maintain(), which workers call every hour; it gives way to locks on the table.',
         jsonb_build_object('table', h.parent, 'missing', h.missing)
     from history as h
-    where h.this_week = any(h.missing)
-        or exists (select from unnest(h.missing) as m(week) where m.week < h.this_week + '3 weeks')
+    where h.now = any(h.missing)
+        or exists (
+            select
+            from unnest(h.missing) as m(start)
+            where m.start < h.now + 3 * ('1 ' || h.unit)::interval
+        )
 
     union all
     select

@@ -17,6 +17,7 @@ declare
     v_visible constant text[] := rota.visible_queues();
     v_job rota.live_jobs;
     v_ended rota.finished_jobs;
+    v_receipt rota.receipts;
 begin
     select j.* into v_job
     from rota.live_jobs as j
@@ -28,6 +29,26 @@ begin
         where f.id = explain_job.job_id and (v_visible is null or f.queue = any(v_visible));
 
         if not found then
+            select r.* into v_receipt
+            from rota.receipts as r
+            where r.id = explain_job.job_id and (v_visible is null or r.queue = any(v_visible));
+        end if;
+
+        if v_receipt.id is not null then
+            return next row(
+                true,
+                'ENDED',
+                format(
+                    'It ended %s ago, and is COMPLETED; its queue keeps no more of it.',
+                    rota._rough_span(v_now - v_receipt.finished_at)
+                ),
+                null,
+                jsonb_build_object('state', 'COMPLETED', 'finished_at', v_receipt.finished_at)
+            )::rota.job_reason;
+            return;
+        end if;
+
+        if v_ended.id is null then
             return next rota._explain_missing(explain_job.job_id, v_visible is not null);
             return;
         end if;

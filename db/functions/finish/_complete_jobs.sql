@@ -6,8 +6,9 @@
 -- The locks are those of _end_attempts, in its order, and it takes them again when it is called
 -- next, so the two never deadlock. A row once locked keeps its state until we have deleted it. As
 -- many rows as pairs are locked, so no pair comes twice. A job that completes is its own last
--- attempt, token and all: nothing goes to attempts. If this process dies on any line, nothing has
--- happened and the leases still run.
+-- attempt, token and all: nothing goes to attempts. Where nothing is kept of it, it leaves a
+-- receipt instead (_leave_receipts). If this process dies on any line, nothing has happened and the
+-- leases still run.
 create or replace function rota._complete_jobs(
     job_ids bigint[],
     tokens uuid[],
@@ -23,10 +24,12 @@ declare
     v_held tid[];
     v_kind integer;  -- the least of the batch: 3 plain, 2 linked, 1 counted, 0 none of these
     v_linked boolean;
+    v_unkept boolean;
+    v_left tid[];
     v_queues text[];
     v_keys text[];
 begin
-    select array_agg(h.place), min(h.kind) into v_held, v_kind
+    select array_agg(h.place), min(h.kind), bool_or(h.unkept) into v_held, v_kind, v_unkept
     from (
         select
             j.ctid as place,
@@ -35,7 +38,8 @@ begin
                 when j.counted then 1
                 when j.linked then 2
                 else 3
-            end as kind
+            end as kind,
+            j.unkept
         from rota.live_jobs as j
         where j.id = any(job_ids)
             and (j.id, j.token) in (select * from unnest(job_ids, tokens))
@@ -63,6 +67,21 @@ begin
         end if;
     end if;
 
+    if v_unkept then
+        v_left := rota._unkept(v_held);
+
+        if cardinality(v_left) = cardinality(v_held) then
+            perform rota._leave_receipts(v_left, v_now);
+            return true;
+        end if;
+
+        v_held := array(
+            select h.place from unnest(v_held) as h(place)
+            except
+            select l.place from unnest(v_left) as l(place)
+        );
+    end if;
+
     with gone as (
         delete from rota.live_jobs as j
         where j.ctid = any(v_held)
@@ -83,6 +102,10 @@ begin
         g.headers, g.key
     from gone as g
     left join unnest(job_ids, results) as r(job_id, result) on r.job_id = g.id;
+
+    if v_unkept then
+        perform rota._leave_receipts(v_left, v_now);
+    end if;
 
     if v_linked then
         perform rota._settle(job_ids, '{}');

@@ -20,7 +20,8 @@
 --
 -- Each attempt leaves one row in attempts, but for the one that completes a ONE_TIME job: there the
 -- job's row in finished_jobs is both, and has the token. Only a job that is never retried may be
--- that: who retries one deletes its finished row.
+-- that: who retries one deletes its finished row. Where nothing is kept of what completes, there is
+-- a receipt instead; those come last, for their table is opened last.
 --
 -- What depends on a job that ended is settled here and now (_settle).
 --
@@ -44,13 +45,17 @@ declare
     v_now timestamptz := rota._now();
     v_held tid[];
     v_counted boolean;
+    v_unkept boolean;
+    v_left tid[];
     v_linked bigint[];
     v_failed bigint[];
 begin
-    select array_agg(h.place), bool_or(h.counted), array_agg(h.id) filter (where h.linked)
-    into v_held, v_counted, v_linked
+    select
+        array_agg(h.place), bool_or(h.counted), bool_or(h.unkept),
+        array_agg(h.id) filter (where h.linked)
+    into v_held, v_counted, v_unkept, v_linked
     from (
-        select j.ctid as place, j.id, j.counted, j.linked
+        select j.ctid as place, j.id, j.counted, j.unkept, j.linked
         from rota.live_jobs as j
         where j.id = any(job_ids)
             and (j.id, j.token) in (select * from unnest(job_ids, tokens))
@@ -62,6 +67,29 @@ begin
         perform rota._offer_room(array_agg(j.queue), array_agg(j.key), v_now)
         from rota.live_jobs as j
         where j.ctid = any(v_held) and j.counted;
+    end if;
+
+    if v_unkept and ending is null then
+        v_left := rota._unkept(v_held);
+        v_left := array(
+            select j.ctid
+            from rota.live_jobs as j
+            join (
+                select distinct on (p.job_id, p.token) p.job_id, p.token, p.error
+                from unnest(job_ids, tokens, errors)
+                    with ordinality as p(job_id, token, error, place)
+                order by p.job_id, p.token, p.place
+            ) as f on f.job_id = j.id and f.token = j.token
+            where j.ctid = any(v_left)
+                and j.schedule_type = 'ONE_TIME'
+                and j.cancel_requested_at is null
+                and f.error is null
+        );
+        v_held := array(
+            select h.place from unnest(v_held) as h(place)
+            except
+            select l.place from unnest(v_left) as l(place)
+        );
     end if;
 
     return query
@@ -213,6 +241,15 @@ begin
             when d.new_run_at < 'infinity' then rota._wake(d.queue, d.new_run_at, v_now)
             else true
         end;
+
+    if v_left <> '{}' then
+        return query
+            select j.id, j.token, 'COMPLETED', null::timestamptz
+            from rota.live_jobs as j
+            where j.ctid = any(v_left);
+
+        perform rota._leave_receipts(v_left, v_now);
+    end if;
 
     if v_linked is not null then
         select array_agg(f.id), array_agg(f.id) filter (where f.state <> 'COMPLETED')

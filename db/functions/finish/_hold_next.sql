@@ -1,7 +1,8 @@
 -- Before a job ends that is followed by others (finish_job): the jobs outside on which those depend
 -- are locked with it, and with what its end can reach, in one order. If more can be reached when
 -- all is held, all is let go (the block's subtransaction), and taken again. Who holds no lease
--- locks nothing, and what lies behind a wall of the caller is refused before it is locked.
+-- locks nothing, and what lies behind a wall of the caller is refused before it is locked. What
+-- follows the job may ask for its result, so its row is kept.
 create or replace function rota._hold_next(
     items rota.workflow_item[],
     job_id bigint,
@@ -14,10 +15,11 @@ create or replace function rota._hold_next(
 as $$
 declare
     v_recurring boolean;
+    v_unkept boolean;
     v_parents bigint[];
     v_reached bigint[];
 begin
-    select j.schedule_type <> 'ONE_TIME' into v_recurring
+    select j.schedule_type <> 'ONE_TIME', j.unkept into v_recurring, v_unkept
     from rota.live_jobs as j
     where j.id = _hold_next.job_id and j.token = _hold_next.token;
 
@@ -27,13 +29,11 @@ begin
 
     v_parents := rota._named_parents(items);
 
-    if v_parents = '{}' then
-        return v_recurring;
+    if v_parents <> '{}' then
+        perform rota._check_parents(v_parents);
     end if;
 
-    perform rota._check_parents(v_parents);
-
-    loop
+    while v_parents <> '{}' loop
         v_reached := rota._reached(array[job_id], array[job_id]);
 
         begin
@@ -52,6 +52,12 @@ begin
                 null;
         end;
     end loop;
+
+    if v_unkept then
+        update rota.live_jobs as j
+        set unkept = null
+        where j.id = _hold_next.job_id and j.token = _hold_next.token;
+    end if;
 
     return v_recurring;
 end;

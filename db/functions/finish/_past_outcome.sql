@@ -1,5 +1,6 @@
 -- The second look of a finish that found no lease: the same call made before gets the answer that
--- the first one got. Nothing is locked, for executions are never updated.
+-- the first one got. Nothing is locked, for executions are never updated. A receipt has no result,
+-- so there any will do.
 create or replace function rota._past_outcome(
     job_id bigint,
     token uuid,
@@ -19,7 +20,7 @@ begin
     end if;
 
     if v_past.error is distinct from left(error, 10000)
-        or v_past.result is distinct from result
+        or v_past.run is not null and v_past.result is distinct from result
     then
         return row(job_id, 'CONFLICT', null)::rota.job_outcome;
     end if;

@@ -1,10 +1,15 @@
 drop function if exists rota.configure_queue(
     text, integer, interval, interval, interval, text[]
 );
+drop function if exists rota.configure_queue(
+    text, integer, interval, interval, interval, text[], integer, integer, interval, integer,
+    integer, interval, boolean
+);
 
 -- Settings hold for jobs that are enqueued later (max_retries, timeout) and for attempts that fail
--- later (backoff); limits for attempts that start later. One row, locked by the upsert, then those
--- of _limits_changed.
+-- later (backoff); limits for attempts that start later; what is kept of a job is settled when its
+-- attempt starts, and again by each maintain. One row, locked by the upsert, then those of
+-- _limits_changed, then lanes.
 create or replace function rota.configure_queue(
     queue text,
     max_retries integer default null,
@@ -18,7 +23,9 @@ create or replace function rota.configure_queue(
     key_max_running integer default null,
     key_max_starts integer default null,
     key_starts_period interval default null,
-    key_in_order boolean default null
+    key_in_order boolean default null,
+    keep_completed interval default null,
+    keep_failed interval default null
 )
     returns void
     language plpgsql
@@ -39,7 +46,9 @@ declare
         'key_max_running', key_max_running,
         'key_max_starts', key_max_starts,
         'key_starts_period', key_starts_period::text,
-        'key_in_order', key_in_order
+        'key_in_order', key_in_order,
+        'keep_completed', keep_completed::text,
+        'keep_failed', keep_failed::text
     );
     v_complaint text := case
         when max_retries not between 0 and 1000
@@ -57,6 +66,8 @@ declare
         else coalesce(
             rota._bad_limits('', max_running, max_starts, starts_period),
             rota._bad_limits('key_', key_max_running, key_max_starts, key_starts_period),
+            rota._bad_keep('keep_completed', keep_completed, true),
+            rota._bad_keep('keep_failed', keep_failed, false),
             rota._bad_unset(v_unset, array(select jsonb_object_keys(v_given)), v_given, 'queue')
         )
     end;
@@ -113,7 +124,9 @@ begin
         key_max_running = v_after.key_max_running,
         key_max_starts = v_after.key_max_starts,
         key_starts_period = v_after.key_starts_period,
-        key_in_order = nullif(v_after.key_in_order, false)
+        key_in_order = nullif(v_after.key_in_order, false),
+        keep_completed = v_after.keep_completed,
+        keep_failed = v_after.keep_failed
     where q.name = configure_queue.queue;
 
     if (
@@ -135,6 +148,10 @@ begin
         );
     end if;
 
+    if v_before.keep_completed is distinct from v_after.keep_completed then
+        perform rota._keep_again(queue);
+    end if;
+
     perform rota._record_action(
         'configure_queue',
         queue => queue,
@@ -151,12 +168,14 @@ begin
             'key_max_running', key_max_running,
             'key_max_starts', key_max_starts,
             'key_starts_period', rota._span_text(key_starts_period),
-            'key_in_order', key_in_order
+            'key_in_order', key_in_order,
+            'keep_completed', rota._span_text(keep_completed),
+            'keep_failed', rota._span_text(keep_failed)
         ))
     );
 end;
 $$;
 
 comment on function rota.configure_queue is
-    'Set defaults and limits of a queue, and unset those that are named; what is left out stays as'
-    ' it is.';
+    'Set defaults and limits of a queue, and how long it is kept what ended; unset what is named;'
+    ' what is left out stays as it is.';

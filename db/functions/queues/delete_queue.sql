@@ -66,7 +66,8 @@ begin
     ));
 
     update rota.lanes as l
-    set retired_at = rota._now()
+    set retired_at = rota._now(),
+        unkept = null
     where l.queue = delete_queue.queue and l.retired_at is null;
 
     perform rota._record_action('delete_queue', queue => queue);

@@ -1,9 +1,10 @@
 -- For roll_up, which has made sure that nothing more can end in these minutes, and alone writes
--- here. A success that ends a one-time job is its row in finished_jobs (0075). Of every other
--- attempt the queue and the task are those that its job has now: it is live; or it ended with this
--- very attempt, so its row has the same time, and is in the same week; or it ended later. Neither
--- can be gone while its attempt is kept, unless somebody removed it by hand, hence the '?'.
--- How long a job had waited is told by its first attempt, unless that was handed back.
+-- here. A success that ends a one-time job is its row in finished_jobs (0075), or its receipt where
+-- nothing is kept; no job has both. Of every other attempt the queue and the task are those that
+-- its job has now: it is live; or it ended with this very attempt, so its row has the same time,
+-- and is in the same partition; or it ended later, and left a row or a receipt. None of them can be
+-- gone before its attempt is counted, unless somebody removed it by hand, hence the '?'. How long a
+-- job had waited is told by its first attempt, unless that was handed back.
 create or replace function rota._count_minutes(from_time timestamptz, to_time timestamptz)
     returns void
     language plpgsql
@@ -39,9 +40,18 @@ begin
             select f.queue, f.task
             from rota.finished_jobs as f
             where f.id = a.job_id
+            union all
+            select r.queue, r.task
+            from rota.receipts as r
+            where r.id = a.job_id
             limit 1
         ) as j on true
         where a.finished_at >= from_time and a.finished_at < to_time
+        union all
+        select
+            r.finished_at, r.queue, r.task, 'SUCCEEDED', false, r.started_at, r.first_due_at
+        from rota.receipts as r
+        where r.finished_at >= from_time and r.finished_at < to_time
     ), timed as (
         select
             e.*,

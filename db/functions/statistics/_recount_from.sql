@@ -14,7 +14,11 @@ as $$
             until,
             greatest(
                 date_trunc('hour', at - interval '1 hour', 'UTC'),
-                date_trunc('hour', s.kept_since + interval '1 hour', 'UTC')
+                date_trunc(
+                    'hour',
+                    greatest(s.kept_since, s.completed_since, s.failed_since) + interval '1 hour',
+                    'UTC'
+                )
             )
         )
     end

@@ -1,7 +1,7 @@
 -- For maintain. Holds the chore of roll_up, which alone writes minutes otherwise, until maintain
 -- has ended; where that one is under way, it is left to the next call. An hour is thinned whole, a
 -- day's worth of hours in one statement; what is kept goes as far back as history does, so that it
--- can be counted again (check_invariants).
+-- can be counted again (check_invariants), and eight weeks at least, which charts show.
 create or replace function rota._thin_statistics(at timestamptz)
     returns void
     language plpgsql
@@ -19,7 +19,8 @@ begin
         return;
     end if;
 
-    select date_trunc('hour', s.kept_since, 'UTC') into v_kept
+    select date_trunc('hour', least(s.kept_since, rota._later(at, -interval '57 days')), 'UTC')
+    into v_kept
     from rota.settings as s;
 
     delete from rota.minutes as m

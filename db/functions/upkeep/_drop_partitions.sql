@@ -1,7 +1,7 @@
 -- For _keep_weeks, which has locked the parent against everybody. So only who uses a partition
--- directly can hold it (autovacuum, for one), and is not waited for. Each week stands for itself:
--- what keeps one from being dropped (somebody's view on it) stops no other. From when on all is
--- kept is noted in a row that maintain has locked.
+-- directly can hold it (autovacuum, for one), and is not waited for. Each stands for itself: what
+-- keeps one from being dropped (somebody's view on it) stops no other. From when on all is kept is
+-- noted in a row that maintain has locked.
 create or replace function rota._drop_partitions(parent text, older_than timestamptz)
     returns void
     language plpgsql
@@ -11,18 +11,27 @@ as $$
 declare
     v_name text;
     v_end timestamptz;
+    v_held boolean;
     v_detail text;
 begin
-    foreach v_name in array rota._expired_weeks(parent, older_than) loop
+    for v_name, v_end in
+        select p.name, p.ends_at
+        from rota._history_parts(parent) as p
+        where p.name = any(rota._expired_weeks(parent, older_than))
+        order by p.ends_at
+    loop
         begin
             execute format('lock table rota.%I in access exclusive mode nowait', v_name);
+            execute format('select exists (select from rota.%I)', v_name) into v_held;
             execute format('drop table rota.%I', v_name);
-
-            v_end := (to_date(right(v_name, 8), 'YYYYMMDD') + 7)::timestamp at time zone 'UTC';
 
             update rota.settings as s
             set kept_since = v_end
-            where s.kept_since < v_end;
+            where parent <> 'receipts' and s.kept_since < v_end;
+
+            update rota.settings as s
+            set completed_since = v_end
+            where parent = 'receipts' and v_held and s.completed_since < v_end;
         exception
             when others then
                 get stacked diagnostics v_detail = pg_exception_detail;
@@ -34,4 +43,4 @@ end;
 $$;
 
 comment on function rota._drop_partitions is
-    'Drop the weeks of a history table that ended before this time.';
+    'Drop the partitions of a history table that ended before this time.';

@@ -5,16 +5,12 @@ create or replace function rota._expired_weeks(parent text, older_than timestamp
     set search_path = pg_catalog, pg_temp
 as $$
     select array(
-        select c.relname
-        from pg_catalog.pg_inherits as i
-        join pg_catalog.pg_class as c on c.oid = i.inhrelid
-        where i.inhparent = ('rota.' || quote_ident(parent))::regclass
-            and c.relname ~ '_[0-9]{8}$'
-            and to_date(right(c.relname, 8), 'YYYYMMDD') + 7
-                <= (older_than at time zone 'UTC')::date
-        order by c.relname
+        select p.name
+        from rota._history_parts(parent) as p
+        where p.ends_at <= older_than
+        order by p.ends_at
     )
 $$;
 
 comment on function rota._expired_weeks is
-    'Name the partitions of a history table whose weeks ended before this time.';
+    'Name the partitions of a history table that ended before this time.';

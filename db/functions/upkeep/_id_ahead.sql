@@ -20,7 +20,8 @@ begin
         (select max(j.id) from rota.live_jobs as j where j.id >= v_from),
         (select max(s.job_id) from rota.schedules as s where s.job_id >= v_from),
         (select max(f.id) from rota.finished_jobs as f where f.id >= v_from),
-        (select max(e.job_id) from rota.attempts as e where e.job_id >= v_from)
+        (select max(e.job_id) from rota.attempts as e where e.job_id >= v_from),
+        (select max(r.id) from rota.receipts as r where r.id >= v_from)
     );
 end;
 $$;

@@ -1,13 +1,18 @@
--- For _keep_weeks, which has locked the parent and its default partition against everybody. The
--- week's table is filled from the default partition before it is attached, since attaching fails
--- while the default holds rows of that week.
--- Of the week only what no other partition holds: bounds were once read in the session's time zone,
--- and a week that so begins or ends some hours late is kept as it is. The table lies where the
--- default partition does, whatever the session's default_tablespace is.
--- PostgreSQL has the index by time describe the first pages of a table while they are empty, and
--- each job that ends would then have to correct that. Without it they are described once, when they
--- are full, as all others are.
-create or replace function rota._make_partition(parent text, at timestamptz)
+drop function if exists rota._make_partition(text, timestamptz);
+
+-- For _keep_weeks, which has locked the parent and its default partition against everybody.
+-- The table is filled from the default partition before it is attached, since attaching fails while
+-- the default holds rows of that time. Of the time only what no other partition holds: where weeks
+-- become days, and bounds were once read in the session's time zone, so that a week began or ended
+-- some hours late. The table lies where the default partition does, whatever the session's
+-- default_tablespace is. PostgreSQL has the index by time describe the first pages of a table while
+-- they are empty, and each job that ends would then have to correct that. Without it they are
+-- described once, when they are full, as all others are.
+create or replace function rota._make_partition(
+    parent text,
+    at timestamptz,
+    unit text default 'week'
+)
     returns void
     language plpgsql
     volatile
@@ -16,9 +21,9 @@ create or replace function rota._make_partition(parent text, at timestamptz)
     set default_table_access_method = 'heap'
 as $$
 declare
-    v_from timestamptz := date_trunc('week', at, 'UTC');
-    v_to timestamptz := rota._later(v_from, interval '7 days');
-    v_name text := rota._partition_name(parent, v_from);
+    v_from timestamptz := date_trunc(unit, at, 'UTC');
+    v_to timestamptz := rota._later(v_from, ('1 ' || unit)::interval);
+    v_name text := rota._partition_name(parent, unit, v_from);
     v_index regclass;
 begin
     select o.starts_at, o.ends_at into v_from, v_to
@@ -47,8 +52,8 @@ begin
         insert into rota.%I select * from moved',
         parent || '_default', rota._utc_text(v_from), rota._utc_text(v_to), v_name
     );
-    if parent = 'attempts' then
-        execute format('alter table rota.%I replica identity full', v_name);  -- it has no key
+    if parent <> 'finished_jobs' then
+        execute format('alter table rota.%I replica identity full', v_name);  -- they have no key
     end if;
 
     execute format(
@@ -67,4 +72,4 @@ end;
 $$;
 
 comment on function rota._make_partition is
-    'Give a partitioned table the week that holds this time.';
+    'Give a partitioned table the hour, day or week that holds this time.';

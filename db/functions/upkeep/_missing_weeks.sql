@@ -1,7 +1,10 @@
+drop function if exists rota._missing_weeks(text, timestamptz, timestamptz);
+
 -- Reads only: most calls of maintain find nothing to do, and lock nothing. Rows in the default
--- partition tell of weeks that nobody prepared in their time.
+-- partition tell of times that nobody prepared.
 create or replace function rota._missing_weeks(
     parent text,
+    unit text,
     at timestamptz,
     older_than timestamptz
 )
@@ -11,34 +14,39 @@ create or replace function rota._missing_weeks(
     set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_ahead integer := case unit when 'hour' then 12 when 'day' then 7 else 4 end;
     v_caught timestamptz[];
 begin
     execute format(
-        'select array_agg(distinct date_trunc(''week'', f.finished_at, ''UTC''))
+        'select array_agg(distinct date_trunc($2, f.finished_at, ''UTC''))
         from only rota.%I as f
         where f.finished_at >= $1',
         parent || '_default'
-    ) using coalesce(older_than, '-infinity') into v_caught;
+    ) using coalesce(older_than, '-infinity'), coalesce(unit, 'hour') into v_caught;
 
     return array(
-        select w.week
+        select w.start
         from (
-            select rota._later(date_trunc('week', at, 'UTC'), g.ahead * interval '7 days')
-            from generate_series(0, 4) as g(ahead)
+            select rota._later(date_trunc(unit, at, 'UTC'), g.ahead * ('1 ' || unit)::interval)
+            from generate_series(0, v_ahead) as g(ahead)
+            where unit is not null
             union
-            select u.week
-            from unnest(v_caught) as u(week)
-        ) as w(week)
+            select u.start
+            from unnest(v_caught) as u(start)
+        ) as w(start)
         cross join lateral rota._open_range(
-            parent, w.week, rota._later(w.week, interval '7 days')
+            parent, w.start, rota._later(w.start, ('1 ' || coalesce(unit, 'hour'))::interval)
         ) as o
         where o.starts_at < o.ends_at
-            and to_regclass(format('rota.%I', rota._partition_name(parent, w.week))) is null
-        order by w.week
-        limit 10
+            and to_regclass(
+                format('rota.%I', rota._partition_name(parent, coalesce(unit, 'hour'), w.start))
+            ) is null
+        order by w.start
+        limit 13
     );
 end;
 $$;
 
 comment on function rota._missing_weeks is
-    'List weeks without a partition: this one, four more, and any whose rows the default holds.';
+    'List when partitions begin that there are not: of now, some ahead, and any whose rows the'
+    ' default one holds.';

@@ -24,6 +24,9 @@ as $$
             a.job_id, a.run, a.attempt, a.outcome::text, a.finished_at,
             a.job_state = 'FAILED', a.token
         from rota.attempts as a
+        union all
+        select r.id, null, null, 'SUCCEEDED', r.finished_at, false, r.token
+        from rota.receipts as r
     ), ended_attempts as (
         select
             e.job_id,
@@ -34,17 +37,26 @@ as $$
         from every_attempt as e
         group by e.job_id, e.run, e.attempt
     ), kept as (
-        -- Older attempts may have been dropped with their week.
-        select s.kept_since as since from rota.settings as s
-    ), counted as (
-        -- The minutes that hold, as far back as all of their history is there.
+        -- Older attempts may have been dropped, or taken out of what is there: since when all that
+        -- succeeded are there, all others, and all.
         select
+            greatest(s.kept_since, s.completed_since) as completed_since,
+            greatest(s.kept_since, s.failed_since) as failed_since,
+            greatest(s.kept_since, s.completed_since, s.failed_since) as since
+        from rota.settings as s
+    ), counted as (
+        -- The minutes that hold, as far back as all of their history is there, by outcome.
+        select
+            o.succeeded,
             greatest(
-                c.since, date_trunc('hour', k.since + interval '59 min 59.999999 s', 'UTC')
+                c.since, date_trunc('hour', o.since + interval '59 min 59.999999 s', 'UTC')
             ) as since,
             rota._recount_from(c.until, rota._now()) as until
         from rota.chores as c
         cross join kept as k
+        cross join lateral (
+            values (true, k.completed_since), (false, k.failed_since)
+        ) as o(succeeded, since)
         where c.chore = 'roll_up'
     )
     select 'S1: a live job is WAITING, SCHEDULED or RUNNING', j.id, j.state::text
@@ -109,7 +121,7 @@ as $$
         1, j.attempt - case j.state when 'RUNNING' then 1 else 0 end
     ) as missing(attempt)
     cross join kept as k
-    where j.created_at >= k.since
+    where j.created_at >= k.failed_since
         and not exists (
             select from ended_attempts as a
             where a.job_id = j.id
@@ -124,7 +136,7 @@ as $$
     from rota.finished_jobs as f
     cross join lateral generate_series(1, f.attempt) as missing(attempt)
     cross join kept as k
-    where f.created_at >= k.since
+    where f.created_at >= case f.state when 'COMPLETED' then k.since else k.failed_since end
         and not exists (
             select from ended_attempts as a
             where a.job_id = f.id
@@ -164,7 +176,7 @@ as $$
     cross join kept as k
     where f.state = 'COMPLETED'
         and f.schedule_type = 'ONE_TIME'
-        and f.created_at >= k.since
+        and f.created_at >= k.completed_since
         and case when f.token is null then 1 else 0 end <> (
             select count(*)
             from rota.attempts as e
@@ -184,7 +196,7 @@ as $$
             date_trunc('hour', m.minute, 'UTC') as hour, m.outcome,
             sum(m.ended) as ended, sum(m.gave_up) as gave_up
         from rota.minutes as m
-        cross join counted as c
+        join counted as c on c.succeeded = (m.outcome = 'SUCCEEDED')
         where m.minute >= c.since and m.minute < c.until
         group by 1, 2
     ) as m
@@ -193,7 +205,7 @@ as $$
             date_trunc('hour', e.finished_at, 'UTC') as hour, e.outcome,
             count(*) as ended, count(*) filter (where e.gave_up) as gave_up
         from every_attempt as e
-        cross join counted as c
+        join counted as c on c.succeeded = (e.outcome = 'SUCCEEDED')
         where e.finished_at >= c.since and e.finished_at < c.until
         group by 1, 2
     ) as e on e.hour = m.hour and e.outcome = m.outcome
@@ -332,6 +344,19 @@ as $$
     select 'K2: a schedule never fails', f.id, f.state::text
     from rota.finished_jobs as f
     where f.schedule_type <> 'ONE_TIME' and f.state = 'FAILED'
+
+    union all
+    select 'S4: what left a receipt is neither live nor finished', r.id, coalesce(j.state, f.state)
+    from rota.receipts as r
+    left join rota.live_jobs as j on j.id = r.id
+    left join rota.finished_jobs as f on f.id = r.id
+    where j.id is not null or f.id is not null
+
+    union all
+    select 'S4: a job leaves one receipt', r.id, format('%s receipts', count(*))
+    from rota.receipts as r
+    group by r.id
+    having count(*) > 1
 $$;
 
 comment on function rota.check_invariants is

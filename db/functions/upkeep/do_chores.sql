@@ -6,8 +6,9 @@
 -- in which nothing happens is to write next to nothing.
 -- Each look for lost jobs reads the whole table, too: the next comes after a hundred times what
 -- this one took, a minute at most. After a find there may be more than one call takes back.
+-- What has run out of history is taken out here, too, bit by bit and a tenth of the time at most.
 -- Lock order: that of recover_jobs, or the chores of counting, each of which is passed by when
--- locked.
+-- locked; then that of _thin_history, whose last act is the exchange of a partition.
 create or replace function rota.do_chores(max_jobs integer default 1000)
     returns rota.chores_done
     language plpgsql
@@ -40,6 +41,13 @@ begin
     exception
         when others then
             raise warning 'what ended could not be counted: %', sqlerrm;
+    end;
+
+    begin
+        perform rota._thin_history(interval '500 ms');
+    exception
+        when others then
+            raise warning 'what ran out of history could not be removed: %', sqlerrm;
     end;
 
     return row(0, greatest(5, least(100 * v_took, 60)))::rota.chores_done;

@@ -5,8 +5,10 @@
 -- deadlock_timeout at most, so that who waits for us meanwhile is not told of a deadlock.
 -- Of what may be much a second's worth is removed, in portions.
 -- Whatever cannot be done is left for the next call, reported by a warning, and stops nothing else.
--- Only finished jobs, attempts and the record of actions are ever dropped. Of a schedule that has
--- ended, the definition goes with the call after the one that dropped its job.
+-- Only finished jobs, attempts, receipts and the record of actions are ever dropped: partitions
+-- when the longest time for which anything is kept has passed (what runs out before that is taken
+-- out by _thin_history), and when all in them has been counted, or a day later. Of a schedule that
+-- has ended, the definition goes with the call after the one that dropped its job.
 create or replace function rota.maintain()
     returns void
     language plpgsql
@@ -19,6 +21,8 @@ declare
     v_began timestamptz := clock_timestamp();
     v_now timestamptz := rota._now();
     v_older_than timestamptz;
+    v_old timestamptz;  -- for what is kept for a week at least
+    v_counted timestamptz;
     v_parent text;
     v_since timestamptz;
     v_count bigint;
@@ -32,9 +36,14 @@ begin
     end if;
 
     -- Nothing is dropped while somebody changes the retention.
-    select rota._later(v_now, -s.retention) into v_older_than
+    select rota._later(v_now, -(select max(k.span) from rota._kept_spans() as k))
+    into v_older_than
     from rota.settings as s
     for no key update skip locked;
+
+    v_old := case
+        when v_older_than is not null then least(v_older_than, v_now - interval '7 days')
+    end;
 
     begin
         perform rota._heal_job_ids();
@@ -129,7 +138,7 @@ begin
             where a.action_id = any(array(
                 select o.action_id
                 from rota.action_log as o
-                where o.at < v_older_than
+                where o.at < v_old
                 order by o.at
                 limit 5000
                 for update skip locked
@@ -177,12 +186,12 @@ begin
         v_since := clock_timestamp();
 
         loop
-            exit when rota._forget_workflows(v_older_than, 1000) < 1000
+            exit when rota._forget_workflows(v_old, 1000) < 1000
                 or clock_timestamp() > v_since + interval '1 second';
         end loop;
 
         loop
-            exit when rota._forget_steps(v_older_than, v_now, 5000) < 5000
+            exit when rota._forget_steps(v_old, v_now, 5000) < 5000
                 or clock_timestamp() > v_since + interval '2 seconds';
         end loop;
     exception
@@ -205,14 +214,27 @@ begin
             raise warning 'old statistics could not be thinned: %', sqlerrm;
     end;
 
-    foreach v_parent in array array['finished_jobs', 'attempts'] loop
+    v_counted := rota._counted_until(v_now);
+
+    foreach v_parent in array array['finished_jobs', 'attempts', 'receipts'] loop
         begin
-            perform rota._keep_weeks(v_parent, v_now, v_older_than);
+            perform rota._keep_weeks(v_parent, v_now, case
+                when v_older_than is null then null
+                when v_parent = 'receipts' then least(v_now - interval '2 hours', v_counted)
+                else least(v_older_than, v_counted)
+            end);
         exception
             when others then
-                raise warning 'the weeks of rota.% could not be kept: %', v_parent, sqlerrm;
+                raise warning 'the partitions of rota.% could not be kept: %', v_parent, sqlerrm;
         end;
     end loop;
+
+    begin
+        perform rota._mark_lanes(v_now);
+    exception
+        when others then
+            raise warning 'queues that keep nothing could not be marked: %', sqlerrm;
+    end;
 
     update rota.chores as c
     set ran_at = v_now,
@@ -222,4 +244,4 @@ end;
 $$;
 
 comment on function rota.maintain is
-    'Prepare the coming weeks, drop what is older than the retention, and tidy up.';
+    'Prepare partitions of history ahead, drop what is older than all that is kept, and tidy up.';
