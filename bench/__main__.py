@@ -25,6 +25,7 @@ from bench.measure.keys import keys
 from bench.measure.latency import latency, middle
 from bench.measure.limit import limit
 from bench.measure.limited_keys import limited_keys
+from bench.measure.retention import retention
 from bench.measure.snapshot import snapshot
 from bench.measure.statistics import statistics
 from bench.measure.workflows import workflows
@@ -98,6 +99,7 @@ class Run:
         who = [c for c in (ROTA, *self._peers) if c.keyed]
         self._each("key limits", lambda c: limited_keys(server, c, sizes), who)
         self._rota("statistics", lambda: statistics(server, sizes))
+        self._rota("retention", lambda: retention(server, sizes))
         self._each("drain", lambda c: drain(server, c, sizes))
         self._each("bulk", lambda c: bulk(server, c, sizes))
         self._each("enqueue", lambda c: enqueue(server, c, sizes))

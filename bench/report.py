@@ -506,6 +506,27 @@ def _workflows_section(results: Results) -> str:
     )
 
 
+def _retention_section(results: Results) -> str:
+    if not (found := results.get("retention")):
+        return ""
+    looks = found["looks"]
+    rows = {
+        name: both | {"ratio": both["nothing kept"] / both["kept"]}
+        for name, both in found.items()
+        if name != "looks"
+    }
+    return (
+        _by_contestant("Retention", rows, ", jobs/s, and what a job takes")
+        + "\n\nA look by id over 90 days of partitions takes"
+        f" {looks['jobs, planned then']:.1f} ms in `jobs` and"
+        f" {looks['executions, planned then']:.1f} in `executions`, planning and the way there"
+        f" included; {looks['jobs, first of a session']:.1f} and"
+        f" {looks['executions, first of a session']:.1f} as the first of its session,"
+        f" {looks['jobs, planned before']:.1f} and {looks['executions, planned before']:.1f} when"
+        " it was planned before."
+    )
+
+
 def _limited_keys_section(results: Results) -> str:
     if not results.get("key limits"):
         return ""
@@ -664,6 +685,7 @@ SECTIONS: tuple[Callable[[Results], str], ...] = (
     _limit_section,
     _keys_section,
     _workflows_section,
+    _retention_section,
     _limited_keys_section,
     _drain_section,
     _enqueue_section,
