@@ -37,8 +37,9 @@ def create_app(database_url: str | None = None, read_url: str | None = None) -> 
     """Build the application.
 
     Args:
-        database_url: a libpq connection string; ``DATABASE_URL`` when left out.
-        read_url: one that leads to a standby; ``DATABASE_READ_URL`` when left out, which may be.
+        database_url: a libpq connection string; ``DATABASE_URL`` when left out, and then
+            ``DATABASE_READ_URL`` is of its standby.
+        read_url: one that leads to a standby of it, if it is to be read from.
 
     Raises:
         ValueError: there is no connection string, or it is not one.
@@ -55,9 +56,12 @@ def create_app(database_url: str | None = None, read_url: str | None = None) -> 
         "schedule": paths.ScheduleConverter,
         "name": paths.AnyNameConverter,
     }
-    database = Database(database_url or os.environ.get("DATABASE_URL", ""))
+    if not database_url:
+        database_url = os.environ.get("DATABASE_URL", "")
+        read_url = read_url or os.environ.get(standby.VARIABLE)
+    database = Database(database_url)
     app.extensions["database"] = database
-    standby.init_app(app, read_url or os.environ.get(standby.VARIABLE, ""))
+    standby.init_app(app, read_url)
     app.extensions["waiting"] = Waiting(database)
     app.extensions["announcements"] = work.Announcements()
     app.extensions["probe"] = WriteProbe(database)

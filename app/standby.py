@@ -93,8 +93,8 @@ class Standby:
             yield conn
 
 
-def init_app(app: Flask, url: str) -> None:
-    """Have GETs answered by the standby that a URL names; by the primary if it is empty."""
+def init_app(app: Flask, url: str | None) -> None:
+    """Have GETs answered by the standby that a URL names; by the primary if there is none."""
     app.extensions["standby"] = Standby(url) if url else None
 
     @app.after_request
