@@ -42,7 +42,8 @@ def create_app(database_url: str | None = None, read_url: str | None = None) -> 
         read_url: one that leads to a standby of it, if it is to be read from.
 
     Raises:
-        ValueError: there is no connection string, or it is not one.
+        ValueError: there is no connection string, it is not one, or there are several, for which
+            there is ``rota.app.front.create``.
     """
     app = paths.Api(__name__, static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # a method is documented, or is not there
@@ -71,6 +72,7 @@ def create_app(database_url: str | None = None, read_url: str | None = None) -> 
 
     for part in (logs, protection, errors, tokens, answers):
         part.init_app(app)
+    app.before_request(errors.refuse)
     resources = (
         jobs, work, workflows, steps, schedules, queues, workers, doctor, metrics, health,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg
-from flask import Flask, Response, g, jsonify
+from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from rota.app.database import ForeignRoleError
@@ -63,6 +63,9 @@ WORDS_BY_STATUS = {
 }
 
 
+REFUSAL = "rota.refusal"  # in the environment of a request: why nobody can answer it
+
+
 class RequestError(Exception):
     """A request that cannot be answered as it stands.
 
@@ -95,6 +98,17 @@ class RequestError(Exception):
 def invalid(field: str, message: str, hint: str | None = None) -> RequestError:
     """Return the problem of a field that has a wrong value."""
     return RequestError(422, f"{field}: {message}", code="RTV01", hint=hint)
+
+
+def refuse() -> None:
+    """Refuse what no database can be found for, where there are several (app/front.py).
+
+    Raises:
+        RequestError: why.
+    """
+    refusal = request.environ.get(REFUSAL)
+    if refusal is not None:
+        raise refusal
 
 
 def unauthorized() -> RequestError:

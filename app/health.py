@@ -164,7 +164,8 @@ def ready() -> dict[str, Any]:
     The database can be reached and has the version of the schema that belongs to this process, or a
     later one, and its login has rights to some of it. What it has no rights to is listed: such
     requests fail. With `write` a write was committed, too, within two seconds, where a synchronous
-    standby has confirmed it: a server may answer every question while nothing commits.
+    standby has confirmed it: a server may answer every question while nothing commits. Of several
+    databases one is enough, and how each of them is stands in `shards`.
     ---
     tags: [health]
     operationId: getReadiness
@@ -182,8 +183,12 @@ def ready() -> dict[str, Any]:
         code: HTTP503
         message: "the database has no schema rota for this user; run: rota deploy"
     """
-    if read_query({"write": Field(_zero_or_one)}).get("write"):
-        _write(current_app.extensions["probe"])  # first: it is over in two seconds
+    write = bool(read_query({"write": Field(_zero_or_one)}).get("write"))
+    front = current_app.extensions.get("front")
+    if front is not None:
+        return front.readiness(write)
+    if write:
+        commit_a_write(current_app.extensions["probe"])  # first: it is over in two seconds
     difference, missing = look(database())
     if difference is not None:
         raise RequestError(503, difference)
@@ -198,7 +203,7 @@ def _zero_or_one(value: str) -> bool:
     return value == "1"
 
 
-def _write(probe: WriteProbe) -> None:
+def commit_a_write(probe: WriteProbe) -> None:
     """Have a write committed.
 
     Raises:

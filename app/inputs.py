@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from flask import g, request
+from flask import current_app, g, request
 from psycopg.types.json import Jsonb
 
 from rota.app.errors import RequestError, invalid
@@ -309,7 +309,10 @@ def read_query(fields: Mapping[str, Field]) -> dict[str, Any]:
     for name, values in request.args.lists():
         if len(values) > 1:
             raise invalid(name[:80], "is given more than once")
-    return parse_fields(request.args.to_dict(), fields, "this query")
+    values = request.args.to_dict()
+    if "front" in current_app.extensions:  # which has read it
+        values.pop("shard", None)
+    return parse_fields(values, fields, "this query")
 
 
 def _decode(data: bytes) -> str:

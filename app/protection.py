@@ -33,7 +33,7 @@ SHARED = {
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-None-Match",
     "Access-Control-Max-Age": "600",
 }
-EXPOSED = "Location, ETag, Retry-After, Idempotency-Replayed, Rota-Data-Age"
+EXPOSED = "Location, ETag, Retry-After, Idempotency-Replayed, Rota-Data-Age, Rota-Shard"
 # What another site may lead to. It sees nothing of it, and nothing happens there.
 PAGES = {"/", "/apidocs", "/apidocs/"}
 LOCAL_ADDRESS = (

@@ -32,7 +32,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import httptools
@@ -44,6 +44,9 @@ from rota.app.inputs import MAX_BODY_BYTES
 from rota.app.paths import is_page
 from rota.app.protection import HEADERS, LOCAL_ADDRESS
 from rota.app.waiting import CAN_WAIT, UNDELIVERED, WAITS_FOR, Wait, Waiting
+
+if TYPE_CHECKING:
+    from rota.app.front import Front
 
 TICK_SECONDS = 0.1
 LARGEST_UPLOAD = 4 * MAX_BODY_BYTES  # what is let in to be refused in JSON
@@ -121,7 +124,7 @@ class Server:
         listeners: what ``listen`` returned.
     """
 
-    def __init__(self, app: Flask, listeners: list[socket.socket]) -> None:
+    def __init__(self, app: "Flask | Front", listeners: list[socket.socket]) -> None:
         self.loop = uvloop.new_event_loop()
         self.connections: set[Connection] = set()
         self.waiting: Waiting = app.extensions["waiting"]

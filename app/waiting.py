@@ -81,6 +81,7 @@ class Wait:
     principal: str | None
     again: Callable[[], None] = lambda: None  # asks it once more
     give_up: Callable[[], None] = lambda: None  # lets it have the answer that it had
+    shard: int = 0  # at which of several databases
 
 
 def wait_or_answer(

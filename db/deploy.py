@@ -1,4 +1,4 @@
-"""Bring a database to the state of this checkout: ``rota deploy [URL]``.
+"""Bring a database to the state of this checkout: ``rota deploy [URL ...]``.
 
 The steps, one deploy of a database at a time, so that any number may be started at once:
 
@@ -11,7 +11,8 @@ The steps, one deploy of a database at a time, so that any number may be started
 5. ``rota`` on the database's search path, the sequence of ids ahead of every job, and the first
    round of upkeep.
 
-The command goes on with a token of the API, where ROTA_TOKEN has one (rota/tokens.py).
+The command goes on with a token of the API, where ROTA_TOKEN has one (rota/tokens.py). Several
+databases are deployed one after the other, and then each gets its number (docs/scale.md).
 
 Running it again changes nothing, except that it heals functions and grants patched by hand.
 The URL must lead to the server itself or to a pooler in session mode. What the database, the role
@@ -25,7 +26,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
@@ -38,8 +39,9 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, default_migration_table
 
-from rota.db.session import settle, writable
+from rota.db.session import name_of, settle, split_urls, writable
 from rota.db.watch import Watch
+from rota.shards import MOST_SHARDS
 from rota.terminal import Progress, printable
 from rota.tokens import TokenError, ensure_token
 
@@ -57,6 +59,13 @@ SMALL = 32 * 2**20  # bytes of a table that is read in a moment
 LONGEST_CALL = 10.0  # seconds
 DROP_PATIENCE = 30.0  # seconds in which a drop waits for an old transaction
 BUILD_PATIENCE = 60.0  # seconds in which builds wait for old transactions, all of them together
+
+# The last id that a database gave while its ids did not tell which it is.
+GIVEN_BEFORE = """
+    select coalesce(s.ids_before, i.last_value - (not i.is_called)::integer)
+    from rota.settings as s
+    cross join rota.job_ids as i
+"""
 
 Result = TypeVar("Result")
 
@@ -115,11 +124,49 @@ def deploy(
         _index_history(conn, report)
         watch.at("search path, ids and the first round of upkeep")
         _extend_search_path(conn, report)
+        if (shard := _shard(conn)) is not None:
+            _number(conn, shard, report)
         _heal_job_ids(conn, report)
         _patiently(lambda: conn.execute("select rota.maintain()"))
         report(
             f"rota {checkout_version(folder)[:12]} is deployed to database {conn.info.dbname}"
             f" (PostgreSQL {_version(conn)}): {applied} new migrations, {functions} functions"
+        )
+
+
+def number(urls: list[str], report: Callable[[str], None] = print) -> None:
+    """Give each of several databases that are deployed its number; safe to repeat.
+
+    A number once given is kept, in whatever order they are named later; those that have none get
+    the lowest that are free.
+
+    Args:
+        urls: connection strings, as ``deploy`` takes them.
+        report: takes each line about what was done.
+
+    Raises:
+        DeployError: two of them are one database, or say that they are the same shard.
+        psycopg.Error: a server refused a statement.
+    """
+    with ExitStack() as opened:
+        conns = [opened.enter_context(_connect(writable(url))) for url in urls]
+        numbers = [_shard(conn) for conn in conns]
+        before = max(conn.execute(GIVEN_BEFORE).fetchone()[0] for conn in conns)
+        for place, conn in enumerate(conns):
+            shard = _shard(conn)
+            if shard != numbers[place] or (shard is not None and numbers.count(shard) > 1):
+                same = [name_of(urls[p]) for p, other in enumerate(numbers) if other == shard]
+                raise DeployError(
+                    f"{' and '.join(same)} say that they are shard {shard}: they are one database,"
+                    " or one is a copy of the other"
+                )
+            if shard is None:
+                numbers[place] = min(set(range(MOST_SHARDS)) - set(numbers))
+                _number(conn, numbers[place], report, before)
+        report(
+            "; ".join(
+                f"shard {shard} is {name_of(url)}" for shard, url in zip(numbers, urls, strict=True)
+            )
         )
 
 
@@ -665,6 +712,19 @@ def _extend_search_path(conn: Connection, report: Callable[[str], None]) -> None
         )
 
 
+def _shard(conn: Connection) -> int | None:
+    row = conn.execute("select s.shard from rota.settings as s").fetchone()
+    return row[0] if row else None
+
+
+def _number(conn: Connection, shard: int, report: Callable[[str], None], beyond: int = 0) -> None:
+    """Have the ids of a database tell which of several it is."""
+    query = "select rota._become_shard(%s, %s)"
+    row = _patiently(lambda: conn.execute(query, [shard, beyond]).fetchone())
+    if row and row[0]:
+        report(f"Database {conn.info.dbname} is shard {shard} now: its ids go on at {row[0]}")
+
+
 def _heal_job_ids(conn: Connection, report: Callable[[str], None]) -> None:
     """Put the sequence ahead of every id: a restore or a switch-over may have left it behind."""
     row = _patiently(lambda: conn.execute("select rota._heal_job_ids()").fetchone())
@@ -679,27 +739,60 @@ def _heal_job_ids(conn: Connection, report: Callable[[str], None]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Deploy to the URL on the command line, or to DATABASE_URL; say in one line what failed."""
+    """Deploy to the URLs on the command line, or to DATABASE_URL; say in a line what failed."""
     parser = argparse.ArgumentParser(prog="rota deploy", description="Deploy Rota.")
     parser.add_argument(
-        "url",
-        nargs="?",
-        default=os.environ.get("DATABASE_URL"),
-        help="a libpq connection string; DATABASE_URL if left out",
+        "urls",
+        nargs="*",
+        metavar="url",
+        help="a libpq connection string, or several: each database is a shard then; DATABASE_URL"
+        " if left out",
     )
-    url = parser.parse_args(arguments).url
-    if not url:
+    parser.add_argument(
+        "--database", action="append", default=[], metavar="URL", help="the same; may be repeated"
+    )
+    options = parser.parse_args(arguments)
+    named = [*options.urls, *options.database] or [os.environ.get("DATABASE_URL", "")]
+    urls = [url for text in named for url in split_urls(text) if url]
+    if not urls:
         parser.error("give the database's URL as an argument or in DATABASE_URL")
+    try:
+        names = [name_of(url) for url in urls] if len(urls) > 1 else [""]
+    except ValueError as error:
+        _complain(error)
+        return 1
+    failed = [url for url, name in zip(urls, names, strict=True) if not _deployed(url, name)]
+    if failed or len(urls) == 1:
+        return 1 if failed else 0
+    try:
+        number(urls)
+    except (DeployError, ValueError, psycopg.Error) as error:
+        _complain(error)
+        return 1
+    return 0
+
+
+def _deployed(url: str, name: str) -> bool:
+    """Deploy to a database, and say in one line what failed; return whether nothing did.
+
+    Args:
+        url: a connection string.
+        name: of the database, where there are several.
+    """
     try:
         deploy(url, progress=Progress())
         if token := os.environ.get("ROTA_TOKEN"):
             print(ensure_token(url, token))
     except (DeployError, TokenError, psycopg.Error) as error:
-        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-        said = f"deploy failed: {' '.join(str(error).split())}{notes}"
-        print(printable(said, sys.stderr), file=sys.stderr)
-        return 1
-    return 0
+        _complain(error, f" of {name}" if name else "")
+        return False
+    return True
+
+
+def _complain(error: Exception, place: str = "") -> None:
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    said = f"deploy{place} failed: {' '.join(str(error).split())}{notes}"
+    print(printable(said, sys.stderr), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,11 @@ begin
                 ('function', 'was_deployed',
                     '{rota_producer, rota_worker, rota_operator, rota_reader, rota_api}'),
 
+                ('function', 'shard_of',
+                    '{rota_producer, rota_worker, rota_operator, rota_reader}'),
+                ('function', 'shard',
+                    '{rota_producer, rota_worker, rota_operator, rota_reader, rota_api}'),
+
                 ('function', 'visible_queues',
                     '{rota_producer, rota_worker, rota_operator, rota_reader}'),
                 ('function', 'binding_principals',  '{rota_operator, rota_reader}'),

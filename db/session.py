@@ -28,8 +28,10 @@ def read_url(url: str, variable: str = "DATABASE_URL") -> dict[str, Any]:
         variable: where it was found, for the error.
 
     Raises:
-        ValueError: it cannot be read, or not in one way only.
+        ValueError: it cannot be read, or not in one way only, or has several databases.
     """
+    if len(split_urls(url)) > 1:
+        raise ValueError("DATABASE_URL names several databases, and this is for one: name that")
     try:
         parameters = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
@@ -44,6 +46,28 @@ def read_url(url: str, variable: str = "DATABASE_URL") -> dict[str, Any]:
                 " or %2F"
             )
     return parameters
+
+
+def split_urls(text: str) -> list[str]:
+    """Read what ``DATABASE_URL`` holds: one connection string, or several URLs with spaces between.
+
+    A connection string of keywords has spaces, too, and so stands alone.
+    """
+    pieces = text.split()
+    is_several = all(piece.startswith(("postgresql://", "postgres://")) for piece in pieces)
+    return pieces if len(pieces) > 1 and is_several else [text]
+
+
+def name_of(url: str) -> str:
+    """Return what people know a database by, without a user or a password.
+
+    Raises:
+        ValueError: it cannot be read, or not in one way only.
+    """
+    parameters = read_url(url)
+    place = parameters.get("host") or parameters.get("hostaddr") or parameters.get("service")
+    port = f":{parameters['port']}" if "port" in parameters else ""
+    return f"{place or 'localhost'}{port}/{parameters.get('dbname') or ''}"
 
 
 def writable(url: str) -> str:

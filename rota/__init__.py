@@ -38,6 +38,7 @@ from rota.client import (  # noqa: E402
     schedule,
     schedule_async,
 )
+from rota.shards import shard_of  # noqa: E402
 from rota.worker.job import EventTimeout, Fail, Job, LeaseLost, Parent, Retry  # noqa: E402
 from rota.worker.tasks import Task, task  # noqa: E402
 from rota.workflows import Node, Workflow, workflow  # noqa: E402
@@ -61,6 +62,7 @@ __all__ = [
     "enqueue_many_async",
     "schedule",
     "schedule_async",
+    "shard_of",
     "task",
     "workflow",
 ]

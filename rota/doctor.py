@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from rota.db.gateway import call
-from rota.db.session import WRITABLE, read_url, settle
+from rota.db.session import WRITABLE, name_of, read_url, settle, split_urls
 from rota.terminal import printable
 
 EXIT_CODES = {"note": 0, "warning": 1, "critical": 2}
@@ -31,8 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="for programs: a list of findings")
     options = parser.parse_args(arguments)
-    findings = ask("rota doctor", "doctor")
-    if findings is None:
+    answers = ask("rota doctor", "doctor")
+    findings = [
+        row | ({"finding": f"{name}: {row['finding']}"} if len(answers) > 1 else {})
+        for name, rows in answers
+        for row in rows or []
+    ]
+    unasked = not answers or any(rows is None for _, rows in answers)
+    if unasked and not findings:
         return 2
     if options.json:
         print(json.dumps(findings, indent=2))
@@ -42,29 +48,60 @@ def main(arguments: list[str] | None = None) -> int:
         for row in findings:
             head = f"{row['severity'].upper():8}  {row['check']}: {row['finding']}"
             print_row(head, row["remedy"])
-    return max((EXIT_CODES[row["severity"]] for row in findings), default=0)
+    return 2 if unasked else max((EXIT_CODES[row["severity"]] for row in findings), default=0)
 
 
-def ask(program: str, function: str, **arguments: Any) -> list[dict[str, Any]] | None:
-    """Return the rows of a function in DATABASE_URL's database; None, with words, if it fails."""
+def databases() -> list[str]:
+    """Return the connection strings that DATABASE_URL has.
+
+    Raises:
+        ValueError: there is none.
+    """
+    urls = split_urls(os.environ.get("DATABASE_URL", ""))
+    if not urls[0]:
+        raise ValueError("DATABASE_URL is not set")
+    return urls
+
+
+def ask(
+    program: str, function: str, **arguments: Any
+) -> list[tuple[str, list[dict[str, Any]] | None]]:
+    """Return the rows of a function in each of DATABASE_URL's databases, with its name.
+
+    None in place of the rows, with words, where it fails.
+    """
     try:
-        with connect(program) as conn:
+        urls = databases()
+        names = [name_of(url) for url in urls]
+    except ValueError as error:
+        complain(program, error)
+        return []
+    return [
+        (name, _ask(url, name if len(urls) > 1 else "", program, function, arguments))
+        for url, name in zip(urls, names, strict=True)
+    ]
+
+
+def _ask(
+    url: str, name: str, program: str, function: str, arguments: dict[str, Any]
+) -> list[dict[str, Any]] | None:
+    try:
+        with connect(program, url) as conn:
             return call(conn, function, **arguments)
     except (ValueError, psycopg.Error) as error:
-        complain(program, error)
+        complain(f"{program}, {name}" if name else program, error)
         return None
 
 
-def connect(program: str, **limits: str) -> psycopg.Connection:
-    """Open DATABASE_URL's database, for a person who waits.
+def connect(program: str, url: str | None = None, **limits: str) -> psycopg.Connection:
+    """Open a database, DATABASE_URL's if it is not named, for a person who waits.
 
     Raises:
-        ValueError: there is no URL, or it cannot be read.
+        ValueError: there is no URL, it cannot be read, or there are several.
         psycopg.Error: the database cannot be reached.
     """
-    url = os.environ.get("DATABASE_URL")
-    if not url:
-        raise ValueError("DATABASE_URL is not set")
+    if url is None:
+        url = " ".join(databases())  # several are refused
     parameters = {
         "application_name": program,
         "connect_timeout": 10,

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import sys
 import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -21,17 +22,19 @@ current_job: ContextVar[Any] = ContextVar("rota_job", default=None)
 
 
 def secrets() -> list[str]:
-    """Return the secrets of this process's environment, as they would stand in a line of JSON."""
+    """Return the secrets that this process was started with, as they would stand in JSON."""
     found = {
         value
         for name, value in os.environ.items()
         if name in ("ROTA_TOKEN", "PGPASSWORD") or name.startswith("ROTA_HTTP_SECRET_")
     }
-    try:
-        password = urlsplit(os.environ.get("DATABASE_URL", "")).password or ""
-    except ValueError:
-        password = ""
-    found |= {password, unquote(password)}
+    for text in (os.environ.get("DATABASE_URL", ""), *sys.argv):
+        for url in text.split():
+            try:
+                password = urlsplit(url).password or ""
+            except ValueError:
+                continue
+            found |= {password, unquote(password)}
     return [json.dumps(value)[1:-1] for value in found if len(value) >= SHORTEST_SECRET]
 
 

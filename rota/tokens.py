@@ -5,11 +5,10 @@ and revoke tokens are SQL; what is done here besides is the role.
 """
 
 import argparse
-import hashlib
-import os
 import re
 import sys
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import psycopg
@@ -18,7 +17,7 @@ from psycopg.rows import dict_row
 
 from rota.db.gateway import call
 from rota.db.session import settle, writable
-from rota.doctor import complain
+from rota.doctor import complain, databases
 from rota.terminal import printable
 
 SCOPES = ("producer", "worker", "operator", "reader")
@@ -33,14 +32,18 @@ class TokenError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; return the exit code."""
     options = _parse(arguments)
-    url = os.environ.get("DATABASE_URL")
-    if not url:
-        print("rota token: DATABASE_URL is not set", file=sys.stderr)
-        return 1
     try:
-        with psycopg.connect(writable(url), autocommit=True, application_name="rota token") as conn:
-            settle(conn)
-            options.run(conn, options)
+        urls = databases()
+        if len(urls) > 1 and options.run is _revoke:
+            raise TokenError(
+                "a token has a number of its own in each database: set DATABASE_URL to one of them"
+            )
+        for url in urls:
+            with psycopg.connect(
+                writable(url), autocommit=True, application_name="rota token"
+            ) as conn:
+                settle(conn)
+                options.run(conn, options)
     except (TokenError, ValueError, psycopg.Error) as error:
         complain("rota token", error)
         return 1
@@ -72,7 +75,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     create.add_argument("--days", type=int, help="expire after so many days; never when left out")
     create.add_argument("--note", help="what it is for")
-    create.set_defaults(run=_create)
+    create.set_defaults(run=_create, made=None)
 
     show = words.add_parser("list", help="list tokens: whose, since when, last used")
     show.set_defaults(run=_list)
@@ -92,9 +95,18 @@ def _create(conn: Connection, options: argparse.Namespace) -> None:
     with conn.transaction():
         make_principal(conn, principal, options.scope)
         expires_at = options.days and datetime.now(UTC) + timedelta(days=options.days)
+        again = {} if options.made is None else {"hash": sha256(options.made.encode()).digest()}
         [made] = call(
-            conn, "create_token", principal=principal, expires_at=expires_at, note=options.note
+            conn,
+            "create_token",
+            principal=principal,
+            expires_at=expires_at,
+            note=options.note,
+            **again,
         )
+    if options.made is not None:  # in another database
+        return
+    options.made = made["token"]
     print(made["token"])
     print(
         f"This is token {made['token_id']}, of role {principal}; it is not shown again.",
@@ -316,7 +328,7 @@ def ensure_token(url: str, token: str) -> str:
             "ROTA_TOKEN must have 32 characters or more, of letters, digits and -._~+/: make one"
             " with python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
-    token_hash = hashlib.sha256(token.encode()).digest()
+    token_hash = sha256(token.encode()).digest()
     with psycopg.connect(writable(url), autocommit=True, application_name="rota token") as conn:
         settle(conn)
         with conn.transaction():

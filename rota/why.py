@@ -18,9 +18,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not -(2**63) <= options.job_id < 2**63:
         parser.error(f"{options.job_id} is not the id of a job")
-    reasons = ask("rota why", "explain_job", job_id=options.job_id)
-    if reasons is None:
+    answers = ask("rota why", "explain_job", job_id=options.job_id)
+    found = [rows for _, rows in answers if rows is not None]
+    if not found:
         return 1
+    # Of several databases one has it, and the others do not know it.
+    reasons = min(found, key=lambda rows: [row["code"] for row in rows] == ["UNKNOWN"])
     if options.json:
         print(json.dumps(reasons, indent=2))
         return 0

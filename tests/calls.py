@@ -434,6 +434,8 @@ CALLS: list[tuple[str, Callable[[Connection, Clock], Arguments], Arguments]] = [
     ("version", given(), {}),
     ("was_deployed", given(version="v"), {}),
     ("next_run", given(cron="@daily", time_zone="UTC", after="2030-01-01"), {}),
+    ("shard", given(), {}),
+    ("shard_of", given(key="k", n=4), {}),
     ("preview_schedule", given(every=HOUR), {}),
     ("claim_next_job", waiting, {}),
     ("claim_next_job", missed, {}),

@@ -26,6 +26,7 @@ from rota.db.deploy import deploy
 from rota.db.embedded import Cluster
 from rota.testing import Clock
 from tests import hostile
+from tests.shards import shards
 from tests.waiting import wait_until
 
 NEWEST = 18
@@ -273,6 +274,15 @@ def db(
     broken = broken_invariants(cluster.url(name))
     drop(name)
     assert broken == []
+
+
+@pytest.fixture
+def two_shards(
+    cluster: Server, new_db: Callable[[], str], drop: Callable[[str], None]
+) -> Iterator[list[str]]:
+    """The URLs of two databases, the shards 0 and 1; both must be in order in the end."""
+    with shards(2, new_db, cluster.url, drop) as urls:
+        yield urls
 
 
 @pytest.fixture

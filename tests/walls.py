@@ -66,6 +66,8 @@ BEHIND_A_WALL = {
     "retry_jobs": OWN,
     "revoke_token": NOTHING,
     "schedule_job": REFUSED,
+    "shard": NOTHING,
+    "shard_of": NOTHING,
     "trigger_schedule": REFUSED,
     "unwall": REFUSED,
     "version": NOTHING,

@@ -8,26 +8,18 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
-import psycopg
-
 from rota import tracing
 from rota.db.deploy import checkout_version
-from rota.db.version import is_outlived
+from rota.db.session import split_urls
 from rota.worker import surroundings
 from rota.worker.desk import Bell
-from rota.worker.link import (
-    MEND,
-    MISSING_RIGHT,
-    NO_SCHEMA,
-    SHIFTING,
-    Connection,
-    GaveUp,
-    Link,
-    advice,
-)
+from rota.worker.entrance import CannotStart, Entrance
+from rota.worker.link import GaveUp
 from rota.worker.log import configure, flush, log
 from rota.worker.options import Options, parse
 from rota.worker.process import Worker
@@ -40,29 +32,6 @@ if TYPE_CHECKING:
 
 GARBAGE = 10_000  # objects more than before, when the collector looks for cycles
 LOOK_PERIOD = 1.0  # seconds between two looks of the main thread, which takes the signals
-
-# What a worker cannot do without; for the rest it logs, and goes on.
-NEEDED = (
-    "claim_next_job",
-    "finish_job",
-    "finish_jobs",
-    "heartbeat_job",
-    "heartbeat_jobs",
-    "release_job",
-)
-
-LACKING = """
-    select p.proname
-    from pg_catalog.pg_proc as p
-    where p.pronamespace = 'rota'::pg_catalog.regnamespace
-        and p.proname = any(%s)
-        and not pg_catalog.has_function_privilege(p.oid, 'execute')
-    order by p.proname
-"""
-
-
-class CannotStart(Exception):  # noqa: N818
-    """The worker cannot start; the message says what to do."""
 
 
 def load(modules: list[str]) -> None:
@@ -92,50 +61,6 @@ def load(modules: list[str]) -> None:
             "there is no handler: name a module that has some with --tasks"
             " (--tasks rota.demo.tasks to try Rota)"
         )
-
-
-def check(url: str, give_up: threading.Event) -> str:
-    """Return our version, once it is sure that we can work with the functions that are deployed.
-
-    Raises:
-        CannotStart: they are not there, older than this checkout or strange to it, or not ours to
-            call.
-        GaveUp: the worker stops.
-    """
-    try:
-        link = Link(url, "version", give_up, 10.0, 10.0)
-    except ValueError as error:
-        raise CannotStart(str(error)) from None
-
-    ours = checkout_version()
-
-    def version(conn: Connection) -> str:
-        row = conn.execute("select rota.version()").fetchone()
-        return row[0] if row else ""
-
-    def lacking(conn: Connection) -> list[str]:
-        return [name for (name,) in conn.execute(LACKING, [list(NEEDED)]).fetchall()]
-
-    try:
-        found = link.run(version, unless=(*SHIFTING, NO_SCHEMA, MISSING_RIGHT))
-        is_known = found == ours or link.run(lambda conn: is_outlived(conn, ours))
-        names = link.run(lacking) if is_known else []
-    except psycopg.Error as error:
-        raise CannotStart(advice(error, link.user)) from error
-    finally:
-        link.close()
-    if not is_known:
-        raise CannotStart(f"the database holds other functions than this checkout: {MEND}")
-    if names:
-        raise CannotStart(
-            f"permission denied for function rota.{', rota.'.join(names)}: the login {link.user}"
-            f" lacks the rights of a worker; grant rota_worker to {link.user}"
-        )
-    if found != ours:
-        log.warning(
-            "the database holds later functions: restart from the version that was deployed"
-        )
-    return ours
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -221,12 +146,13 @@ def work(options: argparse.Namespace) -> int:
         threads_before.add(lifeline)
     surroundings.hold(stop)
     try:
-        url = os.environ.get("DATABASE_URL")
-        if not url:
+        urls = [url for text in _named(options) for url in split_urls(text) if url]
+        if not urls:
             raise CannotStart("set DATABASE_URL, such as postgresql://user@host/database")
         load(options.tasks)
         port = open_port(options.metrics)
-        version = check(url, told_to_stop)
+        entrance = Entrance(urls, told_to_stop)
+        first = entrance.first()
     except GaveUp:
         return 0
     except CannotStart as error:
@@ -239,22 +165,27 @@ def work(options: argparse.Namespace) -> int:
     gc.set_threshold(max(GARBAGE, gc.get_threshold()[0]))
     worker = Worker(
         Options(
-            url,
+            tuple(urls),
             options.queues,
             options.concurrency,
             options.lease,
             options.grace,
             options.poll,
         ),
-        version,
+        checkout_version(),
+        entrance,
         port,
     )
     if told_to_stop.is_set():
         return 0
-    return end(run_apart(worker), threads_before)
+    return end(run_apart(partial(worker.run, first)), threads_before)
 
 
-def run_apart(worker: Worker) -> int:
+def _named(options: argparse.Namespace) -> list[str]:
+    return options.database or [os.environ.get("DATABASE_URL", "")]
+
+
+def run_apart(worker: Callable[[], int]) -> int:
     """Run a worker in a thread, and return its exit code.
 
     Python runs the actions on signals in the main thread, in the midst of whatever it does. It does
@@ -265,7 +196,7 @@ def run_apart(worker: Worker) -> int:
     def run() -> None:
         nonlocal code
         try:
-            code = worker.run()
+            code = worker()
         except BaseException:
             log.critical("the worker has failed", exc_info=True)
         finally:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from inspect import isawaitable
 from sys import getsizeof
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rota.client import Call
 from rota.tracing import sending
@@ -13,6 +13,9 @@ from rota.worker.clock import clock
 from rota.worker.job import HandedBack, Job, LeaseLost, Parent
 from rota.worker.values import encode
 from rota.workflows import Graph
+
+if TYPE_CHECKING:
+    from rota.worker.desk import Desk
 
 
 class Clerk(Protocol):
@@ -40,6 +43,7 @@ class Attempt(Job):
         "away",
         "cancel_requested",
         "deadline",
+        "desk",
         "error",
         "following",
         "handed_back",
@@ -75,6 +79,7 @@ class Attempt(Job):
         super().__init__(row)
         self._report = report
         self._clerk = clerk
+        self.desk: Desk | None = None  # that took it
         self._recorded: dict[str, str | None] | None = None  # steps, as JSON, once asked for
         self._next: Graph | None = None
         self.size = getsizeof(self._payload)  # bytes of memory

@@ -1,7 +1,6 @@
 """Claims jobs, as many as there is room for, and sleeps when there are none."""
 
 import math
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +13,7 @@ from rota.storable import array_literal
 from rota.worker.attempt import Attempt, Clerk
 from rota.worker.clock import clock
 from rota.worker.desk import Desk
+from rota.worker.floor import NEED
 from rota.worker.link import OUT_OF_TIME, Connection, Link, Pause, Statement
 from rota.worker.log import log
 from rota.worker.options import Options
@@ -197,6 +197,7 @@ class Claimer:
         clerk: Clerk,
     ) -> None:
         self._desk = desk
+        self._floor = desk.floor
         self._clerk = clerk
         self._link = link
         self._ear = ear
@@ -215,8 +216,6 @@ class Claimer:
         self._prefetch = 0  # jobs that may wait here for a handler
         self._rate = 0.0  # handlers returning a second, lately
         self._rated_at = clock()
-        self._queued = 0  # jobs for the handlers, in all
-        self._batches: deque[tuple[int, float]] = deque()  # _queued after a claim, and when
         self._took = 0.0  # by the last claim, in seconds
         self._largest = LARGEST_CLAIM  # less after claims that were not done in time
         self._unknown: dict[str, Unknown] = {}
@@ -236,9 +235,13 @@ class Claimer:
             self._ear.listen()
             asked, found, more, due = self._claim_all()
             if not asked:
+                self._desk.waits_since = min(self._desk.waits_since, clock())
+                if not self._finisher_is_behind():
+                    self._desk.needs_until = clock() + NEED  # nobody knows, so it is to have a look
                 self._ear.wake_up()
                 self._wait_for_room()
                 continue
+            self._desk.waits_since = math.inf
             finds = finds + 1 if found else 0
             if more or finds > 1:  # they come in a stream: looking costs less than being called
                 self._ear.wake_up()
@@ -257,11 +260,16 @@ class Claimer:
 
     def _room(self) -> int:
         """Return how many jobs to claim now: none, until that is worth a call."""
-        in_hand = len(self._desk.in_hand)
-        if in_hand > self._most_for_a_claim() or self._finisher_is_behind():
+        room, least = self._space()
+        if room < least or self._finisher_is_behind():
             return 0
-        prefetch = 0 if self._is_heavy() else self._prefetch
-        return min(self._concurrency + prefetch - in_hand, LARGEST_CLAIM)
+        return min(room, LARGEST_CLAIM)
+
+    def _space(self) -> tuple[int, int]:
+        """Return how many jobs more may be in hand, and for how many a claim is worth a call."""
+        self._desk.prefetch = 0 if self._is_heavy() else self._prefetch
+        room, may_wait = self._floor.room(self._desk)
+        return room, max(1, may_wait // 2)
 
     def _is_heavy(self) -> bool:
         """Tell whether what we hold is so large that only jobs are claimed that can run at once."""
@@ -272,10 +280,6 @@ class Claimer:
         return self._desk.done.qsize() > MOST_UNTOLD or (
             self._is_heavy() and self._desk.bytes_untold > HEAVY
         )
-
-    def _most_for_a_claim(self) -> int:
-        """Return how many jobs may be in hand still when the next are claimed."""
-        return self._concurrency + self._prefetch - max(1, self._prefetch // 2)
 
     def _watch_returns(self) -> None:
         """Set how many jobs may wait here for a handler.
@@ -296,20 +300,18 @@ class Claimer:
         self._returned = returned
         self._prefetch = min(LARGEST_PREFETCH, int(self._rate * HORIZON))
 
-    def _requests(self) -> Iterator[tuple[str, int]]:
-        """Yield the claims to make: an array of queues, and how many jobs."""
-        room_of = {
-            queue: limit - len(self._desk.of_limited_queue[queue])
-            for queue, limit in self._limits.items()
-            if limit > len(self._desk.of_limited_queue[queue])
-        }
-        if self._ear.asleep and room_of:  # one look for all, small enough for each of them
-            yield array_literal([*self._free, *room_of]), min(self._room(), *room_of.values())
+    def _requests(self) -> Iterator[tuple[str, list[str], int]]:
+        """Yield the claims to make: an array of queues, the limited ones in it, how many jobs."""
+        room_of = {queue: self._floor.room_of(queue) for queue in self._limits}
+        open_now = [queue for queue, room in room_of.items() if room > 0]
+        if self._ear.asleep and open_now:  # one look for all, small enough for each of them
+            most = min(self._room(), *(room_of[queue] for queue in open_now))
+            yield array_literal([*self._free, *open_now]), open_now, most
             return
-        for queue, room in room_of.items():
-            yield array_literal([queue]), min(self._room(), room)
+        for queue in open_now:
+            yield array_literal([queue]), [queue], min(self._room(), room_of[queue])
         if self._free:
-            yield self._free_array, self._room()
+            yield self._free_array, [], self._room()
 
     def _claim_all(self) -> tuple[int, int, bool, float]:
         """Claim what there is room for.
@@ -323,21 +325,27 @@ class Claimer:
         more = False
         due = math.inf
         self._watch_returns()
-        for queues, most in self._requests():
+        for queues, limited, most in self._requests():
             if most > 0:
-                count, may_be_more, next_due = self._claim(queues, most)
+                count, may_be_more, next_due = self._claim(queues, limited, most)
                 asked += most
                 found += count
                 more = more or may_be_more
                 due = min(due, next_due)
         return asked, found, more, due
 
-    def _claim(self, queues: str, most: int) -> tuple[int, bool, float]:
+    def _claim(self, queues: str, limited: list[str], most: int) -> tuple[int, bool, float]:
         """Claim from these queues; return what _claim_all does, but for the first."""
+        desk, granted = self._desk, 0
 
         def claim(conn: Connection) -> tuple[list[Attempt], int, int, float]:
-            jobs_asked = min(most, self._largest)
-            bytes_asked = max(1, MOST_BYTES - self._desk.bytes_held)
+            nonlocal granted
+            give_back()  # what a try before this one has left
+            jobs_asked = granted = self._floor.ask_of(limited, min(most, self._largest))
+            if not jobs_asked:
+                return [], 0, 0, math.inf
+            desk.asked, desk.asked_at = jobs_asked, clock()
+            bytes_asked = max(1, MOST_BYTES - desk.bytes_held)
             arguments = [
                 queues,
                 self._worker,
@@ -350,6 +358,7 @@ class Claimer:
             try:
                 rows = self._statement.rows(conn, arguments)
             except psycopg.Error as error:
+                give_back()
                 self._ask_for_less(error, jobs_asked, clock() - asked_at)
                 raise
             self._took = clock() - asked_at
@@ -366,18 +375,24 @@ class Claimer:
             jobs = [Attempt(row, asked_at, trusted_until, report, clerk) for row in rows]
             return jobs, jobs_asked, bytes_asked, math.inf
 
-        jobs, jobs_asked, bytes_asked, due = self._link.run(claim)
+        def give_back() -> None:
+            nonlocal granted
+            desk.asked = 0
+            self._floor.give_back(limited, granted)
+            granted = 0
+
+        try:
+            jobs, jobs_asked, bytes_asked, due = self._link.run(claim)
+            more = bool(jobs) and (desk.take(jobs) >= bytes_asked or len(jobs) == jobs_asked)
+            desk.needs_until = clock() + NEED if more else 0.0
+        finally:
+            give_back()
         if not jobs:
             return 0, False, due
         self._claimed += len(jobs)
-        more = self._desk.take(jobs) >= bytes_asked or len(jobs) == jobs_asked
         known = [job for job in jobs if job.task in registry]
-        self._queued += len(known)
         if known:
-            self._forget_started()
-            self._batches.append((self._queued, clock()))
-        for job in known:
-            self._desk.ready.put(job)
+            self._floor.line_up(known)
         sleep(0)  # lets go of the interpreter, for which the handlers' threads wait
         if len(known) < len(jobs):
             self._refuse([job for job in jobs if job.task not in registry])
@@ -424,37 +439,25 @@ class Claimer:
     def _wait_for_room(self) -> None:
         """Wait until handlers have returned, and hand back what waited here for too long."""
         self._wait(BREATH if self._finisher_is_behind() else STALE / 2)
-        if self._longest_wait() > STALE:
-            count = self._desk.hand_back_ready("all handlers of its worker were busy")
+        if self._floor.longest_wait() > STALE:
+            count = self._floor.hand_back_ready("all handlers of its worker were busy")
             log.info(
                 "handlers take longer than expected, jobs are handed back",
                 extra={"fields": {"jobs": count}},
             )
 
-    def _longest_wait(self) -> float:
-        """Return for how long the oldest job that was not started has waited, in seconds."""
-        self._forget_started()
-        return clock() - self._batches[0][1] if self._batches else 0.0
-
-    def _forget_started(self) -> None:
-        started = self._queued - self._desk.ready.qsize()
-        while self._batches and self._batches[0][0] <= started:
-            self._batches.popleft()
-
     def _wait(self, seconds: float) -> None:
         """Wait for this time, a notification, or room where there was none."""
         desk = self._desk
-        in_hand = len(desk.in_hand)
-        desk.low_water = self._most_for_a_claim()
+        (room, least), taken = self._space(), self._floor.taken()
+        lacking = least - room
         if self._is_heavy():
-            desk.low_water = min(desk.low_water, self._concurrency - 1)
             desk.low_bytes = HEAVY
-        if in_hand <= desk.low_water:
-            full = any(
-                len(jobs) >= self._limits[queue] for queue, jobs in desk.of_limited_queue.items()
-            )
-            desk.low_water = in_hand - 1 if full else -1
-        room = len(desk.in_hand) <= desk.low_water or desk.bytes_held <= desk.low_bytes
-        if not room and not self._ear.listen():
+        if lacking > 0:
+            desk.low_water = taken - lacking
+        elif any(self._floor.room_of(queue) <= 0 for queue in self._limits):
+            desk.low_water = taken - 1
+        is_there = self._floor.taken() <= desk.low_water or desk.bytes_held <= desk.low_bytes
+        if not is_there and not self._ear.listen():
             desk.room.wait(seconds, self._ear.fileno())
         desk.low_water = desk.low_bytes = -1

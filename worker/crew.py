@@ -76,7 +76,7 @@ class Crew:
     def stop(self, grace: float) -> None:
         """Start no more jobs, and give running handlers so many seconds to end."""
         ends_at = clock() + grace
-        self._desk.hand_back_ready(STOPPED)
+        self._desk.floor.hand_back_ready(STOPPED)
         self._coroutines.hand_back_waiting(STOPPED)
         self._desk.ready.put(None)
         for thread in self._threads:
@@ -108,13 +108,14 @@ class Crew:
 
     def _work(self) -> None:
         """Run jobs until a None comes: what each thread does."""
-        desk, me = self._desk, threading.get_ident()
+        ready, me = self._desk.ready, threading.get_ident()
         self._spare.add(me)
         self._places.acquire()
         try:
-            while (job := desk.ready.get()) is not None:
+            while (job := ready.get()) is not None:
+                desk = job.desk or self._desk
                 if desk.results_wait:
-                    desk.wait_for_results()
+                    desk.wait_for_results(job)
                 if registry[job.task].is_coroutine:
                     self._coroutines.begin(job)
                     self._places.acquire()
@@ -122,16 +123,15 @@ class Crew:
                 self._spare.discard(me)
                 if not self._spare:
                     self._hire()
-                self._handle(job)
+                self._handle(desk, job)
                 self._spare.add(me)
                 desk.give_up(job)
         finally:
             self._spare.discard(me)
             self._places.release()
-        desk.ready.put(None)  # for the next thread
+        ready.put(None)  # for the next thread
 
-    def _handle(self, job: Attempt) -> None:
-        desk = self._desk
+    def _handle(self, desk: Desk, job: Attempt) -> None:
         if job.cancelled:  # its lease may belong to another by now
             desk.hand_back(job, NOT_STARTED)
             return
@@ -214,7 +214,7 @@ class Coroutines:
         self._loop = _new_loop()
         self._looks_at = inf
         for job in list(self._running):
-            self._desk.settle(job, error=BROKEN_LOOP)
+            self._of(job).settle(job, error=BROKEN_LOOP)
             with suppress(Exception):
                 self._end(job)
         self._loop.call_soon(self._begin_waiting)
@@ -247,7 +247,8 @@ class Coroutines:
         """Release the jobs that the loop has not come to; called from another thread."""
         with suppress(Empty):
             while True:
-                self._desk.hand_back(self._waiting.get_nowait(), reason)
+                job = self._waiting.get_nowait()
+                self._of(job).hand_back(job, reason)
                 self._places.release()
 
     def _call(self, what: Callable[[], None]) -> None:
@@ -266,20 +267,24 @@ class Coroutines:
             while True:
                 self._begin(self._waiting.get_nowait())
 
+    def _of(self, job: Attempt) -> Desk:
+        return job.desk or self._desk
+
     def _begin(self, job: Attempt) -> None:
+        desk = self._of(job)
         if job.cancelled:
-            self._desk.hand_back(job, NOT_STARTED)
+            desk.hand_back(job, NOT_STARTED)
             self._places.release()
             return
-        self._desk.start(job)
+        desk.start(job)
         handler = self._handle(job)
         try:
             task = self._loop.create_task(handler, name=f"job {job.id}")
         except BaseException as error:  # a handler has put something odd into the loop
             handler.close()
-            self._desk.settle(job, error=describe(error))
+            desk.settle(job, error=describe(error))
             self._places.release()
-            self._desk.give_up(job)
+            desk.give_up(job)
             return
         running = self._running[job] = _Running(job, task)
         if self._end_if_done(running):  # a handler has made the loop an eager one
@@ -299,7 +304,7 @@ class Coroutines:
             return
         running.reason = reason
         if job.deadline is not None and clock() >= job.deadline:
-            self._desk.time_out(job)
+            self._of(job).time_out(job)
         running.task.cancel(reason)
 
     def _look_by(self, running: "_Running") -> None:
@@ -322,7 +327,7 @@ class Coroutines:
             self._look_by(running)
 
     async def _handle(self, job: Attempt) -> None:
-        desk = self._desk
+        desk = self._of(job)
         current_job.set(job)
         span = _begin_span(job)
         raised = None
@@ -351,7 +356,7 @@ class Coroutines:
         """End a job whose task is done and did not say so; return whether it is."""
         if not running.task.done():
             return False
-        self._desk.settle(running.job, error=running.reason or NEVER_BEGAN)
+        self._of(running.job).settle(running.job, error=running.reason or NEVER_BEGAN)
         self._end(running.job)
         return True
 
@@ -361,7 +366,7 @@ class Coroutines:
             return
         job.look = None
         self._places.release()
-        self._desk.give_up(job)
+        self._of(job).give_up(job)
         if self._closed and not self._running:
             self._loop.stop()
 

@@ -1,4 +1,4 @@
-"""The jobs that this process holds, from their claim to the answer to their finish.
+"""The jobs of a database that this process holds, from their claim to the answer to their finish.
 
 Threads share these collections without a lock of our own: each step (put, get, add, discard,
 remove, update) is atomic in the interpreter, and no decision needs two of them at once. A count
@@ -6,13 +6,16 @@ that several threads change has a lock.
 
     claimer ──► ready ──► crew of handlers ──► done ──► finisher
                  └──────── held, extended by the heartbeat ─┘
+
+Of several databases each has a desk of its own; places and the queue to them are the floor's.
 """
 
 import os
 import select
 import threading
 from datetime import timedelta
-from queue import Empty, SimpleQueue
+from math import inf
+from queue import SimpleQueue
 from sys import getsizeof
 from time import sleep  # as it is now, whatever a module makes of it
 from typing import TYPE_CHECKING
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING
 from rota.worker.attempt import Attempt
 from rota.worker.clock import clock
 from rota.worker.descriptor import Descriptor
+from rota.worker.floor import Floor
 from rota.worker.log import log
 
 if TYPE_CHECKING:
@@ -73,11 +77,22 @@ class Bell:
 
 
 class Desk:
-    """The jobs that this process holds, and the signals between the threads that handle them."""
+    """The jobs of a database that this process holds, and the signals between its threads.
 
-    def __init__(self, limits: dict[str, int]) -> None:
-        """Take the limits of those queues that have one of their own in this process."""
-        self.ready: SimpleQueue[Attempt | None] = SimpleQueue()  # claimed, not started
+    Args:
+        limits: of those queues that have one of their own in this process.
+        floor: which the desks of several databases share.
+    """
+
+    def __init__(self, limits: dict[str, int], floor: Floor | None = None) -> None:
+        self.floor = floor = floor or Floor(limits, 1)
+        floor.desks.append(self)
+        self.ready = floor.ready
+        self.of_limited_queue = floor.of_limited_queue
+        self.stopping = floor.stopping
+        self.closing = floor.closing
+        self.time_limits = floor.time_limits
+
         self.done: SimpleQueue[Attempt | None] = SimpleQueue()  # ended, the database not told yet
         self.in_hand: set[Attempt] = set()  # claimed, and their handlers have not returned
         self.running: set[Attempt] = set()  # started, and how they end is not decided yet
@@ -85,14 +100,15 @@ class Desk:
         self.timed: set[Attempt] = set()  # running ones with a deadline
         self.with_news: set[Attempt] = set()  # those whose progress was not sent yet
         self.overrun: set[Attempt] = set()  # decided, and their handlers hold their places still
-        self.of_limited_queue: dict[str, set[Attempt]] = {queue: set() for queue in limits}
-        self.metrics: Metrics | None = None  # none unless somebody wants some
 
-        self.stopping = threading.Event()  # no new claims
-        self.closing = threading.Event()  # no more patience with the database
         self.room = Bell()  # for the claimer
-        self.low_water = -1  # ring for room when no more jobs than this are in hand
+        self.low_water = -1  # ring for room when no more jobs than this are in hand, of all desks
         self.low_bytes = -1  # or when no more bytes than this are held
+        self.prefetch = 0  # jobs that may wait here for a handler
+        self.asked = 0  # jobs that a claim asks for
+        self.asked_at = 0.0
+        self.needs_until = 0.0  # for so long it is known that there is more to claim
+        self.waits_since = inf  # for room
         self._payloads_taken = 0  # bytes; changed by the claimer
         self._payloads_forgotten = 0  # by the finisher
         self._results_returned = 0  # bytes; changed by handlers' threads
@@ -100,7 +116,15 @@ class Desk:
         self._results = threading.Condition()  # for handlers to go on
         self.results_wait = False  # too many were not told to the database
         self.attention = threading.Event()  # for the heartbeat: there is news
-        self.time_limits = threading.Event()  # for the watch: there is one more
+
+    @property
+    def metrics(self) -> "Metrics | None":
+        """Where to count, if anywhere."""
+        return self.floor.metrics
+
+    def taken(self, lately: float) -> int:
+        """Return how many jobs are in hand, or were asked for since then."""
+        return len(self.in_hand) + (self.asked if self.asked_at > lately else 0)
 
     @property
     def bytes_held(self) -> int:
@@ -120,6 +144,8 @@ class Desk:
         """Take charge of jobs just claimed; return the bytes that their payloads take."""
         size = sum([job.size for job in jobs])
         self._payloads_taken += size
+        for job in jobs:
+            job.desk = self
         self.held.update(jobs)
         self.in_hand.update(jobs)
         if self.of_limited_queue:
@@ -134,16 +160,18 @@ class Desk:
             self.overrun.discard(job)
         if self.of_limited_queue:
             self.of_limited_queue.get(job.queue, set()).discard(job)
-        if len(self.in_hand) <= self.low_water:
-            self.room.ring()
+        self.floor.has_room()
 
-    def wait_for_results(self) -> None:
+    def wait_for_results(self, job: "Attempt | None" = None) -> None:
         """Wait, before a job is started, while too many results were not told to the database.
 
-        Its lease is extended meanwhile. Who stops does not wait for this.
+        Its lease is extended meanwhile. Who stops does not wait for this, nor does a job that has
+        lost its lease, as it does where the database is away.
         """
         with self._results:
             while self.results_wait and not self.stopping.is_set():
+                if job is not None and job.cancelled:
+                    return
                 self._results.wait(1.0)
 
     def start(self, job: Attempt) -> None:
@@ -260,18 +288,6 @@ class Desk:
         job.if_known = if_known
         self.done.put(job)
         self.give_up(job)
-
-    def hand_back_ready(self, reason: str) -> int:
-        """Release all jobs that were not started; return how many."""
-        count = 0
-        while True:
-            try:
-                job = self.ready.get_nowait()
-            except Empty:
-                return count
-            if job is not None:
-                self.hand_back(job, reason)
-                count += 1
 
     def forget(self, jobs: list[Attempt]) -> None:
         """Drop jobs that the database has been told about."""

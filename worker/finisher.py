@@ -111,6 +111,7 @@ class Parcel:
         self.jobs = jobs
         self.pause = Pause()
         self.due = 0.0
+        self.told_again = False  # since what it takes to finish was away, and came back
         self.refused = False  # whether the one job in it fails since it was refused before
         self.locked = False  # whether each of its rows was locked by others at the last look
 
@@ -141,6 +142,7 @@ class Finisher:
         self._link = link
         self._lease = timedelta(seconds=lease)
         self._apart: list[Parcel] = []  # what could not be told at once
+        self._batch: list[Parcel] = []  # what is being told
         self._portion = Portion(LARGEST_BATCH, LONG_CALL)
         self._pause = Pause()  # while the database is away
         self._took = 0.0  # by the last call, in seconds
@@ -152,11 +154,22 @@ class Finisher:
     def run(self) -> None:
         """Finish what is done, until a None comes."""
         self._link.run(lambda conn: None)  # be connected before connections become scarce
+        self._put_back()
         while self._going or self._apart:
-            for parcel in self._next_batch():
-                self._deliver(parcel)
+            self._batch = self._next_batch()
+            self._deliver_batch()
             self._deliver_one_apart()
+            self._deliver_batch()
             self._sum_up()
+
+    def _deliver_batch(self) -> None:
+        while self._batch:
+            self._deliver(self._batch.pop(0))
+
+    def _put_back(self) -> None:
+        """Have told what an error has kept from being told, where the worker goes on after it."""
+        self._apart += self._batch
+        self._batch = []
 
     def _next_batch(self) -> list[Parcel]:
         """Return what is done by now, after waiting for it, or for something apart to be due."""
@@ -265,10 +278,8 @@ class Finisher:
             psycopg.Error: it is not about a job; nothing can be finished here any more.
         """
         if len(parcel.jobs) > 1:
-            if is_hopeless(error):
-                self._link.run(lambda conn: conn.execute(CAN_FINISH))
-            for part in parcel.halves():
-                self._deliver(part)
+            self._check_that_we_can_finish(parcel, error)
+            self._batch[:0] = parcel.halves()
             return
         [job] = parcel.jobs
         code = error.sqlstate if isinstance(error, psycopg.Error) else None
@@ -276,8 +287,12 @@ class Finisher:
         if code in PAST and (job.following is None or code == LATE):
             self._settle([job], [(job.id, PAST[code])])
             return
-        if is_hopeless(error):
-            self._link.run(lambda conn: conn.execute(CAN_FINISH))
+        could_not = is_hopeless(error)
+        self._check_that_we_can_finish(parcel, error)
+        if could_not and not parcel.told_again:  # but now we can, and so it may not be the job's
+            parcel.told_again = True
+            self._batch.insert(0, parcel)
+            return
         log.error(
             "the database refused how an attempt ended",
             extra={"fields": {"job_id": job.id, "sqlstate": code, "error": text_of(error)}},
@@ -291,6 +306,16 @@ class Finisher:
         [again] = _parcels([job])
         again.refused = True
         self._deliver(again)
+
+    def _check_that_we_can_finish(self, parcel: Parcel, error: Exception) -> None:
+        """Raise if it is not about the jobs of a parcel that they are refused."""
+        if not is_hopeless(error):
+            return
+        try:
+            self._link.run(lambda conn: conn.execute(CAN_FINISH))
+        except psycopg.Error:
+            self._batch.insert(0, parcel)
+            raise
 
     def _locked_rows(self, conn: Connection, jobs: list[Attempt]) -> set[int]:
         arguments = {**_pairs(jobs), "lease": self._lease}

@@ -245,7 +245,8 @@ class Link:
             standby. Not for claims: one that a crash of the server takes back is a job still
             SCHEDULED, and its token never returns. Nor for heartbeats, which come again: a standby
             that stands still must not cost leases.
-        door: which the links of a process share.
+        door: which the links of a process to one database share.
+        database: what to call it in the log, where there are several.
     """
 
     def __init__(
@@ -259,8 +260,9 @@ class Link:
         longest_pause: float = LONGEST_PAUSE,
         durable: bool = True,
         door: Door | None = None,
+        database: str = "",
     ) -> None:
-        self.purpose = purpose
+        self.purpose = f"{purpose}, {database}" if database else purpose
         self._give_up = give_up
         self._patience = patience
         self._lock_patience = lock_patience

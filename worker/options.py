@@ -12,7 +12,7 @@ MARGIN = 0.1  # of the lease
 class Options:
     """What ``rota worker`` was asked for; times are in seconds."""
 
-    url: str
+    urls: tuple[str, ...]
     queues: dict[str, int | None]
     concurrency: int = 8
     lease: float = 30.0
@@ -79,8 +79,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read these arguments, or the command line of this process."""
     parser = argparse.ArgumentParser(
         prog="rota worker",
-        description="Run jobs from the database that DATABASE_URL names.",
+        description="Run jobs from the database that DATABASE_URL names, or from several.",
         epilog="SIGTERM or Ctrl-C stops gently, a second one at once.",
+    )
+    parser.add_argument(
+        "--database",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a database in place of DATABASE_URL's; may be repeated: one that is away costs no"
+        " more than its own jobs (DATABASE_URL may name several, too, with spaces between)",
     )
     parser.add_argument(
         "--queues",

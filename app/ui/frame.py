@@ -248,7 +248,10 @@ def static(version: str, name: str) -> Response:
 @blueprint.app_context_processor
 def give_to_templates() -> dict[str, Any]:
     """Give what every page needs."""
+    front = current_app.extensions.get("front")
     return {
+        "shards": front.numbers if front else [],
+        "shard": front.number_of(current_app) if front else None,
         "asset": lambda name: url_for("ui.static", version=STATIC_VERSION, name=name),
         "form_mark": door.form_mark,
         "pages": PAGES_AND_KEYS,

@@ -22,6 +22,7 @@ NOT_RECORDED = {
     *("version", "was_deployed"),
     *("explain_job", "doctor", "binding_principals"),
     *("take_census", "roll_up", "statistics_age"),
+    *("shard", "shard_of"),
     *("claim_next_job", "finish_job", "finish_jobs", "heartbeat_job", "heartbeat_jobs"),
     *("release_job", "release_unhandled_jobs", "bring_forward_jobs", "hold_lease"),
     *("begin_sleep", "end_sleep", "next_due_in", "announce_worker", "dismiss_worker"),

@@ -25,6 +25,7 @@ NEEDED = {  # arguments of those that need some
 NO_WORDS = (
     "maintain",
     "recover_workers",
+    "shard",
     "statistics_age",
     "check_invariants",
     "doctor",

@@ -286,6 +286,7 @@ SCENES = {
     "backfill_schedule": lambda conn: (
         one_schedule(conn) | {"starts_at": START, "ends_at": START + 3 * HOUR}
     ),
+    "shard_of": lambda conn: {"key": "k0", "n": 4},
     "next_run": lambda conn: {"cron": "0 9 * * *", "time_zone": "UTC", "after": START},
     "create_token": lambda conn: {"principal": "rota_operator"},
     "revoke_token": two_tokens,
@@ -527,6 +528,7 @@ DIFFERENCES = {
         "starts_at": (START, START + HOUR),
         "ends_at": (START + 3 * HOUR, START + 4 * HOUR),
     },
+    "shard_of": {"key": ("k0", "k3"), "n": (4, 1)},
     "next_run": {
         "cron": ("0 9 * * *", "0 10 * * *"),
         "time_zone": ("UTC", "Asia/Tokyo"),
@@ -557,6 +559,7 @@ NO_WORDS_NEEDED = {
     "maintain",
     "recover_workers",
     "needs_token",
+    "shard",
     "statistics_age",
     "version",
     "visible_queues",
@@ -845,6 +848,7 @@ LIMITS = {
             [START, None, "infinity", START + 1000 * HOUR + TICK],
         ),
     },
+    "shard_of": {"n": ([1, 1024], [0, 1025, None])},
     "next_run": {
         "after": ([FIRST, LAST], [FIRST - TICK, LAST + TICK]),
         "cron": (["* * * * *"], ["* * * *", "60 * * * *"]),

@@ -256,6 +256,8 @@ PROBES: dict[str, list[Any]] = {
     "take_census": [lambda of: {}, lambda of: {"older_than": timedelta(0), "force": True}],
     "roll_up": [lambda of: {}],
     "statistics_age": [lambda of: {}],
+    "shard": [lambda of: {}],
+    "shard_of": [lambda of: {"key": "k", "n": 4}],
     "cancel_job": [
         *(lambda of, n=n: {"job_id": of.ids[n]} for n in range(6)),
         lambda of: {"job_id": of.waiting, "reason": "x"},

@@ -1777,7 +1777,7 @@ MUTANTS = [
     ),
     mutant(
         "a stop waits for a claim, however long that takes",
-        "worker/process.py",
+        "worker/branch.py",
         "            self._claims.cancel()\n",
         "",
         f"{WORKER_FAULTS}::test_a_claim_that_takes_long_is_given_up_at_a_stop",
@@ -1858,7 +1858,7 @@ MUTANTS = [
     mutant(
         "a worker that stops keeps the jobs that it has not started",
         "worker/crew.py",
-        "        self._desk.hand_back_ready(STOPPED)\n",
+        "        self._desk.floor.hand_back_ready(STOPPED)\n",
         "",
         "tests/worker/test_crew.py"
         "::test_a_stop_hands_back_what_was_not_started_while_the_rest_still_runs",
@@ -2397,8 +2397,8 @@ MUTANTS = [
     mutant(
         "a URL that cannot be read is repeated",
         "rota/tokens.py",
-        "        with psycopg.connect(writable(url), autocommit",
-        "        with psycopg.connect(url, autocommit",
+        "                writable(url), autocommit",
+        "                url, autocommit",
         f"{CANARIES}::test_no_command_repeats_a_password",
     ),
     mutant(
@@ -2816,8 +2816,8 @@ MUTANTS = [
     mutant(
         "the lines of a coroutine do not tell of which job they are",
         "worker/crew.py",
-        "        desk = self._desk\n        current_job.set(job)\n",
-        "        desk = self._desk\n",
+        "        desk = self._of(job)\n        current_job.set(job)\n",
+        "        desk = self._of(job)\n",
         f"{WORKER_TRACES}::test_a_worker_links_to_the_enqueue_and_sends_its_last_spans",
     ),
     mutant(
@@ -3402,8 +3402,8 @@ MUTANTS = [
     ),
     mutant(
         "a worker of before does not start again once later functions are deployed",
-        "worker/__main__.py",
-        "found == ours or link.run(lambda conn: is_outlived(conn, ours))",
+        "worker/entrance.py",
+        "found == ours or ask(link, lambda conn: is_outlived(conn, ours))",
         "found == ours",
         "tests/worker/test_faults.py"
         "::test_a_worker_starts_where_its_functions_were_deployed_and_later_ones_are",
