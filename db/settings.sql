@@ -45,7 +45,7 @@ begin
                     '_offer_room',
                     '_cancel_jobs', '_reached', '_hold_jobs', '_read_workflow', '_bad_workflow',
                     '_add_workflow', '_revivable', '_family', 'parent_results', '_heal_edges',
-                    '_forget_workflows', '_forget_steps', 'emit_event'
+                    '_forget_workflows', '_forget_steps', 'emit_event', '_thin_history'
                 ]),
                 ('enable_seqscan', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', '_share_cursor',
@@ -62,7 +62,7 @@ begin
                     '_revivable', '_family', '_check_workflow', 'cancel_workflow',
                     'retry_workflow', 'parent_results', '_forget_workflows', '_forget_steps',
                     'record_step', 'recorded_steps', 'sleep_job', 'await_event', 'emit_event',
-                    '_hold_next'
+                    '_hold_next', '_thin_history'
                 ]),
                 ('enable_nestloop', 'on', array['claim_next_job', '_reached', '_family']),
                 ('enable_tidscan', 'on', array['claim_next_job']),
