@@ -20,7 +20,7 @@ SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hou
 WORKER = {"host": "h", "pid": 1, "version": "v"}
 PAGE = FOLDER.parent / "docs" / "operations.md"
 SOURCES = (FOLDER / "functions" / "diagnosis").glob("*explain*.sql")
-STATES = {"ONE_TIME", "WAITING", "SCHEDULED", "FAILED", "CANCELLED"}
+STATES = {"ONE_TIME", "WAITING", "SCHEDULED", "FAILED", "CANCELLED", "COMPLETED"}
 
 
 def enqueue(conn, **arguments):
