@@ -387,6 +387,10 @@ def test_the_linter_that_reads_function_bodies_finds_nothing(conn):
         conn.execute("create extension plpgsql_check")
     except (errors.UndefinedFile, errors.FeatureNotSupported):
         pytest.skip("this server does not have the extension plpgsql_check")
+    conn.execute(  # which is there while a partition is copied
+        "create trigger thinned after insert or update or delete on rota.attempts_default"
+        " for each row execute function rota._note_change('job_id')"
+    )
 
     found = conn.execute(
         """
@@ -404,6 +408,10 @@ def test_the_linter_that_reads_function_bodies_finds_nothing(conn):
         ) as c
         where p.pronamespace = 'rota'::regnamespace
             and 'record'::regtype <> all (p.proargtypes) -- whose columns it cannot know
+            and not ( -- what _ran_out has written, each name by %I
+                p.proname in ('_begin_thinning', '_thin_blocks')
+                and c.message = 'text type variable is not sanitized'
+            )
             and c.detail is distinct from -- a literal, which takes any type
                 format('cast "text" value to "%s" type', substring(c.detail from 'to "(.*)" type'))
         """
