@@ -1,6 +1,7 @@
 """Queues: look at, pause, resume, configure, delete; limits of their keys."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -35,6 +36,22 @@ from rota.db.gateway import call
 
 blueprint = Blueprint("queues", __name__)
 
+HOUR = 3600  # seconds
+
+
+def kept(value: Any) -> timedelta:
+    """Take for how long something is kept; what rounding would make an hour is none."""
+    span = seconds(value)
+    if value < HOUR:
+        raise ValueError("must be from 1 hour to 100 years")
+    return span
+
+
+def kept_if_at_all(value: Any) -> timedelta:
+    """Take for how long something is kept, or 0."""
+    return seconds_from_zero(value) if value == 0 else kept(value)
+
+
 SETTINGS = {
     "max_retries": Field(integer),
     "backoff_base_seconds": Field(seconds, argument="backoff_base"),
@@ -47,8 +64,8 @@ SETTINGS = {
     "key_max_starts": Field(integer),
     "key_starts_period_seconds": Field(seconds, argument="key_starts_period"),
     "key_in_order": Field(boolean),
-    "keep_completed_seconds": Field(seconds_from_zero, argument="keep_completed"),
-    "keep_failed_seconds": Field(seconds, argument="keep_failed"),
+    "keep_completed_seconds": Field(kept_if_at_all, argument="keep_completed"),
+    "keep_failed_seconds": Field(kept, argument="keep_failed"),
 }
 LIMITS = {name: SETTINGS[name] for name in ("max_running", "max_starts", "starts_period_seconds")}
 QUEUES = sql.SQL(

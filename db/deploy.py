@@ -492,6 +492,8 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
 
 def _note_versions(conn: Connection, version: str) -> None:
     """Note which functions there will be, and which there were (db/version.py)."""
+    if conn.execute("select to_regclass('rota.versions')").fetchone() == (None,):
+        return  # what is deployed is of before this was noted
     versions = [version]
     if _is_deployed(conn):
         versions += conn.execute("select rota.version()").fetchone() or ()
@@ -713,7 +715,10 @@ def _extend_search_path(conn: Connection, report: Callable[[str], None]) -> None
 
 
 def _shard(conn: Connection) -> int | None:
-    row = conn.execute("select s.shard from rota.settings as s").fetchone()
+    # What is deployed may be of before there were shards, and have no such column.
+    row = conn.execute(
+        "select (to_jsonb(s) ->> 'shard')::integer from rota.settings as s"
+    ).fetchone()
     return row[0] if row else None
 
 

@@ -721,6 +721,7 @@ def test_a_partition_that_somebody_has_a_view_of_keeps_what_ran_out(conn, clock)
         )
     )
     clock.set(MONDAY + DAY + 7 * HOUR)
+    conn.execute("set client_min_messages = warning")
     seen = []
     conn.add_notice_handler(lambda notice: seen.append(notice.message_primary))
 

@@ -1,4 +1,5 @@
--- A repeated finish gets its answer for an hour whatever is kept, so less is not to be had.
+-- A repeated finish gets its answer for an hour whatever is kept, so less is not to be had. A
+-- year has 365.25 days here, as for who counts in seconds.
 create or replace function rota._bad_keep(setting text, span interval, may_be_0 boolean)
     returns text
     language sql
@@ -9,7 +10,7 @@ as $$
         '%s must be %sfrom 1 hour to 100 years, not %s',
         setting, case when may_be_0 then '0 or ' else '' end, rota._span_text(span)
     )
-    where span not between interval '1 hour' and interval '100 years'
+    where extract(epoch from span) not between 3600 and 36525 * 86400.0
         and not (may_be_0 and span = interval '0')
 $$;
 
