@@ -34,7 +34,7 @@ from rota.app.repeats import KEY
 from rota.app.standby import VARIABLE
 from rota.app.waiting import UNDELIVERED, WAITS_FOR, Wait
 from rota.db.session import name_of, split_urls
-from rota.shards import MOST_SHARDS, shard_of, shard_of_id
+from rota.shards import MOST_SHARDS, one_shard_twice, shard_of, shard_of_id
 
 COOKIE = "rota_shard"  # of which database the pages are
 ANSWERED_BY = "rota.answered_by"  # in the environment of a request: the shard that has answered
@@ -465,10 +465,7 @@ class Front:
                 )
             other = known.setdefault(shard.number, shard)
             if other is not shard:
-                raise ValueError(
-                    f"{other.name} and {shard.name} say that they are shard {shard.number}: they"
-                    " are one database, or one is a copy of the other"
-                )
+                raise ValueError(one_shard_twice([other.name, shard.name], shard.number))
 
     def _learn_later(self) -> None:
         while unknown := self._unknown():

@@ -111,11 +111,7 @@ def record_step(job_id: int) -> Response:
     responses:
       200: {description: What is recorded., json: RecordedStep}
       404: {$ref: "#/components/responses/NotFound"}
-      409:
-        code: RTC02
-        message: job 1 is not held under this token
-        hint: >-
-          The lease ran out and was taken back, or the attempt has ended; discard this result.
+      409: {$ref: "#/components/responses/LeaseLost"}
       422: {code: RTV01, message: "step: is required"}
     """
     arguments = parse_fields(read_body(), RECORD)
@@ -148,11 +144,7 @@ def sleep_job(job_id: int) -> Response:
     responses:
       200: {description: What became of the job., json: JobOutcome}
       404: {$ref: "#/components/responses/NotFound"}
-      409:
-        code: RTC02
-        message: job 1 is not held under this token
-        hint: >-
-          The lease ran out and was taken back, or the attempt has ended; discard this result.
+      409: {$ref: "#/components/responses/LeaseLost"}
       422: {code: RTV01, message: "step: is required"}
     """
     arguments = parse_fields(read_body(), SLEEP)
@@ -188,11 +180,7 @@ def await_event(job_id: int) -> Response:
     responses:
       200: {description: "Whether it has come, and its payload.", json: AwaitedEvent}
       404: {$ref: "#/components/responses/NotFound"}
-      409:
-        code: RTC02
-        message: job 1 is not held under this token
-        hint: >-
-          The lease ran out and was taken back, or the attempt has ended; discard this result.
+      409: {$ref: "#/components/responses/LeaseLost"}
       422: {code: RTV01, message: "step: is required"}
     """
     arguments = parse_fields(read_body(), AWAIT)

@@ -200,11 +200,7 @@ def finish_job(job_id: int) -> Response:
     responses:
       200: {description: What became of the job., json: FinishedJob}
       404: {$ref: "#/components/responses/NotFound"}
-      409:
-        code: RTC02
-        message: job 1 is not held under this token
-        hint: >-
-          The lease ran out and was taken back, or the attempt has ended; discard this result.
+      409: {$ref: "#/components/responses/LeaseLost"}
       422: {code: RTV01, message: "token: is required"}
     """
     arguments, following = _with_next(read_body(), FINISH)
@@ -280,11 +276,7 @@ def heartbeat_job(job_id: int) -> Response:
     responses:
       200: {description: The lease as it is now., json: Lease}
       404: {$ref: "#/components/responses/NotFound"}
-      409:
-        code: RTC02
-        message: job 1 is not held under this token
-        hint: >-
-          The lease ran out and was taken back, or the attempt has ended; discard this result.
+      409: {$ref: "#/components/responses/LeaseLost"}
       422: {code: RTV01, message: "token: is required"}
     """
     arguments = parse_fields(read_body(), HEARTBEAT)
@@ -355,11 +347,7 @@ def release_job(job_id: int) -> dict[str, Any]:
         description: What became of the job.
         json: JobOutcome
       404: {$ref: "#/components/responses/NotFound"}
-      409:
-        code: RTC02
-        message: job 1 is not held under this token
-        hint: >-
-          The lease ran out and was taken back, or the attempt has ended; discard this result.
+      409: {$ref: "#/components/responses/LeaseLost"}
       422: {code: RTV01, message: "token: is required"}
     """
     arguments = parse_fields(read_body(), RELEASE)

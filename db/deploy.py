@@ -41,7 +41,7 @@ from yoyo.migrations import Migration, default_migration_table
 
 from rota.db.session import name_of, settle, split_urls, writable
 from rota.db.watch import Watch
-from rota.shards import MOST_SHARDS
+from rota.shards import MOST_SHARDS, one_shard_twice
 from rota.terminal import Progress, printable
 from rota.tokens import TokenError, ensure_token
 
@@ -156,10 +156,7 @@ def number(urls: list[str], report: Callable[[str], None] = print) -> None:
             shard = _shard(conn)
             if shard != numbers[place] or (shard is not None and numbers.count(shard) > 1):
                 same = [name_of(urls[p]) for p, other in enumerate(numbers) if other == shard]
-                raise DeployError(
-                    f"{' and '.join(same)} say that they are shard {shard}: they are one database,"
-                    " or one is a copy of the other"
-                )
+                raise DeployError(one_shard_twice(same, shard))
             if shard is None:
                 numbers[place] = min(set(range(MOST_SHARDS)) - set(numbers))
                 _number(conn, numbers[place], report, before)

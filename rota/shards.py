@@ -4,6 +4,7 @@ A producer needs no more than ``shard_of``; where it enqueues in a transaction o
 database of that transaction is the shard.
 """
 
+from collections.abc import Iterable
 from hashlib import sha256
 
 MOST_SHARDS = 1024  # and the step from one id of a shard to its next
@@ -29,3 +30,11 @@ def shard_of(key: str, n: int) -> int:
 def shard_of_id(job_id: int) -> int:
     """Return which shard gave out an id, unless it did so before it was one."""
     return job_id % MOST_SHARDS
+
+
+def one_shard_twice(names: Iterable[str], shard: int) -> str:
+    """Say what is wrong with databases, by their names, that have the number of one shard."""
+    return (
+        f"{' and '.join(names)} say that they are shard {shard}: they are one database, or one is a"
+        " copy of the other"
+    )

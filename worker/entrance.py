@@ -9,6 +9,7 @@ import psycopg
 from rota.db.deploy import checkout_version
 from rota.db.session import name_of
 from rota.db.version import is_outlived
+from rota.shards import one_shard_twice
 from rota.worker.link import (
     MEND,
     MISSING_RIGHT,
@@ -157,10 +158,7 @@ class Entrance:
         with self._noting:
             other = self._shards.setdefault(shard, url)
         if other != url:
-            raise CannotStart(
-                f"{self.names[other]} and {name} say that they are shard {shard}: they are one"
-                " database, or one is a copy of the other"
-            )
+            raise CannotStart(one_shard_twice([self.names[other], name], shard))
 
 
 def _version(conn: Connection) -> str:

@@ -287,8 +287,7 @@ class Finisher:
         if code in PAST and (job.following is None or code == LATE):
             self._settle([job], [(job.id, PAST[code])])
             return
-        could_not = is_hopeless(error)
-        self._check_that_we_can_finish(parcel, error)
+        could_not = self._check_that_we_can_finish(parcel, error)
         if could_not and not parcel.told_again:  # but now we can, and so it may not be the job's
             parcel.told_again = True
             self._batch.insert(0, parcel)
@@ -307,15 +306,20 @@ class Finisher:
         again.refused = True
         self._deliver(again)
 
-    def _check_that_we_can_finish(self, parcel: Parcel, error: Exception) -> None:
-        """Raise if it is not about the jobs of a parcel that they are refused."""
+    def _check_that_we_can_finish(self, parcel: Parcel, error: Exception) -> bool:
+        """Raise if it is not about the jobs of a parcel that they are refused.
+
+        Returns:
+            Whether nothing could be finished when they were, which has passed.
+        """
         if not is_hopeless(error):
-            return
+            return False
         try:
             self._link.run(lambda conn: conn.execute(CAN_FINISH))
         except psycopg.Error:
             self._batch.insert(0, parcel)
             raise
+        return True
 
     def _locked_rows(self, conn: Connection, jobs: list[Attempt]) -> set[int]:
         arguments = {**_pairs(jobs), "lease": self._lease}
