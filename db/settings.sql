@@ -45,7 +45,8 @@ begin
                     '_offer_room',
                     '_cancel_jobs', '_reached', '_hold_jobs', '_read_workflow', '_bad_workflow',
                     '_add_workflow', '_revivable', '_family', 'parent_results', '_heal_edges',
-                    '_forget_workflows', '_forget_steps', 'emit_event', '_thin_history'
+                    '_forget_workflows', '_forget_steps', 'emit_event', '_thin_history',
+                    '_elsewhere'
                 ]),
                 ('enable_seqscan', 'off', array[
                     'claim_next_job', '_look_behind', '_newest_cursor', '_share_cursor',

@@ -1,5 +1,6 @@
 """The plans and the storage that the speed comes from, held without a stopwatch."""
 
+import contextlib
 import json
 import re
 import uuid
@@ -12,9 +13,12 @@ from psycopg.types.json import Jsonb
 
 from rota.app.jobs import EXECUTIONS, IN_ORDER, JOB, NEWEST_FIRST
 from rota.db.gateway import call
+from tests.calls import CALLS
+from tests.concurrency.sessions import forget_cursors
 
 pytestmark = pytest.mark.on_every_server
 
+NO_JOB = 10**9
 TABLES = {
     "never analyzed": "",
     "analyzed while empty": "analyze rota.live_jobs; analyze rota.lanes; analyze rota.queues;",
@@ -349,6 +353,36 @@ def plans_of(conn):
     plans = []
     conn.add_notice_handler(lambda notice: plans.append(notice.message_primary))
     return plans
+
+
+def test_no_call_is_compiled(connect, conn, clock):
+    """Where much is forbidden all looks dear to the planner, and to compile takes 50 ms a call."""
+    caller = connect()
+    if conn.execute("select pg_jit_available()").fetchone() == (False,):
+        pytest.skip("this server cannot compile")
+    plans = plans_of(caller)
+    compiled = set()
+
+    for function, prepare, more in CALLS:
+        conn.execute("delete from rota.schedules; delete from rota.live_jobs")
+        conn.execute("delete from rota.job_waits; delete from rota.job_dependencies")
+        arguments = prepare(conn, clock) | more
+        forget_cursors(conn)
+        for known in (True, False):
+            if not known and not arguments.keys() & {"job_id", "job_ids"}:
+                continue
+            plans.clear()
+            with contextlib.suppress(psycopg.DatabaseError):  # RTN01: there is no such job
+                call(caller, function, **(arguments if known else arguments | nobody(arguments)))
+            compiled |= {(function, known, plan[:300]) for plan in plans if "JIT:" in plan}
+
+    assert compiled == set()
+
+
+def nobody(arguments):
+    """Return arguments that name a job that is nowhere instead of the one that they name."""
+    lists = {name: [NO_JOB] * len(arguments[name]) for name in arguments if name == "job_ids"}
+    return lists or {"job_id": NO_JOB}
 
 
 def index_condition(plan):
