@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The PostgreSQL versions to test on, the newest and the oldest. All tests run on the first, and
-# those that depend on the server on the others too, of many cases a few (all of them:
+# those that depend on the server on the others too, of many cases one (all of them:
 # ROTA_EVERYTHING=1). A version that is not installed is left out. What lies between:
 # make test VERSIONS="18 16 15".
 VERSIONS ?= 18 15

@@ -3,10 +3,11 @@
 All tests run on the first version. The tests named after ``--`` depend on the server: the other
 versions get them too, and the functions once more a server whose defaults are hostile
 (tests/hostile.py), the last version of those at hand, for it is the one that may know of Turkish.
-There a test with many cases runs a few of them (``FEW`` in tests/conftest.py), unless it has the
-marker ``on_every_server``, and the stress is short; ``ROTA_EVERYTHING=1`` runs all of it. A version
-that is not installed is passed by. With ``TEST_DATABASE_URL`` all the tests run once, on that
-server. The closing line of each run is repeated at the end.
+There a test with many cases runs one of them (``ROTA_FEW`` in tests/conftest.py), unless it has the
+marker ``on_every_server``, one with the marker ``on_first_server`` none, and the stress is short;
+``ROTA_EVERYTHING=1`` runs all of it. A version that is not installed is passed by. With
+``TEST_DATABASE_URL`` all the tests run once, on that server. The closing line of each run is
+repeated at the end.
 
 The tests are parted into runs, and three run at once, so that nobody idles while the tests of the
 worker wait, which do so more than they work. Tests of the server wait for nobody's clock: they give

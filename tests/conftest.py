@@ -2,7 +2,7 @@
 
 ``ROTA_PG`` chooses the PostgreSQL version (18 unless told otherwise), ``TEST_DATABASE_URL`` a
 server that runs already; its role must be allowed to create databases. ``ROTA_HOSTILE=1`` gives our
-own server the worst of defaults (tests/hostile.py). ``ROTA_FEW=1`` runs a few of a test's cases.
+own server the worst of defaults (tests/hostile.py). ``ROTA_FEW=1`` runs one of a test's cases.
 """
 
 import contextlib
@@ -32,7 +32,6 @@ from tests.waiting import wait_until
 NEWEST = 18
 SERVER_VERSION = int(os.environ.get("ROTA_PG", NEWEST))
 HOSTILE = bool(os.environ.get("ROTA_HOSTILE"))
-FEW = 2  # cases of a test, where another server runs all of them
 TEST_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -83,12 +82,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "on_every_server: all cases depend on the version, or on what a server has set"
     )
+    config.addinivalue_line(
+        "markers",
+        "on_first_server: long, and no version differs in it; on_every_server has its way",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ROTA_FEW, leave out most cases of the tests that have many, always the same ones.
+    """With ROTA_FEW, leave out what another server tries: all cases of a test but one.
 
-    A checksum of the names chooses, so that no value of any parameter is chosen for its place.
+    A checksum of the names chooses it, so that no value of any parameter is chosen for its place.
     """
     if not os.environ.get("ROTA_FEW"):
         return
@@ -96,11 +99,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if not item.get_closest_marker("on_every_server"):
             cases[item.nodeid.split("[")[0]].append(item)
-    left_out = {
-        item
-        for of_one_test in cases.values()
-        for item in sorted(of_one_test, key=lambda i: zlib.crc32(i.nodeid.encode()))[FEW:]
-    }
+    left_out = set()
+    for of_one_test in cases.values():
+        of_one_test.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
+        passed_by = of_one_test[0].get_closest_marker("on_first_server")
+        left_out |= set(of_one_test if passed_by else of_one_test[1:])
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
 

@@ -20,7 +20,7 @@ import rota.db.deploy
 from rota.db.deploy import DEPLOY_LOCK, FOLDER, ROLES, DeployError, checkout_version, deploy
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.on_every_server
+pytestmark = pytest.mark.on_first_server
 
 SNAPSHOT = """
     select 'function', p.oid::regprocedure::text, md5(pg_get_functiondef(p.oid)), p.proacl::text
@@ -107,6 +107,7 @@ def test_deploy_makes_the_checkout_usable(empty_db):
         assert one(conn, "select count(*) from enqueue_job('echo')") == 1
 
 
+@pytest.mark.on_every_server
 def test_deploy_again_changes_nothing(empty_db):
     deploy(empty_db)
     with psycopg.connect(empty_db) as conn:
@@ -119,6 +120,7 @@ def test_deploy_again_changes_nothing(empty_db):
         assert len(first) > 50
 
 
+@pytest.mark.on_every_server
 def test_four_deploys_at_once_all_succeed(empty_db):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(deploy, [empty_db] * 4))
@@ -273,6 +275,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.on_every_server
 @pytest.mark.parametrize("where", ["role", "url"])
 def test_settings_of_the_role_or_the_url_stop_no_deploy(
     empty_db, as_role, folder, where, administrate
@@ -471,6 +474,7 @@ def test_a_schema_of_somebody_else_is_refused(empty_db, as_role):
         deploy(url)
 
 
+@pytest.mark.on_every_server
 def test_an_owner_who_is_not_superuser_deploys(empty_db, as_role):
     url = as_role("rota_test_owner", "nosuperuser createrole")
 
@@ -485,6 +489,7 @@ def test_an_owner_who_is_not_superuser_deploys(empty_db, as_role):
         )
 
 
+@pytest.mark.on_every_server
 def test_an_owner_who_may_not_create_roles_is_told_which_are_missing(
     template, roles_away, empty_db, as_role
 ):

@@ -266,7 +266,7 @@ def try_all(conn: Connection, values: Callable[[tuple[Any, ...]], list[str]], ki
     return tried
 
 
-@pytest.mark.skipif(os.environ.get("ROTA_HOSTILE") == "1", reason="every version tries it")
+@pytest.mark.on_first_server
 def test_no_boolean_or_enumerated_setting_changes_what_rota_does(session):
     tried = try_all(session, lambda row: row[3] or ["on", "off"], ["bool", "enum"])
 
