@@ -20,6 +20,7 @@ or the URL say of styles and timeouts does not matter here (db/session.py).
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import random
@@ -52,6 +53,12 @@ OLDEST_SERVER = 150000
 DEPLOY_LOCK = 0x726F7461  # "rota", the advisory lock of the first deploy of a database
 PATIENCE = 600.0  # seconds to wait for another deploy
 NOTICEABLE = 1.0  # seconds; a wait of that length is reported
+# It tells whether calls may be under way that need an old view (db/views.sql).
+FUNCTION_OF_BEFORE = """
+    select min(p.prosrc)
+    from pg_proc as p
+    where p.pronamespace = 'rota'::regnamespace and p.proname = '_past_ending'
+"""
 LOCK_TIMEOUT = "100ms"  # how long one statement may hold up the queue behind a table's lock
 ATTEMPTS = 40  # in about forty seconds
 LONGEST_PAUSE = 1.0  # seconds between two of them
@@ -444,6 +451,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
         conn.execute("set local search_path = pg_catalog, pg_temp")
         _refuse_strays(conn, names)
         _note_versions(conn, checkout_version(folder))
+        conn.execute(f"select set_config('rota.before', ({FUNCTION_OF_BEFORE}), true)")
         conn.execute(
             sql.SQL(
                 """
@@ -461,14 +469,15 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
                 """
             ).format(version=checkout_version(folder))
         )
-        conn.execute("set local check_function_bodies = off")
-        for path in functions:
-            if f"rota.{path.stem}(" in views.read_text():
-                _run_file(conn, path)
-        _run_file(conn, views)
-        for check in ("off", "on"):  # a body can only be checked when all that it calls is there
+        # A view is locked from when it is replaced until the end, so functions come before, but for
+        # those that name what is new of a view. Bodies are checked when all they call is there.
+        for check in ("off", "on"):
             conn.execute("select set_config('check_function_bodies', %s, true)", [check])
-            for path in functions:
+            late = [path for path in functions if not _can_run(conn, path)]
+        _run_file(conn, views)
+        for check in ("off", "on") if late else ():
+            conn.execute("select set_config('check_function_bodies', %s, true)", [check])
+            for path in late:
                 _run_file(conn, path)
         _run_file(conn, settings)
         _run_file(conn, grants)
@@ -640,6 +649,14 @@ def _open_transactions(conn: Connection) -> set[str]:
             """
         )
     }
+
+
+def _can_run(conn: Connection, path: Path) -> bool:
+    """Run a file of SQL, unless it names what is not there; tell whether it has run."""
+    with contextlib.suppress(psycopg.ProgrammingError), conn.transaction():
+        _run_file(conn, path)
+        return True
+    return False
 
 
 def _run_file(conn: Connection, path: Path) -> None:

@@ -10,28 +10,34 @@
 
 do $$
 declare
-    v_role text;
+    v_roles text;
+    v_kind text;
     v_right record;
 begin
-    revoke all on all functions in schema rota from public;
-    revoke all on all tables in schema rota from public;
-    revoke all on all sequences in schema rota from public;
+    select string_agg(quote_ident(r.rolname), ', ')
+    into v_roles
+    from pg_catalog.pg_roles as r
+    where r.rolname in (
+        'rota_producer', 'rota_worker', 'rota_operator', 'rota_reader', 'rota_api'
+    );
 
-    for v_role in
-        select r.rolname
-        from pg_catalog.pg_roles as r
-        where r.rolname in (
-            'rota_producer', 'rota_worker', 'rota_operator', 'rota_reader', 'rota_api'
-        )
-    loop
-        execute format('revoke all on all functions in schema rota from %I', v_role);
-        execute format('revoke all on all tables in schema rota from %I', v_role);
-        execute format('revoke all on all sequences in schema rota from %I', v_role);
-        execute format('grant usage on schema rota to %I', v_role);
+    -- One statement for all: each of them writes the right of every function anew.
+    foreach v_kind in array '{functions, tables, sequences}'::text[] loop
+        execute format(
+            'revoke all on all %s in schema rota from %s',
+            v_kind,
+            concat_ws(', ', 'public', v_roles)
+        );
     end loop;
+    if v_roles is not null then
+        execute format('grant usage on schema rota to %s', v_roles);
+    end if;
 
     for v_right in
-        select a.kind, a.object, r.rolname as role
+        select
+            a.kind,
+            string_agg(format('rota.%I', a.object), ', ') as objects,
+            r.rolname as role
         from (
             values
                 ('function', 'enqueue_job',         '{rota_producer}'::text[]),
@@ -143,12 +149,14 @@ begin
                 ('table',    'actions',             '{rota_operator, rota_reader}')
         ) as a(kind, object, roles)
         join pg_catalog.pg_roles as r on r.rolname = any(a.roles)
+        group by a.kind, r.rolname
     loop
-        if v_right.kind = 'function' then
-            execute format('grant execute on function rota.%I to %I', v_right.object, v_right.role);
-        else
-            execute format('grant select on rota.%I to %I', v_right.object, v_right.role);
-        end if;
+        execute format(
+            'grant %s %s to %I',
+            case v_right.kind when 'function' then 'execute on function' else 'select on' end,
+            v_right.objects,
+            v_right.role
+        );
     end loop;
 end;
 $$;

@@ -47,7 +47,7 @@ begin
     end loop;
 
     -- state was of a domain in jobs and schedule_status. job_executions has the token for as long
-    -- as there are functions that read and write through it (0010_attempts).
+    -- as calls of functions may be under way that read and write through it (0010_attempts).
     for v_name in
         select c.relname
         from pg_catalog.pg_class as c
@@ -60,13 +60,9 @@ begin
                 and a.atttypid <> 'text'::regtype
                 or c.relname = 'job_executions'
                 and a.attname = 'token'
-                and not exists (
-                    select
-                    from pg_catalog.pg_proc as p
-                    where p.pronamespace = c.relnamespace
-                        and p.proname = '_past_ending'
-                        and strpos(p.prosrc, 'rota.job_executions') > 0
-                )
+                and strpos(
+                    coalesce(current_setting('rota.before', true), ''), 'rota.job_executions'
+                ) = 0
             )
     loop
         execute format('alter view rota.%I rename to %I', v_name, v_name || '_before');

@@ -29,4 +29,4 @@ set lock_timeout = '1min';
 create unique index concurrently if not exists live_jobs_unique_key_of_queue
     on rota.live_jobs (unique_key, queue) where unique_key is not null;
 
-set lock_timeout = '3s';
+set lock_timeout = '100ms';

@@ -36,4 +36,4 @@ create index concurrently if not exists live_jobs_lane
 create index concurrently if not exists live_jobs_counted
     on rota.live_jobs (queue, key, id) where counted;
 
-set lock_timeout = '3s';
+set lock_timeout = '100ms';

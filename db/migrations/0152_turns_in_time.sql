@@ -26,4 +26,4 @@ set lock_timeout = '1min';
 create index concurrently if not exists turns_in_time
     on rota.turns (queue, priority, ready_at) where ready_at < 'infinity';
 
-set lock_timeout = '3s';
+set lock_timeout = '100ms';

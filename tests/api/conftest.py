@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from rota.app import create_app
@@ -24,9 +25,20 @@ PROJECT = Path(__file__).parents[2]
 START_SECONDS = 30
 
 
+@pytest.fixture(scope="session")
+def shared_app(shared_db: str) -> Iterator[Flask]:
+    """The application of the tests that leave nothing."""
+    app = create_app(shared_db)
+    yield app
+    app.extensions["database"].close()
+
+
 @pytest.fixture
-def client(db: str) -> Iterator[FlaskClient]:
+def client(request: pytest.FixtureRequest, db: str) -> Iterator[FlaskClient]:
     """A client of the application, in this process, on the test's database."""
+    if request.node.get_closest_marker("leaves_nothing"):
+        yield request.getfixturevalue("shared_app").test_client()
+        return
     app = create_app(db)
     yield app.test_client()
     app.extensions["database"].close()

@@ -177,6 +177,7 @@ def test_how_long_a_queue_keeps_what_ended_is_set_and_unset(client: FlaskClient)
     assert none.json["keep_failed_seconds"] == 5400.5
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize("name", ["keep_completed_seconds", "keep_failed_seconds"])
 @pytest.mark.parametrize("value", [-1, 1, 3599, 1e10, "3600", True])
 def test_how_long_a_queue_cannot_keep_anything_is_named(
@@ -188,6 +189,7 @@ def test_how_long_a_queue_cannot_keep_anything_is_named(
     assert name.removesuffix("_seconds") in answer.json["message"]
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_limit_out_of_its_range_is_named(client: FlaskClient, name: str) -> None:
     for value in (0, -1, 1000001, "5", 1e18):

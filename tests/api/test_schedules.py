@@ -209,6 +209,7 @@ def test_a_cron_job_is_a_kind_of_job(client: FlaskClient) -> None:
     assert client.get("/schedules/mondays").json["job_id"] == job["id"]
 
 
+@pytest.mark.leaves_nothing
 @pytest.mark.parametrize(
     ("body", "named"),
     [
