@@ -117,6 +117,8 @@ def test_gets_and_pages_are_of_the_standby_and_say_how_old_they_may_be(
 def test_what_must_be_of_this_moment_is_asked_of_the_primary(
     server: Server, primary: Connection, behind: Connection
 ) -> None:
+    known = server.request("POST", "/jobs", {"task": "old", "queue": "served"}).json["job_id"]
+    catch_up(primary, behind)
     hold(primary, behind)
     job = server.request("POST", "/jobs", {"task": "new", "queue": "served"}).json["job_id"]
 
@@ -125,7 +127,7 @@ def test_what_must_be_of_this_moment_is_asked_of_the_primary(
         for path in (
             f"/jobs/{job}",  # which the standby does not know
             f"/jobs/{job}/why",
-            f"/jobs/{job}?wait=0",
+            f"/jobs/{known}?wait=0",
             f"/ui/jobs/{job}",
             "/doctor",
             "/metrics",

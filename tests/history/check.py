@@ -528,6 +528,9 @@ class _Check:
                 outcome = ending["outcome"] if ending else None
                 if outcome in ("FAILED", "TIMED_OUT", "RELEASED"):
                     continue  # the retry that was asked for
+                if following is None and self.was_left_behind((job, later["token"])):
+                    self.figures.duplicates_explained += 1
+                    continue  # who asked there could not know of the earlier one
                 if outcome in ("SUCCEEDED", "CANCELLED"):
                     self.figures.unexplained += 1
                     yield Verdict("duplicate", job, f"it ran again after {pair[1]} ended it")
@@ -539,6 +542,12 @@ class _Check:
                 elif pair in done:
                     self.figures.duplicates_explained += 1
                     self.figures.without_fault += fault is None
+
+    def was_left_behind(self, pair: Pair) -> bool:
+        """Tell whether a lease may be of a server that had been replaced, so is not on record."""
+        if not self.demands.left_behind or pair not in self.claims:
+            return False
+        return bool(self.crashes_since(self.claims[pair][0]))
 
     def leased_at(self, pair: Pair) -> float:
         """Return when this lease began, as nearly as anybody knows, by civil time."""

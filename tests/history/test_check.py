@@ -590,6 +590,15 @@ def test_a_lease_that_was_extended_on_a_server_left_behind_may_be_taken_back():
     assert {verdict.rule for verdict in story.check().verdicts} == {"L7"}
 
 
+def test_a_job_that_has_ended_may_be_claimed_of_a_server_left_behind():
+    story = left_behind_story()
+    run_after_success(story)
+    story.executions = [line for line in story.executions if line["token"] != "x2"]
+
+    assert story.check(Demands(jobs=1, late=1, left_behind=True)).verdicts == []
+    assert "duplicate" in {verdict.rule for verdict in story.check().verdicts}
+
+
 def test_a_finish_that_was_accepted_by_a_server_left_behind_may_be_forgotten():
     story = left_behind_story()
     accept_late_finish(story)

@@ -82,6 +82,11 @@ ACCESS = "tests/api/test_access.py"
 METHODS = "tests/api/test_methods.py"
 WALLS = "tests/functions/test_walls.py"
 RETENTION = "tests/functions/test_retention.py"
+SHARDS = "tests/functions/test_shards.py"
+WORKER_SHARDS = "tests/worker/test_shards.py"
+STANDBY = "tests/api/test_standby.py"
+READY = "tests/api/test_ready.py"
+BECOME_SHARD = "db/functions/shards/_become_shard.sql"
 STATISTICS = "tests/functions/test_statistics.py"
 HOSTILE = "tests/functions/test_hostile_tenant.py"
 EXAMPLES = "tests/api/test_example_workers.py"
@@ -1669,8 +1674,8 @@ MUTANTS = [
     mutant(
         "everybody may execute every function",
         "db/grants.sql",
-        "    revoke all on all functions in schema rota from public;\n",
-        "",
+        "'{functions, tables, sequences}'",
+        "'{tables, sequences}'",
         f"{RULES}::test_nothing_is_granted_to_public_and_no_table_can_be_written",
     ),
     mutant(
@@ -3479,5 +3484,97 @@ MUTANTS = [
         "            self._put_apart(question)\n        elif passes(error) and not locked:\n",
         "            self._answer(question)\n        elif passes(error) and not locked:\n",
         f"{WORKER_STEPS}::test_a_row_that_is_locked_keeps_no_other_waiting",
+    ),
+    # -- a standby, and several databases
+    mutant(
+        "a database that joins others gives ids that one of them gave while it was alone",
+        BECOME_SHARD,
+        "v_next := greatest(v_given, beyond) + 1;",
+        "v_next := v_given + 1;",
+        f"{SHARDS}::test_no_new_database_gives_an_id_that_another_gave_while_it_was_alone",
+    ),
+    mutant(
+        "a database takes another number than it has",
+        BECOME_SHARD,
+        "if v_is <> _become_shard.shard then",
+        "if false then",
+        f"{SHARDS}::test_a_number_is_kept_for_good",
+    ),
+    mutant(
+        "a job of before there were shards is said to be elsewhere",
+        "db/functions/shards/_elsewhere.sql",
+        " and job_id > s.ids_before",
+        "",
+        f"{SHARDS}::test_an_id_of_before_there_were_shards_is_looked_for_here",
+    ),
+    mutant(
+        "a token that the standby does not know yet is refused",
+        "app/standby.py",
+        "status_of(error) in (401, 404, 503)",
+        "status_of(error) in (404, 503)",
+        f"{STANDBY}::test_a_token_that_the_standby_does_not_know_yet_is_good",
+    ),
+    mutant(
+        "a query that replay has ended is an error",
+        "app/standby.py",
+        "status_of(error) in (401, 404, 503)",
+        "status_of(error) in (401, 404)",
+        f"{STANDBY}::test_a_query_that_stands_in_the_way_of_replay_is_repeated_on_the_primary",
+    ),
+    mutant(
+        "who waits for a job to end is answered by the standby",
+        "app/standby.py",
+        '        and "wait" not in request.args\n',
+        "",
+        f"{STANDBY}::test_what_must_be_of_this_moment_is_asked_of_the_primary",
+    ),
+    mutant(
+        "a connection to a primary is kept for want of a standby",
+        "app/standby.py",
+        "time.monotonic() + LONGEST_ELSEWHERE",
+        "conn.kept_until",
+        f"{STANDBY}::test_a_connection_to_a_primary_is_not_kept_for_long",
+    ),
+    mutant(
+        "a write that hangs leaves its session",
+        "app/probe.py",
+        "        conn.cancel_safe(timeout=LONGEST_CANCEL)\n",
+        "        pass\n",
+        f"{READY}::test_commits_that_hang_are_seen_in_time_and_leave_no_sessions",
+    ),
+    mutant(
+        "a server that only reads is ready for writes",
+        "app/probe.py",
+        "if not conn.execute(WRITE).rowcount:",
+        "if not conn.execute(WRITE):",
+        f"{READY}::test_a_server_that_only_reads_is_ready_for_nothing_but_reads",
+    ),
+    mutant(
+        "the only place is for whoever asks for it",
+        "worker/floor.py",
+        "lacking = max(share, int(first)) - its_own",
+        "lacking = share - its_own",
+        f"{WORKER_SHARDS}::test_the_only_place_is_kept_for_who_has_waited_for_it_the_longest",
+    ),
+    mutant(
+        "jobs of one database wait where another lacks places",
+        "worker/floor.py",
+        "return (room - desk.prefetch, 0) if is_kept else (room, desk.prefetch)",
+        "return room, desk.prefetch",
+        f"{WORKER_SHARDS}::test_the_only_place_is_kept_for_who_has_waited_for_it_the_longest",
+    ),
+    mutant(
+        "a database that is away at the start ends the worker",
+        "worker/entrance.py",
+        "            if ask == Link.once and passes(error):\n                raise\n",
+        "",
+        f"{WORKER_SHARDS}::test_one_that_is_away_at_the_start_joins_later",
+    ),
+    mutant(
+        "a view loses a column while calls are under way that need it",
+        "db/deploy.py",
+        "set_config('rota.before', ({FUNCTION_OF_BEFORE}), true)",
+        "set_config('rota.before', '', true)",
+        f"{UPGRADES}::test_no_call_fails_while_what_is_on_record_moves",
     ),
 ]

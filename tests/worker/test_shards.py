@@ -208,6 +208,15 @@ def test_what_one_needs_is_kept_for_it_and_no_more() -> None:
     assert (alone, kept, free, again) == ((1, 0), (-1, 0), (1, 0), (1, 0))
 
 
+def test_the_only_place_is_kept_for_who_has_waited_for_it_the_longest() -> None:
+    floor = Floor({}, 1)
+    early, late = desks = [Desk({}, floor) for _ in range(2)]
+    for since, desk in enumerate(desks):
+        desk.prefetch, desk.needs_until, desk.waits_since = 10, inf, float(since)
+
+    assert (floor.room(early), floor.room(late)) == ((11, 10), (0, 0))
+
+
 def test_places_are_shared_by_need(
     two_shards: list[str],
     zero: Connection,
