@@ -1,13 +1,16 @@
 """The API over several databases: which of them answers, and what happens while one is away."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import Connection
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from werkzeug.test import Client, TestResponse
 
 import rota
@@ -15,6 +18,7 @@ from rota.app.front import Front, apps_of, create
 from rota.db.deploy import number
 from rota.db.gateway import call
 from tests.api.conftest import Server
+from tests.faults.proxy import Proxy
 from tests.waiting import wait_until
 
 NOBODY = "postgresql://127.0.0.1:1/none"
@@ -354,6 +358,40 @@ def test_one_that_is_away_takes_nothing_of_the_other(
     assert (lost.status, lost.json["message"]) == (503, "shard 1 is away")
     assert len(claimed.json["jobs"]) == 5
     assert server.stop() == 0
+
+
+def test_one_that_says_nothing_any_more_costs_the_other_nothing(
+    two_shards: list[str], start_server: Callable[..., Server]
+) -> None:
+    """Its own wait in vain, as many as leave threads to those of the other; more are refused."""
+    place = conninfo_to_dict(two_shards[1])
+    socket = Path(place["host"]) / f".s.PGSQL.{place.get('port', 5432)}"
+    if not socket.exists():
+        pytest.skip("this server has no socket here")
+    with Proxy(socket) as proxy:
+        silent = proxy.url(place["dbname"])
+        server = start_server(f"{two_shards[0]} {silent}")
+        own, other = ({"task": "echo", "key": KEYS[shard]} for shard in (0, 1))
+
+        def in_vain() -> float:
+            began = time.monotonic()
+            assert server.request("POST", "/jobs", other).status == 503
+            return time.monotonic() - began
+
+        assert server.request("POST", "/jobs", other).status == 201
+        proxy.silence("up", "down")
+        with ThreadPoolExecutor(8) as pool:
+            vain = [pool.submit(in_vain) for _ in range(8)]
+            while not all(request.done() for request in vain):
+                asked = time.monotonic()
+                assert server.request("POST", "/jobs", own).status == 201
+                assert time.monotonic() - asked < 2
+                time.sleep(0.1)
+        took = sorted(request.result() for request in vain)
+        assert took[2] < took[3] - 1
+        proxy.heal()
+        wait_until(lambda: server.request("POST", "/jobs", other).status == 201)
+        assert server.stop() == 0
 
 
 def test_a_claim_over_all_databases_waits(

@@ -3577,4 +3577,11 @@ MUTANTS = [
         "set_config('rota.before', '', true)",
         f"{UPGRADES}::test_no_call_fails_while_what_is_on_record_moves",
     ),
+    mutant(
+        "requests for a database that does not answer take the threads of others",
+        "app/front.py",
+        "while self._of_lane[lane] >= MOST_OF_LANE[lane]:",
+        "while False:",
+        "tests/api/test_shards.py::test_one_that_says_nothing_any_more_costs_the_other_nothing",
+    ),
 ]
