@@ -10,7 +10,7 @@ from psycopg import Connection
 from rota.db.gateway import call
 from tests.waiting import wait_until
 from tests.worker import handlers
-from tests.worker.conftest import Trace, WorkerProcess
+from tests.worker.conftest import Trace, WorkerProcess, take_back
 from tests.worker.test_faults import lease_has_run_out
 
 StartWorker = Callable[..., WorkerProcess]
@@ -122,14 +122,7 @@ def test_a_coroutine_that_lost_its_lease_is_cancelled(
     job_id = enqueue("async_hold", trace.payload, max_retries=0)
     wait_until(lambda: trace.count()["start"])
 
-    def take_back() -> bool:
-        """Take the lease away, unless its heartbeat comes between."""
-        with conn.transaction():
-            conn.execute("update rota.live_jobs set lease_until = now() - interval '1 second'")
-            call(conn, "recover_jobs")
-        return outcomes(job_id) == ["LOST"]
-
-    wait_until(take_back)
+    wait_until(lambda: take_back(conn) and outcomes(job_id) == ["LOST"])
     wait_until(lambda: trace.count()["cancelled"] == 1)
 
     assert outcomes(job_id) == ["LOST"]

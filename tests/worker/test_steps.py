@@ -20,7 +20,7 @@ from rota.worker.desk import Desk
 from rota.worker.job import LeaseLost
 from rota.worker.link import Link
 from tests.waiting import wait_until
-from tests.worker.conftest import Trace, WorkerProcess
+from tests.worker.conftest import Trace, WorkerProcess, take_back
 
 StartWorker = Callable[..., WorkerProcess]
 ReadJob = Callable[[int], dict[str, Any]]
@@ -71,8 +71,7 @@ def test_a_step_of_an_attempt_that_lost_its_lease_is_not_done(
     start_worker()
     job_id = enqueue("late_step", trace.payload, max_retries=0)
     wait_until(lambda: trace.count()["start"] == 1)
-    conn.execute("update rota.live_jobs set lease_until = now() - interval '1 second'")
-    call(conn, "recover_jobs")
+    wait_until(lambda: take_back(conn) and outcomes(job_id) == ["LOST"])
     trace.open_gate()
     wait_until(lambda: trace.count()["lost"] == 1)
 
