@@ -1,7 +1,7 @@
 """Run the tests on every PostgreSQL at hand: ``python -m tests.all 18 16 15 -- tests/functions``.
 
 All tests run on the first version. The tests named after ``--`` depend on the server: the other
-versions get them too, and the functions once more a server whose defaults are hostile
+versions get them too, and some once more a server whose defaults are hostile
 (tests/hostile.py), the last version of those at hand, for it is the one that may know of Turkish.
 There a test with many cases runs one of them (``ROTA_FEW`` in tests/conftest.py), unless it has the
 marker ``on_every_server``, one with the marker ``on_first_server`` none, and the stress is short;
@@ -9,7 +9,7 @@ marker ``on_every_server``, one with the marker ``on_first_server`` none, and th
 ``TEST_DATABASE_URL`` all the tests run once, on that server. The closing line of each run is
 repeated at the end.
 
-The tests are parted into runs, and three run at once, so that nobody idles while the tests of the
+The tests are parted into runs, and four run at once, so that nobody idles while the tests of the
 worker wait, which do so more than they work. Tests of the server wait for nobody's clock: they give
 way to others (``nice``).
 
@@ -33,7 +33,7 @@ RUNNING: set[subprocess.Popen[str]] = set()
 STOPPING = threading.Event()
 FAILED = 1  # pytest's exit code when tests failed
 
-AT_ONCE = 3
+AT_ONCE = 4
 
 WORKER_TESTS = ["tests/worker", "tests/faults", "tests/history", "tests/test_minimal_worker.py"]
 
@@ -41,14 +41,16 @@ PAGE_TESTS = ["tests/ui", "tests/client"]  # with browsers and terminals, which 
 
 API_TESTS = ["tests/api"]
 
-# Of the schedules those that are soon done; "make hostile" runs all.
+# What callers' settings could change at all; "make hostile" runs all.
 HOSTILE_TESTS = [
-    "tests/functions",
+    *(f"tests/functions/test_{name}.py" for name in ("every_door", "every_parameter", "sessions")),
+    *(f"tests/functions/test_{name}.py" for name in ("enqueue", "bulk", "claim", "finish")),
+    *(f"tests/functions/test_{name}.py" for name in ("recovery", "steps", "turns", "workflows")),
+    *(f"tests/functions/test_{name}.py" for name in ("upkeep", "retention", "statistics")),
     "tests/schedules/test_interval_slot.py",
     "tests/schedules/test_life.py",
     "tests/schedules/test_next_run.py",
     "tests/schedules/test_preview.py",
-    "tests/schedules/test_simulation.py",
 ]
 
 SHORT = {} if os.environ.get("ROTA_EVERYTHING") else {"ROTA_FEW": "1", "ROTA_STRESS_SECONDS": "10"}

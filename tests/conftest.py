@@ -274,7 +274,8 @@ def db(
         return
     name = new_db()
     yield cluster.url(name)
-    broken = broken_invariants(cluster.url(name))
+    # To plan that look takes as long as a short test; another server takes it after each of them.
+    broken = [] if os.environ.get("ROTA_FEW") else broken_invariants(cluster.url(name))
     drop(name)
     assert broken == []
 
