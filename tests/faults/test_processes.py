@@ -124,7 +124,8 @@ def test_f1_workers_killed_at_random_lose_no_event_and_repeat_no_recorded_step(h
             house.kill(workers[number % 2])
             workers[number % 2] = house.worker(lease=1)
 
-    house.decide(jobs=jobs, faults=kills, naps=jobs, events=jobs)
+    # Who is killed may not hear that its job sleeps, and some events come before they are awaited.
+    house.decide(jobs=jobs, faults=kills, naps=jobs // 2, events=jobs)
 
 
 LEASE = 30.0  # seconds, as it is by default: nothing here waits for it to end
