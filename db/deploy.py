@@ -4,7 +4,7 @@ The steps, one deploy of a database at a time, so that any number may be started
 
 1. the schema ``rota`` and the group roles;
 2. the pending migrations of ``db/migrations`` (yoyo);
-3. in one transaction the views, every file of ``db/functions``, ``db/settings.sql``, the grants,
+3. in one transaction every file of ``db/functions``, the views, ``db/settings.sql``, the grants,
    ``rota.version()``, and a check that the schema holds no function without a file;
 4. the triggers of ``db/triggers.sql``, and away with indexes that only the functions of before
    needed;
