@@ -283,8 +283,10 @@ def test_the_one_in_node_hands_back_what_it_cannot_finish_in_time(
     worker.terminate()
 
     assert worker.wait(15) == 0
-    assert conn.execute("select outcome from rota.executions").fetchall() == [("RELEASED",)]
-    assert job(conn)[0] == "SCHEDULED"
+    # So is what was claimed for one of its waits, before it was seen that nobody waits any more.
+    wait_until(lambda: job(conn)[0] == "SCHEDULED")
+    outcomes = conn.execute("select outcome from rota.executions").fetchall()
+    assert set(outcomes) == {("RELEASED",)}
 
 
 def test_it_says_that_the_api_is_away_or_takes_no_such_token_and_goes_on_trying(
