@@ -11,7 +11,6 @@ import os
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from io import BytesIO
@@ -32,7 +31,7 @@ from rota.app.inputs import MAX_BODY_BYTES
 from rota.app.paths import PAGES
 from rota.app.probe import PATIENCE
 from rota.app.repeats import KEY
-from rota.app.server import LANES, SPARED, lane_of
+from rota.app.server import LANES, lane_of, most_of_a_path
 from rota.app.standby import VARIABLE
 from rota.app.waiting import UNDELIVERED, WAITS_FOR, Wait
 from rota.db.session import name_of, split_urls
@@ -45,9 +44,7 @@ SILENT = 5.0  # seconds without an answer,
 MOST_SILENT = 3  # and of so many requests, after which the next ones are refused at once
 # One database leaves a thread to the others, also of those that requests for one path may have. If
 # none of its own returns for so many seconds, its next ones are refused.
-MOST_OF_LANE = {
-    name: max(1, threads - int(threads * SPARED) - 1) for name, threads in LANES.items()
-}
+MOST_OF_LANE = {name: max(1, most_of_a_path(threads) - 1) for name, threads in LANES.items()}
 STANDSTILL = 1.0
 LONGEST_LOOK = 2.0  # seconds for all databases to say how they are
 AWAY = 2.0  # seconds for which a new job that may go anywhere passes one that is away by
@@ -103,8 +100,7 @@ class Shard:
         self.ids_from = 0
         self.ids_before = 0  # up to this one they do not tell whose they are
         self.away_until = 0.0
-        self.under_way: dict[object, float] = {}  # requests, and since when
-        self._of_lane: Counter[str] = Counter()  # of those, how many have a thread of each lane
+        self._under_way: dict[object, tuple[str, float]] = {}  # requests, their lanes, since when
         self._stood_still = 0.0  # since when, for all that is known: it has not answered since
         self._changed = threading.Condition()
         # Of health, without a write and with one; each may take long.
@@ -114,29 +110,33 @@ class Shard:
     def is_silent(self) -> bool:
         """Tell whether it leaves requests without an answer, so that no more are to be added."""
         since = time.monotonic() - SILENT
-        return sum(began < since for began in list(self.under_way.values())) >= MOST_SILENT
+        under_way = list(self._under_way.values())
+        return sum(began < since for _, began in under_way) >= MOST_SILENT
 
-    def let_in(self, lane: str) -> bool:
+    def let_in(self, request: object, lane: str) -> bool:
         """Let a request have its thread, and tell so; the others are to have theirs.
 
         One that would take too many threads of a lane waits for another to end, and is not let in
         where none does for a while.
         """
         with self._changed:
-            while self._of_lane[lane] >= MOST_OF_LANE[lane]:
+            while self._number_in(lane) >= MOST_OF_LANE[lane]:
                 left = self._stood_still + STANDSTILL - time.monotonic()
                 if left <= 0:
                     return False
                 self._changed.wait(left)
-            self._of_lane[lane] += 1
-            if self._of_lane[lane] == MOST_OF_LANE[lane]:
+            self._under_way[request] = lane, time.monotonic()
+            if self._number_in(lane) == MOST_OF_LANE[lane]:
                 self._stood_still = time.monotonic()
             return True
 
-    def let_out(self, lane: str) -> None:
+    def _number_in(self, lane: str) -> int:
+        return sum(lane == its for its, _ in self._under_way.values())
+
+    def let_out(self, request: object) -> None:
         """Say that a request has ended that was let in."""
         with self._changed:
-            self._of_lane[lane] -= 1
+            del self._under_way[request]
             self._stood_still = time.monotonic()
             self._changed.notify_all()
 
@@ -402,15 +402,14 @@ class Front:
         def start(status: str, headers: list[tuple[str, str]], error: Any = None) -> None:
             began[:] = [status, list(headers)]
 
-        lane = lane_of(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"])
-        has_place = REFUSAL not in environ and not shard.is_silent and shard.let_in(lane)
-        if not has_place:
-            silent = RequestError(503, f"shard {shard.number} does not answer")
-            environ.setdefault(REFUSAL, silent)
         environ[ANSWERED_BY] = shard
         environ["wsgi.input"].seek(0)
         request = object()
-        shard.under_way[request] = time.monotonic()
+        lane = lane_of(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"])
+        has_place = REFUSAL not in environ and not shard.is_silent and shard.let_in(request, lane)
+        if not has_place:
+            silent = RequestError(503, f"shard {shard.number} does not answer")
+            environ.setdefault(REFUSAL, silent)
         try:
             answered = shard.app.wsgi_app(environ, start)
             try:
@@ -419,9 +418,8 @@ class Front:
                 if hasattr(answered, "close"):
                     answered.close()
         finally:
-            del shard.under_way[request]
             if has_place:
-                shard.let_out(lane)
+                shard.let_out(request)
         status, headers = began
         if REFUSAL in environ:
             del environ[REFUSAL]

@@ -622,12 +622,17 @@ def lane_of(method: str, path: str, query: str = "") -> str:
     return PAGES if is_page(path) else READS
 
 
+def most_of_a_path(threads: int) -> int:
+    """Return how many of a lane's threads requests for one path may have."""
+    return threads - int(threads * SPARED)
+
+
 class Lane:
     """Threads, and the requests that wait for one, in order."""
 
     def __init__(self, name: str, threads: int, answer: Callable[[Request], None]) -> None:
         self._answer = answer
-        self._most_of_a_path = threads - int(threads * SPARED)
+        self._most_of_a_path = most_of_a_path(threads)
         self._waiting: deque[Request] = deque()
         self._paths: Counter[str] = Counter()  # of the requests that have a thread
         self._changed = threading.Condition()

@@ -475,7 +475,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
             conn.execute("select set_config('check_function_bodies', %s, true)", [check])
             late = [path for path in functions if not _can_run(conn, path)]
         _run_file(conn, views)
-        for check in ("off", "on") if late else ():
+        for check in ("off", "on"):
             conn.execute("select set_config('check_function_bodies', %s, true)", [check])
             for path in late:
                 _run_file(conn, path)

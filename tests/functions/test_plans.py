@@ -381,8 +381,9 @@ def test_no_call_is_compiled(connect, conn, clock):
 
 def nobody(arguments):
     """Return arguments that name a job that is nowhere instead of the one that they name."""
-    lists = {name: [NO_JOB] * len(arguments[name]) for name in arguments if name == "job_ids"}
-    return lists or {"job_id": NO_JOB}
+    if "job_ids" in arguments:
+        return {"job_ids": [NO_JOB] * len(arguments["job_ids"])}
+    return {"job_id": NO_JOB}
 
 
 def index_condition(plan):

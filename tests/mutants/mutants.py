@@ -3580,7 +3580,7 @@ MUTANTS = [
     mutant(
         "requests for a database that does not answer take the threads of others",
         "app/front.py",
-        "while self._of_lane[lane] >= MOST_OF_LANE[lane]:",
+        "while self._number_in(lane) >= MOST_OF_LANE[lane]:",
         "while False:",
         "tests/api/test_shards.py::test_one_that_says_nothing_any_more_costs_the_other_nothing",
     ),
