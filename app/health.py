@@ -9,9 +9,8 @@ from rota.app.database import Database, database
 from rota.app.errors import RequestError, status_of
 from rota.app.inputs import Field, read_query
 from rota.app.probe import PATIENCE, WriteProbe
-from rota.db.deploy import checkout_version
 from rota.db.gateway import call
-from rota.db.version import is_outlived
+from rota.db.version import checkout_version, is_outlived
 
 blueprint = Blueprint("health", __name__)
 

@@ -21,7 +21,6 @@ or the URL say of styles and timeouts does not matter here (db/session.py).
 
 import argparse
 import contextlib
-import hashlib
 import os
 import random
 import sys
@@ -41,12 +40,12 @@ from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, default_migration_table
 
 from rota.db.session import name_of, settle, split_urls, writable
+from rota.db.version import FOLDER, checkout_version, function_files
 from rota.db.watch import Watch
 from rota.shards import MOST_SHARDS, one_shard_twice
 from rota.terminal import Progress, printable
 from rota.tokens import TokenError, ensure_token
 
-FOLDER = Path(__file__).parent
 ROLES = ("rota_producer", "rota_worker", "rota_operator", "rota_reader", "rota_api")
 OLDEST_SERVER = 150000
 
@@ -174,14 +173,6 @@ def number(urls: list[str], report: Callable[[str], None] = print) -> None:
         )
 
 
-def checkout_version(folder: Path = FOLDER) -> str:
-    """Return what ``rota.version()`` answers when the database matches this checkout."""
-    digest = hashlib.sha256()
-    for path in _function_files(folder):
-        digest.update(f"{path.name}\0{path.read_text()}\0".encode())
-    return digest.hexdigest()
-
-
 def _connect(url: str) -> Connection:
     """Open a session that relies on nothing that is not its own."""
     conn = psycopg.connect(url, autocommit=True, application_name="rota deploy")
@@ -216,21 +207,6 @@ def _settle(conn: Connection, **limits: str) -> None:
 
 def _version(conn: Connection) -> str:
     return conn.info.parameter_status("server_version") or "unknown"
-
-
-def _function_files(folder: Path) -> list[Path]:
-    """Return the views, the functions, helpers (``_…``) first, settings, triggers, grants."""
-    files = sorted((folder / "functions").rglob("*.sql"), key=lambda path: path.name)
-    helpers = [path for path in files if path.name.startswith("_")]
-    doors = [path for path in files if not path.name.startswith("_")]
-    return [
-        folder / "views.sql",
-        *helpers,
-        *doors,
-        folder / "settings.sql",
-        folder / "triggers.sql",
-        folder / "grants.sql",
-    ]
 
 
 def _patiently(step: Callable[[], Result]) -> Result:
@@ -446,7 +422,7 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
     right is gone.
     """
     with conn.transaction():
-        views, *functions, settings, _, grants = _function_files(folder)
+        views, *functions, settings, _, grants = function_files(folder)
         names = {path.stem for path in functions} | {"version"}
         conn.execute("set local search_path = pg_catalog, pg_temp")
         _refuse_strays(conn, names)

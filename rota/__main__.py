@@ -27,7 +27,7 @@ def usage() -> str:
 
 def version() -> str:
     """Return the package's version, and what ``rota.version()`` answers where it is deployed."""
-    from rota.db.deploy import checkout_version
+    from rota.db.version import checkout_version
 
     try:
         package = metadata.version("rota")

@@ -17,7 +17,8 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import rota.db.deploy
-from rota.db.deploy import DEPLOY_LOCK, FOLDER, ROLES, DeployError, checkout_version, deploy
+from rota.db.deploy import DEPLOY_LOCK, ROLES, DeployError, deploy
+from rota.db.version import FOLDER, checkout_version
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.on_first_server

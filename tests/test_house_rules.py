@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from psycopg import Connection, errors
 
-from rota.db.deploy import FOLDER, ROLES
+from rota.db.deploy import ROLES
+from rota.db.version import FOLDER
 from tests.walls import BEHIND_A_WALL
 
 pytestmark = pytest.mark.on_every_server

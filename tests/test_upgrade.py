@@ -21,8 +21,9 @@ import pytest
 from psycopg import Connection, errors, sql
 from psycopg.types.json import Jsonb
 
-from rota.db.deploy import FOLDER, DeployError, deploy
+from rota.db.deploy import DeployError, deploy
 from rota.db.gateway import call
+from rota.db.version import FOLDER
 from tests.waiting import wait_until
 
 TABLES = """

@@ -14,8 +14,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from rota import tracing
-from rota.db.deploy import checkout_version
 from rota.db.session import split_urls
+from rota.db.version import checkout_version
 from rota.worker import surroundings
 from rota.worker.desk import Bell
 from rota.worker.entrance import CannotStart, Entrance

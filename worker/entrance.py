@@ -6,9 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
-from rota.db.deploy import checkout_version
 from rota.db.session import name_of
-from rota.db.version import is_outlived
+from rota.db.version import checkout_version, is_outlived
 from rota.shards import one_shard_twice
 from rota.worker.link import (
     MEND,

@@ -14,8 +14,8 @@ from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 
 from rota.app import create_app, health
-from rota.db.deploy import checkout_version
 from rota.db.gateway import call
+from rota.db.version import checkout_version
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rota.db.deploy import checkout_version, deploy
+from rota.db.deploy import deploy
 from rota.db.embedded import Cluster
+from rota.db.version import checkout_version
 from tests.conftest import SERVER_VERSION, roomy_memory
 from tests.faults.harness import House
 from tests.faults.proxy import Proxy

@@ -12,9 +12,10 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from rota.db.deploy import FOLDER, checkout_version, deploy
+from rota.db.deploy import deploy
 from rota.db.embedded import Cluster
 from rota.db.gateway import call
+from rota.db.version import FOLDER, checkout_version
 from rota.testing import Clock
 from tests.conftest import SERVER_VERSION, TEST_SETTINGS
 from tests.functions.test_explain_job import (

@@ -10,9 +10,10 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from rota.db.deploy import FOLDER, deploy
+from rota.db.deploy import deploy
 from rota.db.embedded import Cluster
 from rota.db.gateway import call
+from rota.db.version import FOLDER
 from rota.testing import Clock
 from tests.conftest import SERVER_VERSION, TEST_SETTINGS
 

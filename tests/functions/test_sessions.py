@@ -8,8 +8,9 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from rota.db.deploy import FOLDER, deploy
+from rota.db.deploy import deploy
 from rota.db.gateway import call
+from rota.db.version import FOLDER
 from tests.conftest import new_connection
 from tests.functions.test_cursor import set_cursor
 from tests.functions.test_upkeep import finish_one, in_default

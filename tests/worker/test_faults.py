@@ -14,9 +14,10 @@ import pytest
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from rota.db.deploy import checkout_version, deploy
+from rota.db.deploy import deploy
 from rota.db.embedded import Cluster
 from rota.db.gateway import call
+from rota.db.version import checkout_version
 from tests.waiting import wait_until
 from tests.worker.conftest import THREAD_AND_COROUTINE, Trace, WorkerProcess
 
