@@ -215,7 +215,10 @@ def upgrade(url: str, warm: float = 3.0) -> Found:
 
 
 def main() -> int:
-    """Measure and print; return 1 if a lock of a table was held for longer than 100 ms."""
+    """Measure and print.
+
+    Return 1 if a lock of a table was held for longer than 100 ms, or a call failed.
+    """
     parser = argparse.ArgumentParser(description="How long an upgrade keeps others waiting.")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--release", choices=NAMES, default=NAMES[0])
@@ -241,7 +244,7 @@ def main() -> int:
         found = upgrade(url)
     print(f"from {release.name}, PostgreSQL {options.pg}, {options.rows} rows in each table")
     print("\n".join(found.lines()))
-    return int(max(found.held.values(), default=0.0) > 0.1)
+    return int(bool(found.failures) or max(found.held.values(), default=0.0) > 0.1)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ import pytest
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from rota.db.deploy import FOLDER, deploy
+from rota.db.deploy import deploy
 from rota.db.gateway import call
+from rota.db.version import FOLDER
 from tests import locks
 from tests.api.conftest import Server, free_port
 from tests.releases import NAMES, MissingReleaseError, Release, check_out
@@ -368,20 +369,20 @@ def test_a_worker_asks_again_for_a_function_that_is_away_for_a_moment(
     assert ended.fetchall() == [("COMPLETED", 1, 3)]
 
 
-def test_no_lock_of_an_upgrade_of_a_million_jobs_is_held_for_long(
+def test_nobody_fails_while_all_migrations_are_applied_to_tables_with_rows(
     tmp_path: Path, empty_db: str
 ) -> None:
-    """From the oldest release, so that all of its migrations are looked at."""
+    """From the oldest release; for how long its locks are held is measured by ``make locks``."""
     try:
         release = check_out(NAMES[0], tmp_path)
     except MissingReleaseError as error:
         pytest.skip(str(error))
     release.deploy(empty_db)
     with psycopg.connect(empty_db, autocommit=True) as conn:
-        locks.fill(conn, 1_000_000)
+        locks.fill(conn, 20_000)
 
     found = locks.upgrade(empty_db)
 
     print("\n".join(found.lines()))
     assert found.failures == []
-    assert {lock: held for lock, held in found.held.items() if held > 0.1} == {}
+    assert found.held.keys() and found.usual.keys() == found.slowest.keys()

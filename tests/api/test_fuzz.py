@@ -16,7 +16,7 @@ from psycopg import Connection
 from rota.db.gateway import call
 from tests.api.conftest import PROJECT, Server
 
-EXAMPLES = os.environ.get("ROTA_FUZZ", "2")
+EXAMPLES = os.environ.get("ROTA_FUZZ", "1")
 SEED = os.environ.get("ROTA_FUZZ_SEED", "20")
 
 

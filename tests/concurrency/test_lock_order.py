@@ -65,39 +65,39 @@ def warm(session: Session, function: str, arguments: Arguments) -> None:
 
 
 @pytest.mark.on_every_server
-@pytest.mark.parametrize("planned", [False, True], ids=["first call", "planned before"])
 @pytest.mark.parametrize(
     ("function", "prepare", "more"),
     CALLS,
     ids=[f"{number}-{function}" for number, (function, *_) in enumerate(CALLS)],
 )
 def test_history_is_opened_in_one_order_and_its_partitions_last(
-    conn, session, connect, clock, function, prepare, more, planned
+    conn, session, connect, clock, function, prepare, more
 ):
     arguments = prepare(conn, clock) | more
     forget_cursors(conn)
     blocker, one = connect(autocommit=False), session()
-    if planned:
-        warm(one, function, arguments)
 
-    for number, table in enumerate(WRITTEN):
-        blocker.execute(
-            sql.SQL("lock table only {} in access exclusive mode").format(
-                sql.Identifier("rota", table)
+    for planned in (False, True):
+        if planned:
+            warm(one, function, arguments)
+        for number, table in enumerate(WRITTEN):
+            blocker.execute(
+                sql.SQL("lock table only {} in access exclusive mode").format(
+                    sql.Identifier("rota", table)
+                )
             )
-        )
-        one.begin()
-        started = one.start(function, **arguments)
-        if started.waits():
-            locked = history_locks(conn, one.conn.info.backend_pid)
-            earlier = set(WRITTEN[:number])
-            # Nothing comes after receipts: who has locked them waits for no other partition.
-            if table != "receipts" and function != "maintain":
-                assert not {name for name in locked if name not in WRITTEN}
-            assert locked & set(WRITTEN) <= earlier, f"{function} waits for {table}"
-        blocker.rollback()
-        started.answer()
-        one.rollback()
+            one.begin()
+            started = one.start(function, **arguments)
+            if started.waits():
+                locked = history_locks(conn, one.conn.info.backend_pid)
+                earlier = set(WRITTEN[:number])
+                # Nothing comes after receipts: who has locked them waits for no other partition.
+                if table != "receipts" and function != "maintain":
+                    assert not {name for name in locked if name not in WRITTEN}
+                assert locked & set(WRITTEN) <= earlier, f"{function} waits for {table}"
+            blocker.rollback()
+            started.answer()
+            one.rollback()
 
 
 @pytest.mark.parametrize("prepared", [False, True], ids=["first look", "prepared before"])
@@ -125,31 +125,31 @@ def test_who_reads_a_view_opens_history_in_that_order_too(conn, connect, view, p
         waits.join()
 
 
-@pytest.mark.parametrize("rows", ["live_jobs", "schedules"])
 @pytest.mark.parametrize(
     ("function", "prepare", "more"),
     CALLS,
     ids=[f"{number}-{function}" for number, (function, *_) in enumerate(CALLS)],
 )
 def test_no_row_is_waited_for_by_who_has_opened_history(
-    conn, session, connect, clock, function, prepare, more, rows
+    conn, session, connect, clock, function, prepare, more
 ):
     arguments = prepare(conn, clock) | more
     blocker, one = connect(autocommit=False), session()
-    which = sql.SQL(" where state <> 'WAITING'" if rows == "live_jobs" else "")
-    blocker.execute(
-        sql.SQL("select from {}{} for update").format(sql.Identifier("rota", rows), which)
-    )
 
-    one.begin()
-    started = one.start(function, **arguments)
-    if started.waits():
-        # Who brings back what he finds in history locks its schedule, or the parents that live.
-        has_looked = function in ("retry_jobs", "retry_workflow")
-        assert has_looked or not history_locks(conn, one.conn.info.backend_pid)
-    blocker.rollback()
-    started.answer()
-    one.rollback()
+    for rows in ("live_jobs", "schedules"):
+        which = sql.SQL(" where state <> 'WAITING'" if rows == "live_jobs" else "")
+        blocker.execute(
+            sql.SQL("select from {}{} for update").format(sql.Identifier("rota", rows), which)
+        )
+        one.begin()
+        started = one.start(function, **arguments)
+        if started.waits():
+            # Who brings back what he finds in history locks its schedule, or the parents that live.
+            has_looked = function in ("retry_jobs", "retry_workflow")
+            assert has_looked or not history_locks(conn, one.conn.info.backend_pid)
+        blocker.rollback()
+        started.answer()
+        one.rollback()
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ class Bench:
         self._first = first
         self._second = second
         self._known: dict[tuple[str, ...], tuple[list[str], list[Any]]] = {}
+        conn.execute("set jit = off")  # of our own looks
 
     def meet(self, first: str, second: str, ending: str) -> tuple[list[str], list[Any], bool]:
         scene = self._prepare()

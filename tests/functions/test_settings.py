@@ -266,14 +266,17 @@ def try_all(conn: Connection, values: Callable[[tuple[Any, ...]], list[str]], ki
     return tried
 
 
-@pytest.mark.on_first_server
+LONG = pytest.mark.skipif(os.environ.get("ROTA_HOSTILE") != "all", reason="long: make hostile")
+
+
+@LONG
 def test_no_boolean_or_enumerated_setting_changes_what_rota_does(session):
     tried = try_all(session, lambda row: row[3] or ["on", "off"], ["bool", "enum"])
 
     assert tried > 70
 
 
-@pytest.mark.skipif(os.environ.get("ROTA_HOSTILE") != "all", reason="long: make hostile")
+@LONG
 def test_no_number_that_can_be_set_changes_what_rota_does(session):
     tried = try_all(session, lambda row: [row[4], row[5]], ["integer", "real"])
 

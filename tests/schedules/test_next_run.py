@@ -19,7 +19,7 @@ pytestmark = pytest.mark.leaves_nothing
 
 HORIZON = timedelta(days=800)
 TRIPLES_PER_EXAMPLE = 40
-EXAMPLES = 260 if SERVER_VERSION == NEWEST else 60  # the same functions run on the others
+EXAMPLES = 150 if SERVER_VERSION == NEWEST else 60  # the same functions run on the others
 
 INSTANTS = st.datetimes(
     FIRST.replace(tzinfo=None) + timedelta(days=2), datetime(2055, 1, 1), timezones=st.just(UTC)

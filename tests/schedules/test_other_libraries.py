@@ -45,7 +45,7 @@ from hypothesis import strategies as st
 from tests.schedules.expressions import HOURS, MINUTES, MONTHS, plain, stars
 from tests.schedules.test_next_run import INSTANTS, triples
 
-pytestmark = pytest.mark.leaves_nothing
+pytestmark = [pytest.mark.leaves_nothing, pytest.mark.on_first_server]
 
 SETTINGS = settings(
     max_examples=50,

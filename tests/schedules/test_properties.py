@@ -314,11 +314,12 @@ class ScheduleMachine(RuleBasedStateMachine):
                 call(self.conn, "finish_job", **self.lease())
 
 
+@pytest.mark.on_first_server
 def test_a_schedule_keeps_its_word_whatever_happens(conn: Connection, clock: Clock) -> None:
     run_state_machine_as_test(
         lambda: ScheduleMachine(conn, clock),
         settings=settings(
-            max_examples=RANDOM or (30 if os.environ.get("ROTA_FEW") else 100),
+            max_examples=RANDOM or 100,
             stateful_step_count=30,
             derandomize=not RANDOM,
             database=None,

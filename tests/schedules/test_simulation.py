@@ -8,6 +8,7 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
 from psycopg import Connection
 
 from rota.db.gateway import call
@@ -91,6 +92,7 @@ def interval_slots(months: int, days: int, elapsed: timedelta, zone: str) -> lis
         slots.append(slot)
 
 
+@pytest.mark.on_first_server
 def test_ten_years_of_a_dozen_schedules_run_when_the_oracle_says(
     conn: Connection, clock: Clock, agreed: list[str]
 ) -> None:

@@ -17,7 +17,7 @@ from tests.schedules.expressions import CRON
 from tests.schedules.test_interval_slot import grids
 from tests.schedules.zones import ZONES, changes
 
-pytestmark = pytest.mark.leaves_nothing
+pytestmark = [pytest.mark.leaves_nothing, pytest.mark.on_first_server]
 
 EXAMPLES = int(os.environ.get("ROTA_COUNT_EXAMPLES", "8"))
 MANY = 25  # questions asked at once
