@@ -19,6 +19,7 @@ failure stays in the output for whoever reads it.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from rota.db.embedded import binaries
 RUNNING: set[subprocess.Popen[str]] = set()
 STOPPING = threading.Event()
 FAILED = 1  # pytest's exit code when tests failed
+CLOSING_LINE = re.compile(r"=* ?(no tests ran|\d+ [a-z]+\b.*) in [\d.]+s")
 
 AT_ONCE = 4
 
@@ -115,6 +117,8 @@ def _parts(installed: list[str], server_tests: list[str]) -> list[Run]:
             for v in more
         ),
         Run("API", "api: ", API_TESTS, on_first),
+        Run("all else", "", others, on_first),
+        Run("pages and commands", "pages: ", PAGE_TESTS, on_first),
         Run(
             "hostile defaults",
             "hostile: ",
@@ -122,8 +126,6 @@ def _parts(installed: list[str], server_tests: list[str]) -> list[Run]:
             {"ROTA_PG": last, "ROTA_HOSTILE": "1", **SHORT},
             gives_way=True,
         ),
-        Run("pages and commands", "pages: ", PAGE_TESTS, on_first),
-        Run("all else", "", others, on_first),
     ]
 
 
@@ -169,10 +171,12 @@ def _pytest(run: Run, options: list[str]) -> tuple[int, str]:
         RUNNING.add(process)
         if STOPPING.is_set():
             process.send_signal(signal.SIGINT)
-        line = "no output"
+        closing_line = "no closing line"
         for line in process.stdout or ():
             print(run.label + line, end="", flush=True)
-    return process.returncode, line.strip()
+            if CLOSING_LINE.match(line):  # a thread that a test has left may say something after it
+                closing_line = line.strip()
+    return process.returncode, closing_line
 
 
 if __name__ == "__main__":

@@ -157,6 +157,7 @@ def under_load(connect: Callable[..., Connection]):
     assert [failure for finisher in started for failure in finisher.failures] == []
 
 
+@pytest.mark.on_first_server
 @pytest.mark.parametrize("finishers", [1, 4])
 def test_weeks_are_made_under_load_at_the_first_try(conn, clock, under_load, finishers):
     """But for one try: where the machine is busy too, a finish may last longer than maintain waits.
