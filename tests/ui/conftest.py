@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 from psycopg import Connection
 
 from rota.app.tokens import COOKIE
-from rota.app.ui import frame
+from rota.app.ui import frame, jobs, workflows
 from rota.db.gateway import call
 from tests.api.conftest import client, server, start_server
 from tests.browser import browser
@@ -19,6 +19,13 @@ __all__ = ["browser", "client", "server", "start_server"]
 def nothing_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have each page made anew, though the same was asked for a moment ago."""
     monkeypatch.setattr(frame, "SHARED_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no search stop halfway because this machine is busy."""
+    for page in (jobs, workflows):
+        monkeypatch.setattr(page, "SECONDS", 30.0)
 
 
 @pytest.fixture

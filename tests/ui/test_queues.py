@@ -201,6 +201,7 @@ def test_nobody_is_shown_what_was_before_his_action(client: FlaskClient, conn: C
 def test_a_queue_is_shown_with_its_figures_and_its_tasks(
     client: FlaskClient, conn: Connection
 ) -> None:
+    call(conn, "configure_queue", queue="mail", backoff_base="1 hour", backoff_cap="1 hour")
     for _ in range(3):
         enqueue(conn)
     enqueue(conn, task="other", run_at="2090-01-01T00:00:00Z")
