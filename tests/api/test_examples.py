@@ -184,7 +184,8 @@ def fail_once(conn: Connection) -> None:
         call(conn, "heartbeat_job", **held, progress=Jsonb({"sent": 3}))
         call(conn, "finish_job", **held, error="no answer from mail.example.com")
         # Long enough to be asked about, also on a busy machine.
-        conn.execute("update rota.live_jobs set run_at = run_at + '1 minute' where token is null")
+        later = "update rota.live_jobs set run_at = run_at + '1 minute' where id = %s"
+        conn.execute(later, [claimed["id"]])
 
 
 def shapes(value: Any) -> Iterator[Any]:

@@ -14,6 +14,7 @@ from rota.app import create_app
 from rota.app.probe import KEPT, PATIENCE
 from rota.db.embedded import Cluster
 from tests.api.conftest import Server
+from tests.frozen import frozen
 
 WRITE = "/health/ready?write=1"
 WAITING = """
@@ -90,17 +91,11 @@ def test_a_server_that_stands_still_is_seen_in_time(
     assert server.request("GET", WRITE).status == 200
     time.sleep(KEPT)
     postmaster = psutil.Process(own_cluster.pid)
-    frozen = [postmaster, *postmaster.children(recursive=True)]
-    for process in frozen:
-        process.suspend()
-    try:
+    with frozen([postmaster, *postmaster.children(recursive=True)]):
         for _ in range(2):
             began = time.monotonic()
             assert server.request("GET", WRITE).status == 503
             assert time.monotonic() - began < PATIENCE + 1
-    finally:
-        for process in frozen:
-            process.resume()
 
     server.wait_until(lambda: server.request("GET", WRITE).status == 200)
 

@@ -1,6 +1,5 @@
 """One worker, several databases: places are shared by need, and an outage is one database's own."""
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,6 +18,7 @@ from rota.db.embedded import Cluster
 from rota.db.gateway import call
 from rota.worker.desk import Desk
 from rota.worker.floor import Floor
+from tests.frozen import frozen
 from tests.waiting import wait_until
 from tests.worker.conftest import Trace, WorkerProcess
 
@@ -133,19 +133,12 @@ def test_one_that_says_nothing_any_more_costs_no_other(
     wait_until(lambda: outside.ask(states).get("COMPLETED", 0) > 10)
     processes = psutil.Process(outside.cluster.pid).children(recursive=True)
 
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):  # a session that has just ended
-            process.suspend()
-    try:
+    with frozen(processes):
         time.sleep(1.5)
         began = time.monotonic()
         conn.execute("select rota.enqueue_job('noop') from generate_series(1, 500)")
         wait_until(lambda: states(conn) == {"COMPLETED": 500})
         assert time.monotonic() - began < 3
-    finally:
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
 
     wait_until(lambda: set(outside.ask(states)) == {"COMPLETED"})
     assert worker.stop() == 0
