@@ -15,6 +15,7 @@ PASS_TURN = "db/functions/turns/_pass_turn.sql"
 PASS_TURNS = "db/functions/turns/_pass_turns.sql"
 POST_TURNS = "db/functions/turns/_post_turns.sql"
 ROOM_OF_KEYS = "db/functions/limits/_room_of_keys.sql"
+HEAD_OF_KEY = "db/functions/limits/_head_of_key.sql"
 QUEUE_ROOM = "db/functions/limits/_queue_room.sql"
 SETTLE = "db/functions/limits/_settle_limits.sql"
 LIMITS_CHANGED = "db/functions/limits/_limits_changed.sql"
@@ -301,9 +302,9 @@ MUTANTS = [
     ),
     mutant(
         "in strict order a job that is locked is passed by",
-        ROOM_OF_KEYS,
-        "            order by o.place\n            limit 1",
-        "            where o.place = 1\n            limit 1",
+        HEAD_OF_KEY,
+        "        and j.run_at <= at\n",
+        "        and false\n",
         f"{TURN_RACES}::test_in_strict_order_a_first_job_that_somebody_has_locked_is_not_passed_by",
     ),
     mutant(
@@ -317,8 +318,8 @@ MUTANTS = [
     mutant(
         "a claim does not take the locks of keys",
         TAKE_TURNS,
-        "                for no key update skip locked\n            ) as l\n",
-        "            ) as l\n",
+        "            for no key update skip locked\n        );\n\n        select\n",
+        "        );\n\n        select\n",
         TWO_CLAIMS,
     ),
     mutant(
@@ -351,9 +352,9 @@ MUTANTS = [
     ),
     mutant(
         "in strict order a look begins at the turn that was taken",
-        ROOM_OF_KEYS,
-        "                where q.key_in_order\n                    and t.queue",
-        "                where false\n                    and t.queue",
+        HEAD_OF_KEY,
+        "        and t.ready_at >= turns_from\n",
+        "        and false\n",
         f"{TURN_RACES}::test_in_strict_order_a_turn_that_another_claim_holds_hides_no_earlier_job",
     ),
     mutant(

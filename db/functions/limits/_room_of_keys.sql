@@ -3,12 +3,7 @@
 -- commit counts still. What runs is counted, there is no counter: the entry of live_jobs_counted is
 -- what takes the room, so it goes with the row, and cannot leak.
 --
--- In strict order one job of the key has begun and not ended, its head, through retries and
--- backoff; only that one may start, and while there is one nothing else may. Else only the first
--- that is seen may: if somebody has it locked, as one who cancels it and may think better of it, it
--- is not passed by. It may lie behind a turn that a claim holds which was refused the key's lock:
--- so the look for it begins at the first place of all turns that are seen. What another claim has
--- taken under the lock is not seen.
+-- In strict order only the head of the key may start (_head_of_key), and nothing while one runs.
 --
 -- That all that runs is counted (settled) is asked once more here: since it was asked before,
 -- limits may have been taken away and set again, which waits for who has the key's lock.
@@ -32,8 +27,8 @@ begin
     return (
         select array_agg(row(
             k.key,
-            p.from_run_at,
-            p.from_id,
+            coalesce(h.from_run_at, k.from_run_at),
+            coalesce(h.from_id, k.from_id),
             k.passed,
             r.room,
             case
@@ -50,22 +45,6 @@ begin
         left join rota.flow_locks as e on e.queue = q.name and e.number = -1
         left join rota.flows as f on f.queue = _room_of_keys.queue and f.key = k.key
         cross join lateral (
-            select u.from_run_at, u.from_id
-            from (
-                select k.from_run_at, k.from_id
-                union all
-                select t.from_run_at, t.from_id
-                from rota.turns as t
-                where q.key_in_order
-                    and t.queue = _room_of_keys.queue
-                    and t.key = k.key
-                    and t.priority = _room_of_keys.priority
-                    and t.ready_at >= turns_from
-            ) as u
-            order by u.from_run_at, u.from_id
-            limit 1
-        ) as p
-        cross join lateral (
             select
                 coalesce(f.max_running, q.key_max_running) as max_running,
                 coalesce(f.max_starts, q.key_max_starts) as max_starts,
@@ -80,37 +59,13 @@ begin
                 and j.state = 'RUNNING'
         ) as c
         left join lateral (
-            select o.*
-            from (
-                (
-                    select 1 as place, j.id, j.run_at::timestamptz, j.priority::integer
-                    from rota.live_jobs as j
-                    where q.key_in_order
-                        and j.queue = _room_of_keys.queue
-                        and j.key = k.key
-                        and j.counted
-                        and j.state = 'SCHEDULED'
-                    order by j.run_at, j.id
-                    limit 1
-                )
-                union all
-                (
-                    select 2, j.id, j.run_at, _room_of_keys.priority
-                    from rota.live_jobs as j
-                    where q.key_in_order
-                        and j.queue = _room_of_keys.queue
-                        and rota._lane(j.key, j.priority)
-                            = rota._lane(k.key, _room_of_keys.priority)
-                        and (j.run_at, j.id) >= (p.from_run_at, p.from_id)
-                        and j.run_at <= at
-                        and j.key = k.key
-                        and j.state = 'SCHEDULED'
-                    order by j.run_at, j.id
-                    limit 1
-                )
-            ) as o
-            order by o.place
-            limit 1
+            select n.*
+            from rota._head_of_key(
+                _room_of_keys.queue, k.key, _room_of_keys.priority, k.from_run_at, k.from_id, at,
+                turns_from
+            ) as n
+            where q.key_in_order
+            offset 0 -- so that nothing is called for keys in any order
         ) as h on true
         left join lateral (
             select s.*

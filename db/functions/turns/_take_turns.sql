@@ -62,16 +62,13 @@ begin
 
     if limited then
         v_locks := array(
-            select l.number
-            from (
-                select distinct rota._flow_number(u.key) as number from unnest(v_keys) as u(key)
-            ) as k
-            cross join lateral (
-                select f.number
-                from rota.flow_locks as f
-                where f.queue = _take_turns.queue and f.number = k.number
-                for no key update skip locked
-            ) as l
+            select f.number
+            from rota.flow_locks as f
+            where f.queue = _take_turns.queue
+                and f.number = any(array(
+                    select rota._flow_number(u.key) from unnest(v_keys) as u(key)
+                ))
+            for no key update skip locked
         );
 
         select
