@@ -528,6 +528,38 @@ def test_what_has_run_out_is_taken_out_of_a_partition_that_stays(conn, clock, co
     assert thin(conn, clock) == 0  # there is nothing more to do
 
 
+def test_partitions_have_the_checks_of_their_parent_which_no_planner_reads(conn, clock):
+    call(conn, "configure_retention", retention=30 * DAY, keep_completed=6 * HOUR)
+    history(conn, clock)
+    clock.set(MONDAY + DAY + 7 * HOUR)
+    thin(conn, clock)  # the day of before is a copy now
+
+    for parent in ("finished_jobs", "attempts"):
+        checks = conn.execute(
+            """
+            select t.oid::regclass::text, array_agg(c.conname order by c.conname),
+                array_agg(pg_get_constraintdef(c.oid) order by c.conname), bool_or(c.convalidated)
+            from pg_class as t
+            join pg_constraint as c on c.conrelid = t.oid and c.contype = 'c'
+            where t.oid in (select relid from pg_partition_tree(%s))
+            group by t.oid
+            order by t.relkind = 'p' desc
+            """,
+            [f"rota.{parent}"],
+        ).fetchall()
+        assert f"rota.{parent}_d{FIRST}" in {row[0] for row in checks}
+        assert len(checks) == len(parts(conn, parent)) + 2  # and the default, and the parent
+        assert all(row[1:] == checks[0][1:] for row in checks)
+        assert not checks[0][-1]
+
+    never = sql.SQL("update rota.{} set schedule_type = 'CRON' where state = 'FAILED'")
+    with pytest.raises(psycopg.errors.CheckViolation, match="schedules_never_fail"):
+        conn.execute(never.format(sql.Identifier(f"finished_jobs_d{FIRST}")))
+    wrong = sql.SQL("update rota.{} set token = null")
+    with pytest.raises(psycopg.errors.CheckViolation, match="attempted_unless_skipped"):
+        conn.execute(wrong.format(sql.Identifier(f"attempts_d{FIRST}")))
+
+
 def test_each_queue_keeps_what_it_says(conn, clock):
     call(conn, "configure_retention", retention=30 * DAY)
     call(conn, "configure_queue", queue="mail", keep_completed=3 * HOUR)

@@ -90,12 +90,13 @@ begin
 
         execute format(
             'create table rota.%1$I (
-                like rota.%2$I including defaults including constraints including indexes,
+                like rota.%2$I including defaults including indexes,
                 constraint within_its_time check (finished_at >= %3$L and finished_at < %4$L)
             )',
             v_next.part || '_thin', v_next.part, rota._utc_text(v_next.starts_at),
             rota._utc_text(v_next.ends_at)
         );
+        perform rota._add_checks(v_next.parent, v_next.part || '_thin');
 
         if v_next.parent = 'attempts' then
             execute format('alter table rota.%I replica identity full', v_next.part || '_thin');

@@ -41,10 +41,8 @@ begin
     left join pg_catalog.pg_tablespace as t on t.oid = c.reltablespace
     where c.oid = ('rota.' || quote_ident(parent || '_default'))::regclass;
 
-    execute format(
-        'create table rota.%I (like rota.%I including defaults including constraints)',
-        v_name, parent
-    );
+    execute format('create table rota.%I (like rota.%I including defaults)', v_name, parent);
+    perform rota._add_checks(parent, v_name);
     execute format(
         'with moved as (
             delete from rota.%I where finished_at >= %L and finished_at < %L returning *
