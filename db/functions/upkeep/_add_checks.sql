@@ -9,18 +9,19 @@ create or replace function rota._add_checks(parent text, part text)
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_checks text := (
-        select string_agg(
-            format('add constraint %I %s', c.conname, pg_get_constraintdef(c.oid)),
-            ', ' order by c.conname
-        )
+    v_check record;
+begin
+    for v_check in
+        select c.oid, c.conname as name
         from pg_constraint as c
         where c.conrelid = format('rota.%I', parent)::regclass and c.contype = 'c'
-    );
-begin
-    if v_checks is not null then
-        execute format('alter table rota.%I %s', part, v_checks);
-    end if;
+        order by c.conname
+    loop
+        execute format(
+            'alter table rota.%I add constraint %I %s',
+            part, v_check.name, pg_get_constraintdef(v_check.oid)
+        );
+    end loop;
 end;
 $$;
 
