@@ -1131,6 +1131,34 @@ def test_a_census_is_taken_with_the_functions_of_before_once_it_counts_what_wait
     call(conn, "doctor")
 
 
+def test_queues_of_before_in_which_only_starts_are_limited_are_known_as_such(
+    conn: Connection,
+) -> None:
+    """By the migration, and as if their limits were set now."""
+    minute = timedelta(minutes=1)
+    window = {"max_starts": 9, "starts_period": minute}
+    call(conn, "configure_queue", queue="plain", max_retries=1)
+    call(conn, "configure_queue", queue="starts", **window)
+    call(
+        conn, "configure_queue", queue="starts of keys", key_max_starts=9, key_starts_period=minute
+    )
+    call(conn, "configure_key", queue="starts of a key", key="k", **window)
+    call(conn, "configure_queue", queue="runs too", key_max_running=1, **window)
+    call(conn, "configure_queue", queue="a key runs too", **window)
+    call(conn, "configure_key", queue="a key runs too", key="k", max_running=1)
+    call(conn, "configure_queue", queue="order", key_in_order=True, **window)
+    call(conn, "configure_queue", queue="only runs", max_running=1)
+    query = "select name, limited from rota.queues order by name"
+    as_set_now = conn.execute(query).fetchall()
+    conn.execute("update rota.queues set limited = limited & 15")
+
+    conn.execute((FOLDER / "migrations" / "0193_starts_alone.sql").read_text().encode())
+
+    assert conn.execute(query).fetchall() == as_set_now
+    alone = [name for name, limited in as_set_now if limited & 16]
+    assert alone == ["starts", "starts of a key", "starts of keys"]
+
+
 class Veteran(threading.Thread):
     """A worker and producer of before there were workflows: six arguments, by name or in order."""
 

@@ -647,6 +647,11 @@ def test_a_retried_job_is_found_though_a_claim_found_its_key_empty(conn, session
 
 # -- limits that change while a claim is open
 
+WINDOWS = {
+    "a queue's window": {"max_starts": 99, "starts_period": HOUR},
+    "each key's window": {"key_max_starts": 99, "key_starts_period": HOUR},
+}
+BEFORE = {"nothing": {}, "a queue's": {"max_running": 9}, "each key's": {"key_max_running": 9}}
 NEW_LIMITS = {
     "a queue's": ("configure_queue", {"max_running": 1}),
     "each key's": ("configure_queue", {"key_max_running": 1}),
@@ -655,7 +660,7 @@ NEW_LIMITS = {
 }
 
 
-@pytest.mark.parametrize("before", [{}, {"max_running": 9}, {"key_max_running": 9}], ids=str)
+@pytest.mark.parametrize("before", {**BEFORE, **WINDOWS}.values(), ids=[*BEFORE, *WINDOWS])
 @pytest.mark.parametrize(("function", "arguments"), NEW_LIMITS.values(), ids=NEW_LIMITS)
 def test_a_limit_that_is_set_while_a_claim_is_open_counts_what_that_claim_starts(
     conn, session, function, arguments, before
@@ -682,6 +687,92 @@ def test_a_limit_that_is_set_while_a_claim_is_open_counts_what_that_claim_starts
     assert claim_soon(conn, max_jobs=1) == [second]
 
 
+@pytest.mark.parametrize("before", WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize(("function", "arguments"), NEW_LIMITS.values(), ids=NEW_LIMITS)
+def test_a_limit_of_what_runs_counts_what_has_started_where_only_starts_were_limited(
+    conn, function, arguments, before
+):
+    configure(conn, **before)
+    settle(conn)
+    jobs = [enqueue(conn), enqueue(conn), enqueue(conn)]
+    rows = claimed(conn, max_jobs=2)
+    assert [row["id"] for row in rows] == jobs[:2]
+
+    call(conn, function, queue=Q, **arguments)
+
+    for row in rows:
+        assert nothing_comes(conn)
+        call(conn, "finish_job", **pair(row))
+    assert claim_soon(conn) == jobs[2:]
+    assert nothing_comes(conn)
+
+
+@pytest.mark.parametrize("after", WINDOWS.values(), ids=WINDOWS)
+def test_what_ran_under_a_limit_that_gave_way_to_a_window_holds_nobody_back(conn, after):
+    configure(conn, key_max_running=1, max_running=1)
+    settle(conn)
+    jobs = [enqueue(conn), enqueue(conn)]
+    (row,) = claimed(conn)
+    assert nothing_comes(conn)
+
+    configure(conn, unset=["key_max_running", "max_running"], **after)
+
+    assert claim_soon(conn) == jobs[1:]
+    call(conn, "finish_job", **pair(row))
+
+
+def test_a_limit_that_is_set_while_a_claim_waits_for_its_queue_holds_that_claim_back(conn, session):
+    """What runs is not counted yet, and the claim saw before it waited that all was in order."""
+    configure(conn, max_starts=9, starts_period=HOUR)
+    settle(conn)
+    for key in "ab":
+        enqueue(conn, key=key)
+    patiently(conn, "_queue_room", "pg_sleep(0.001)", "pg_sleep(0.5)")
+    claimer, waiter, operator = session(), session(), session()
+    claimer.begin()
+    assert len(claim(claimer.conn, max_jobs=1)) == 1
+    waiting = waiter.start("claim_next_job", queues=[Q])
+    wait_until(lambda: event_of(conn, waiter) == "PgSleep")
+    setting = operator.start("configure_queue", queue=Q, max_running=1)
+    assert setting.waits()
+
+    claimer.commit()
+
+    setting.answer()
+    assert waiting.answer() == []
+    assert running(conn) == 1
+
+
+def test_a_key_that_a_claim_found_while_a_limit_was_set_is_looked_at_again_soon(conn, session):
+    configure(conn, key_max_starts=9, key_starts_period=HOUR)
+    settle(conn)
+    first = enqueue(conn)
+    patiently(conn, "_take_turns", "v_began := clock_timestamp();", "perform pg_sleep(0.5);")
+    claimer = session()
+    claiming = claimer.start("claim_next_job", queues=[Q], max_jobs=10)
+    wait_until(lambda: event_of(conn, claimer) == "PgSleep")
+
+    configure(conn, max_running=9)
+
+    assert claiming.answer() == []
+    assert claim_soon(conn) == [first]
+
+
+def event_of(conn, session):
+    return conn.execute(
+        "select wait_event from pg_stat_activity where pid = %s", [session.conn.info.backend_pid]
+    ).fetchone()[0]
+
+
+def patiently(conn, function, before, after):
+    """Let a function take longer at one place."""
+    (body,) = conn.execute(
+        "select pg_get_functiondef(%s::regproc)", [f"rota.{function}"]
+    ).fetchone()
+    assert body.count(before) == 1
+    conn.execute(body.replace(before, after))
+
+
 def test_a_limit_that_joins_another_kind_counts_what_an_open_claim_starts(conn, session):
     """A claim of jobs without a key holds no lock where only keys are limited."""
     configure(conn, key_max_running=9)
@@ -702,6 +793,24 @@ def test_a_limit_that_joins_another_kind_counts_what_an_open_claim_starts(conn, 
     assert nothing_comes(conn)
     call(conn, "finish_job", **pair(row))
     assert claim_soon(conn) == [second]
+
+
+def test_a_job_without_a_key_does_not_wait_until_a_new_limit_of_keys_is_in_force(conn, session):
+    free, keyed = enqueue(conn, key=None), enqueue(conn)
+    other = session()
+    other.begin()
+    assert claim(other.conn, queues=["another"]) == []
+
+    configure(conn, key_max_running=1)
+
+    assert "LIMIT_NOT_SETTLED" in reasons(conn, keyed) - reasons(conn, free)
+    assert claim(conn) == [free]
+    other.commit()
+    assert claim_soon(conn) == [keyed]
+
+
+def reasons(conn, job_id):
+    return {row["code"] for row in call(conn, "explain_job", job_id=job_id)}
 
 
 def test_a_limit_that_is_set_again_counts_what_started_while_there_was_none(conn):

@@ -15,6 +15,7 @@ from rota.app.jobs import EXECUTIONS, IN_ORDER, JOB, NEWEST_FIRST
 from rota.db.gateway import call
 from tests.calls import CALLS
 from tests.concurrency.sessions import forget_cursors
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.on_every_server
 
@@ -206,6 +207,25 @@ def test_a_look_behind_a_cursor_reads_no_more_than_its_slice(connect):
         assert all(
             part in condition for part in ("queue =", "END =", "run_at >=", "ROW(run_at, id) <")
         )
+
+
+@pytest.mark.parametrize("max_jobs", [1, 10])
+def test_windows_are_read_and_written_by_the_statements_that_ask_not_by_calls(connect, max_jobs):
+    conn = connect()
+    limits = {"max_starts": 100, "key_max_starts": 100}
+    periods = dict.fromkeys(("starts_period", "key_starts_period"), timedelta(hours=1))
+    call(conn, "configure_queue", queue="q", **limits, **periods)
+    jobs = [{"task": "t", "queue": "q", "key": f"k{n % 5}"} for n in range(20)]
+    call(conn, "enqueue_jobs", jobs=Jsonb(jobs))
+    wait_until(lambda: call(conn, "claim_next_job", queues=["q"], max_jobs=max_jobs))
+    plans = plans_of(conn)
+
+    assert call(conn, "claim_next_job", queues=["q"], max_jobs=max_jobs)
+
+    for function in ("_starts_left", "_add_starts"):
+        asking = [plan for plan in plans if f"rota.{function}(" in plan]
+        assert asking
+        assert not [plan for plan in asking if f"Function Scan on {function}" in plan]
 
 
 KEYED_TABLES = {

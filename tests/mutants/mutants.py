@@ -258,10 +258,10 @@ MUTANTS = [
     mutant(
         "a claim of one job counts no start of a key that is known",
         "db/functions/limits/_note_starts.sql",
-        "        set (cells, starts) = (\n            select a.cells, a.starts\n"
-        "            from rota._add_starts(\n                f.cells, f.starts, 1,",
-        "        set (cells, starts) = (\n            select a.cells, a.starts\n"
-        "            from rota._add_starts(\n                f.cells, f.starts, 0,",
+        "        set (cells, starts) = (\n            select a.new_cells, a.new_starts\n"
+        "            from rota._add_starts(\n                1, coalesce(",
+        "        set (cells, starts) = (\n            select a.new_cells, a.new_starts\n"
+        "            from rota._add_starts(\n                0, coalesce(",
         f"{TURNS}::test_a_window_slides",
     ),
     mutant(
@@ -380,9 +380,16 @@ MUTANTS = [
     ),
     mutant(
         "a new limit does not wait for claims that are open",
+        TAKE_TURNS,
+        "    if limited and not rota._settle_limits(queue) then",
+        "    if false then",
+        LIMIT_IS_SET,
+    ),
+    mutant(
+        "a new limit of a queue is never in force",
         QUEUE_ROOM,
-        "if not found and not rota._settle_limits(queue) then",
-        "if false then",
+        "if v_look = 10 or not rota._settle_limits(queue) then",
+        "if v_look = 10 then",
         LIMIT_IS_SET,
     ),
     mutant(
@@ -395,8 +402,8 @@ MUTANTS = [
     mutant(
         "what somebody holds is passed by when a limit is set",
         SETTLE,
-        "    if exists (\n",
-        "    if false and exists (\n",
+        "        if exists (\n            select from rota.live_jobs",
+        "        if false and exists (\n            select from rota.live_jobs",
         f"{TURN_RACES}::test_what_runs_when_a_limit_is_set_is_counted_also_what_somebody_holds",
     ),
     mutant(
@@ -457,6 +464,55 @@ MUTANTS = [
         ROOM_COMES,
     ),
     mutant(
+        "a claim that waited for its queue does not ask once more whether all is counted there",
+        QUEUE_ROOM,
+        "l.number = -1 and l.settled\n        for no key",
+        "l.number = -1\n        for no key",
+        f"{TURN_RACES}::test_a_limit_that_is_set_while_a_claim_waits_for_its_queue_holds_that_claim"
+        "_back",
+    ),
+    mutant(
+        "a key that is found while a limit is set is not looked at for a minute",
+        ROOM_OF_KEYS,
+        "                when e.settled is not true then at + interval '1 second'\n",
+        "",
+        f"{TURN_RACES}::test_a_key_that_a_claim_found_while_a_limit_was_set_is_looked_at_again_soon",
+    ),
+    mutant(
+        "what runs is counted where only starts are limited",
+        LIMITS_CHANGED,
+        "            else 4 + 16\n",
+        "            else 4\n",
+        f"{TURNS}::test_claims_are_heap_only_updates_where_nothing_but_starts_is_limited",
+    ),
+    *(
+        mutant(
+            f"what runs is not counted where {what} joins a window",
+            LIMITS_CHANGED,
+            before,
+            after,
+            f"{TURN_RACES}::test_a_limit_of_what_runs_counts_what_has_started_where_only_starts_were"
+            "_limited",
+        )
+        for what, before, after in (
+            (
+                "the limit of a queue",
+                "num_nonnulls(q.max_running, q.key_max_running, k.max_running)",
+                "num_nonnulls(q.key_max_running, k.max_running)",
+            ),
+            (
+                "the limit of a key",
+                "num_nonnulls(q.max_running, q.key_max_running, k.max_running)",
+                "num_nonnulls(q.max_running, q.key_max_running)",
+            ),
+            (
+                "strict order",
+                "                or q.key_in_order\n                then 4\n",
+                "                then 4\n",
+            ),
+        )
+    ),
+    mutant(
         "a queue that is deleted takes turns away on which producers rely",
         "db/functions/queues/delete_queue.sql",
         "            and rota._arrival(u.queue, u.key) = any(v_got)\n",
@@ -473,15 +529,15 @@ MUTANTS = [
     mutant(
         "a start is counted with one that is older than it",
         ADD_STARTS,
-        "if cells[cardinality(cells)] > at then",
-        "if cells[cardinality(cells)] > at - period / 64 then",
+        "where u.ends_at > at\n",
+        "where u.ends_at > at - period / 64\n",
         f"{TURNS}::test_a_start_is_counted_with_none_that_is_older_than_it",
     ),
     mutant(
         "each start of a window is kept by itself",
         ADD_STARTS,
-        "cells := cells || (at + period / 64);",
-        "cells := cells || at;",
+        "select least(max(u.ends_at), at + period / 64), number",
+        "select at, number",
         f"{TURNS}::test_a_window_is_kept_in_few_cells_however_many_start",
     ),
     mutant(

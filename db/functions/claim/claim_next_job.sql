@@ -148,7 +148,7 @@ begin
     in
         select
             l.queue, l.priority, l.cursor_since is not null, l.keyed is not null, q.limited,
-            l.unkept, nullif(q.limited > 0, false), 0
+            l.unkept, nullif(q.limited between 1 and 15, false), 0
         from rota.lanes as l
         left join rota.queues as q on q.name = l.queue
         where l.queue = any(claim_next_job.queues) and q.paused_at is null
@@ -166,8 +166,8 @@ begin
         loop
             v_most := least(v_slice, v_room);
 
-            if v_counted then
-                v_most := least(v_most, rota._queue_room(v_queue, v_now, v_limited));
+            if v_limited & 1 > 0 then
+                v_most := least(v_most, rota._queue_room(v_queue, v_now));
                 continue lanes when v_most = 0;
             end if;
 

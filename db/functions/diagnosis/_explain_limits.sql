@@ -20,7 +20,7 @@ declare
 begin
     select q.* into v_queue
     from rota.queues as q
-    where q.name = job.queue and q.limited > 0;
+    where q.name = job.queue and (q.limited & 1 > 0 or q.limited > 0 and job.key is not null);
 
     if not found then
         return;

@@ -60,8 +60,7 @@ begin
     if max_starts is not null then
         select l.number, l.opens_at into v_left, v_opens_at
         from rota._starts_left(
-            coalesce(cells, '{}'), coalesce(_explain_room.starts, '{}'), max_starts,
-            starts_period, at
+            max_starts, starts_period, cells, _explain_room.starts, at
         ) as l;
 
         if v_left = 0 then

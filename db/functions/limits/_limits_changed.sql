@@ -4,6 +4,11 @@
 -- change a number is no such change. Keys that wait for room are looked at again: those, too, that
 -- a claim has just found full under the limits of before, for we wait for it.
 --
+-- queues.limited says which limits there are, for claims, as a sum: 1 for the queue, 2 for its
+-- keys, 4 where starts are limited, of either, 8 for strict order; 16 where starts are, and nothing
+-- else. Then nothing depends on what runs, so a job that starts is not marked as counted, and its
+-- claim changes no index. From 1 to 15 it is marked.
+--
 -- Lock order: the queue's row, then those of flow_locks by number. Claims hold these for as long as
 -- their transactions are open, and wait for nothing.
 create or replace function rota._limits_changed(queue text, is_new boolean)
@@ -26,7 +31,13 @@ begin
                 then 2
             else 0
         end
-        + case when num_nonnulls(q.max_starts, q.key_max_starts, k.max_starts) > 0 then 4 else 0 end
+        + case
+            when num_nonnulls(q.max_starts, q.key_max_starts, k.max_starts) = 0 then 0
+            when num_nonnulls(q.max_running, q.key_max_running, k.max_running) > 0
+                or q.key_in_order
+                then 4
+            else 4 + 16
+        end
         + case when q.key_in_order then 8 else 0 end
     from (
         select max(f.max_running) as max_running, max(f.max_starts) as max_starts

@@ -17,9 +17,9 @@ begin
     if cardinality(places) = 1 and limited & 1 = 0 then
         update rota.flows as f
         set (cells, starts) = (
-            select a.cells, a.starts
+            select a.new_cells, a.new_starts
             from rota._add_starts(
-                f.cells, f.starts, 1, coalesce(f.starts_period, q.key_starts_period), at
+                1, coalesce(f.starts_period, q.key_starts_period), f.cells, f.starts, at
             ) as a
         )
         from rota.live_jobs as j
@@ -59,8 +59,8 @@ begin
     ), known as (
         update rota.flows as f
         set (cells, starts) = (
-            select a.cells, a.starts
-            from rota._add_starts(f.cells, f.starts, s.number, s.period, at) as a
+            select a.new_cells, a.new_starts
+            from rota._add_starts(s.number, s.period, f.cells, f.starts, at) as a
         )
         from started as s
         where s.is_known and f.queue = _note_starts.queue and f.key = s.key

@@ -1,9 +1,11 @@
--- Asked before a lane of a queue that has limits is looked at; null for no limit of the queue as a
--- whole. Then claims of the queue exclude each other until they have committed, and the count is a
--- statement of its own, after the lock: it sees all that was started before. Where another claim
--- has the lock, it is waited for, 10 ms at most: those who come back empty would have to come
--- again, and again. That is the only wait of a claim.
-create or replace function rota._queue_room(queue text, at timestamptz, limited integer)
+drop function if exists rota._queue_room(text, timestamptz, integer);
+
+-- Asked before a lane of a queue is looked at that has limits as a whole. Claims of it exclude each
+-- other until they have committed, and the count is a statement of its own, after the lock: it sees
+-- all that was started before. Where another claim has the lock, it is waited for, 10 ms at most:
+-- those who come back empty would have to come again, and again. That is the only wait of a claim.
+-- Nothing starts while a limit is new, which may be said of it in the meantime, too.
+create or replace function rota._queue_room(queue text, at timestamptz)
     returns integer
     language plpgsql
     volatile
@@ -14,27 +16,15 @@ declare
     v_flow rota.flows;
     v_room integer;
 begin
-    perform
-    from rota.flow_locks as l
-    where l.queue = _queue_room.queue and l.number = -1 and l.settled;
-
-    if not found and not rota._settle_limits(queue) then
-        return 0;
-    end if;
-
-    if limited & 1 = 0 then
-        return null;
-    end if;
-
     for v_look in 1..10 loop
         perform
         from rota.flow_locks as l
-        where l.queue = _queue_room.queue and l.number = -1
+        where l.queue = _queue_room.queue and l.number = -1 and l.settled
         for no key update skip locked;
 
         exit when found;
 
-        if v_look = 10 then
+        if v_look = 10 or not rota._settle_limits(queue) then
             return 0;
         end if;
 
@@ -56,10 +46,10 @@ begin
         from rota.flows as f
         where f.queue = _queue_room.queue and f.key = '';
 
-        v_room := least(v_room, (rota._starts_left(
-            coalesce(v_flow.cells, '{}'), coalesce(v_flow.starts, '{}'),
-            v_queue.max_starts, v_queue.starts_period, at
-        )).number);
+        select least(v_room, s.number) into v_room
+        from rota._starts_left(
+            v_queue.max_starts, v_queue.starts_period, v_flow.cells, v_flow.starts, at
+        ) as s;
     end if;
 
     return v_room;
@@ -67,4 +57,4 @@ end;
 $$;
 
 comment on function rota._queue_room is
-    'Say how many jobs of a queue with limits may start now; null for no limit but those of keys.';
+    'Say how many jobs of a queue with limits of its own may start now.';

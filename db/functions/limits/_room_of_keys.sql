@@ -6,7 +6,8 @@
 -- In strict order only the head of the key may start (_head_of_key), and nothing while one runs.
 --
 -- That all that runs is counted (settled) is asked once more here: since it was asked before,
--- limits may have been taken away and set again, which waits for who has the key's lock.
+-- limits may have been taken away and set again, which waits for who has the key's lock. Then the
+-- key is looked at again soon.
 --
 -- Who finds no room is told by a turn when there is (_offer_room); a minute is for limits that were
 -- changed meanwhile, and for a head that was put off and is brought forward: of a schedule that is
@@ -32,6 +33,7 @@ begin
             k.passed,
             r.room,
             case
+                when e.settled is not true then at + interval '1 second'
                 when r.room = 0 and s.number = 0 then s.opens_at
                 when r.room = 0 and c.running = 0 and h.priority = _room_of_keys.priority
                     then least(h.run_at, at + interval '1 minute')
@@ -69,9 +71,7 @@ begin
         ) as h on true
         left join lateral (
             select s.*
-            from rota._starts_left(
-                coalesce(f.cells, '{}'), coalesce(f.starts, '{}'), l.max_starts, l.starts_period, at
-            ) as s
+            from rota._starts_left(l.max_starts, l.starts_period, f.cells, f.starts, at) as s
             where l.max_starts is not null
             offset 0 -- so that nothing is called for keys without windows
         ) as s on true

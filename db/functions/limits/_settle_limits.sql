@@ -1,12 +1,14 @@
 -- What runs in a queue is counted from the first claim on that knows of a limit. A claim that began
 -- before the limit was committed knows nothing of it, and what it started is not to be seen until
--- it commits. Until all such have ended, the queue starts nothing.
+-- it commits. Until all such have ended, nothing starts that is limited: in a queue that has only
+-- limits of keys, no job with a key.
 --
 -- Whom to wait for: every claim reads the lanes, and so holds a lock of that table until its
 -- transaction ends; it has that lock before the snapshot in which it would see a limit. So whoever
 -- has not seen this one has the lock, or has ended, when the first claim that sees it asks the
--- server. Those are noted, and nobody who comes later is waited for; then what runs is marked. A
--- transaction that is open for long for another reason, as a producer's, is waited for, too.
+-- server. Those are noted, and nobody who comes later is waited for; then what runs is marked, if
+-- that is what is limited. A transaction that is open for long for another reason, as a producer's,
+-- is waited for, too.
 --
 -- The row is locked, and passed by if another claim has it. What somebody holds of the jobs is left
 -- to the next call.
@@ -20,6 +22,14 @@ declare
     v_settled boolean;
     v_open text[];
 begin
+    perform
+    from rota.flow_locks as l
+    where l.queue = _settle_limits.queue and l.number = -1 and l.settled;
+
+    if found then
+        return true;
+    end if;
+
     select l.settled, l.open_before into v_settled, v_open
     from rota.flow_locks as l
     where l.queue = _settle_limits.queue and l.number = -1
@@ -49,20 +59,25 @@ begin
         return false;
     end if;
 
-    update rota.live_jobs as j
-    set counted = true
-    where j.ctid = any(array(
-        select u.ctid
-        from rota.live_jobs as u
-        where u.queue = _settle_limits.queue and u.state = 'RUNNING' and u.counted is null
-        for no key update skip locked
-    ));
-
     if exists (
-        select from rota.live_jobs as j
-        where j.queue = _settle_limits.queue and j.state = 'RUNNING' and j.counted is null
+        select from rota.queues as q
+        where q.name = _settle_limits.queue and q.limited between 1 and 15
     ) then
-        return false;
+        update rota.live_jobs as j
+        set counted = true
+        where j.ctid = any(array(
+            select u.ctid
+            from rota.live_jobs as u
+            where u.queue = _settle_limits.queue and u.state = 'RUNNING' and u.counted is null
+            for no key update skip locked
+        ));
+
+        if exists (
+            select from rota.live_jobs as j
+            where j.queue = _settle_limits.queue and j.state = 'RUNNING' and j.counted is null
+        ) then
+            return false;
+        end if;
     end if;
 
     update rota.flow_locks as l

@@ -1,18 +1,23 @@
+drop function if exists rota._starts_left(
+    timestamptz[], integer[], integer, interval, timestamptz
+);
+
 -- A sliding window: at most so many starts in any span of that length. Starts are kept by cells of
 -- a 64th of the period (_add_starts), each as if all of it had started at its end: so there are
 -- never too many, and the price is a delay of a 64th. A cell that ends later than it can is of a
 -- clock that was put back, or of a claim that began after the caller, and counts as if it ended
 -- when it can; but not when it is so far ahead that the window would be shut until the clock is
 -- there again.
+--
+-- One row; a table, so that the planner puts it in the place of its call: claims ask of each key.
 create or replace function rota._starts_left(
-    cells timestamptz[],
-    starts integer[],
     max_starts integer,
     period interval,
-    at timestamptz,
-    out number integer,
-    out opens_at timestamptz
+    cells timestamptz[],
+    starts integer[],
+    at timestamptz
 )
+    returns table (number integer, opens_at timestamptz)
     language sql
     immutable
 as $$

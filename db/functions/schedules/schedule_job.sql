@@ -173,7 +173,7 @@ begin
         key = schedule_job.key,
         counted = case
             when j.state = 'RUNNING' then (
-                select nullif(q.limited > 0, false)
+                select nullif(q.limited between 1 and 15, false)
                 from rota.queues as q
                 where q.name = schedule_job.queue
             )

@@ -19,9 +19,12 @@ as $$
                     where j.queue = q.name and j.counted and j.state = 'RUNNING'
                 )
                 or q.max_starts is not null
-                    and (rota._starts_left(
-                        f.cells, f.starts, q.max_starts, q.starts_period, at
-                    )).number = 0
+                    and 0 = (
+                        select s.number
+                        from rota._starts_left(
+                            q.max_starts, q.starts_period, f.cells, f.starts, at
+                        ) as s
+                    )
             )
     ), full_keys as materialized (
         select distinct t.queue, t.priority, t.key

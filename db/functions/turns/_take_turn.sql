@@ -102,9 +102,8 @@ begin
         case when coalesce(f.max_starts, q.key_max_starts) is not null then (
             select s.number < 2
             from rota._starts_left(
-                coalesce(f.cells, '{}'), coalesce(f.starts, '{}'),
                 coalesce(f.max_starts, q.key_max_starts),
-                coalesce(f.starts_period, q.key_starts_period), at
+                coalesce(f.starts_period, q.key_starts_period), f.cells, f.starts, at
             ) as s
         ) end
         into v_turn.room, v_shuts

@@ -257,7 +257,7 @@ as $$
         format('queue %s, key %s', j.queue, j.key)
     from rota.live_jobs as j
     join rota.flow_locks as l on l.queue = j.queue and l.number = -1 and l.settled
-    join rota.queues as q on q.name = j.queue and q.limited > 0
+    join rota.queues as q on q.name = j.queue and q.limited between 1 and 15
     where j.state = 'RUNNING' and j.counted is null
 
     union all
