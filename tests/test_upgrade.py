@@ -11,10 +11,11 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -1187,24 +1188,32 @@ class Veteran(threading.Thread):
 
     def _turn(self, conn: Connection) -> None:
         queue = f"q{self._number}"
-        call(conn, "enqueue_job", task="t", queue=queue, max_retries=0)
-        for job in call(conn, "claim_next_job", queues=[queue]):
+        ask(call, conn, "enqueue_job", task="t", queue=queue, max_retries=0)
+        for job in ask(call, conn, "claim_next_job", queues=[queue]):
             held = [job["id"], job["token"]]
-            call(conn, "heartbeat_job", job_id=held[0], token=held[1])
+            ask(call, conn, "heartbeat_job", job_id=held[0], token=held[1])
             finish = self.FINISHES[self._number % 3]
             match self.turns % 4:
                 case 0:
-                    conn.execute(finish, [*held, None, Jsonb(1), None, True])
-                    conn.execute(finish, [*held, None, Jsonb(1), None, True])
+                    ask(conn.execute, finish, [*held, None, Jsonb(1), None, True])
+                    ask(conn.execute, finish, [*held, None, Jsonb(1), None, True])
                 case 1:
-                    conn.execute(finish, [*held, "boom", None, None, True])
-                    call(conn, "retry_job", job_id=held[0])
+                    ask(conn.execute, finish, [*held, "boom", None, None, True])
+                    ask(call, conn, "retry_job", job_id=held[0])
                 case 2:
-                    call(conn, "release_job", job_id=held[0], token=held[1])
-                    call(conn, "cancel_job", job_id=held[0])
+                    ask(call, conn, "release_job", job_id=held[0], token=held[1])
+                    ask(call, conn, "cancel_job", job_id=held[0])
                 case 3:
-                    call(conn, "cancel_job", job_id=held[0])
-                    conn.execute(finish, [*held, None, None, None, False])
+                    ask(call, conn, "cancel_job", job_id=held[0])
+                    ask(conn.execute, finish, [*held, None, None, None, False])
+
+
+def ask(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Call, and again after the instant in which what is called is replaced, as the docs say."""
+    try:
+        return function(*arguments, **named)
+    except (errors.UndefinedFunction, errors.InternalError_):
+        return function(*arguments, **named)
 
 
 def test_workers_of_before_go_on_while_jobs_learn_to_wait(no_workflows, empty_db):
