@@ -707,6 +707,61 @@ def test_a_limit_of_what_runs_counts_what_has_started_where_only_starts_were_lim
     assert nothing_comes(conn)
 
 
+@pytest.mark.parametrize("max_jobs", [1, 10])
+@pytest.mark.parametrize("before", {**BEFORE, **WINDOWS}.values(), ids=[*BEFORE, *WINDOWS])
+@pytest.mark.parametrize(("function", "arguments"), NEW_LIMITS.values(), ids=NEW_LIMITS)
+def test_a_limit_that_is_set_while_a_claim_is_at_another_queue_is_not_for_that_claim(
+    conn, session, function, arguments, before, max_jobs
+):
+    """It has read which limits there are, and comes to this queue when there is another one."""
+    call(conn, "configure_queue", queue="slow", max_running=5)
+    for _ in range(2):
+        enqueue(conn, queue="slow", key=None, priority=1)
+    wait_until(lambda: claim(conn, max_jobs=1, queues=["slow"]))
+    if before:
+        configure(conn, **before)
+        settle(conn)
+    jobs = [enqueue(conn) for _ in range(3)]
+    # The claim waits for the room of the queue that it looks at first.
+    patiently(conn, "_queue_room", "pg_sleep(0.001)", "pg_sleep(0.03)")
+    holder, claimer = session(), session()
+    holder.begin()
+    holder.conn.execute("select from rota.flow_locks where queue = 'slow' for no key update")
+    claiming = claimer.start("claim_next_job", queues=["slow", Q], max_jobs=max_jobs)
+    wait_until(lambda: event_of(conn, claimer) == "PgSleep")
+
+    call(conn, function, queue=Q, **arguments)
+
+    rows = claiming.answer()
+    holder.rollback()
+    assert len(rows) == min(max_jobs, 3) if not before else len(rows) <= 1
+    done = []
+    while len(done) < len(jobs):
+        rows = rows or wait_until(lambda: claimed(conn), 5)
+        assert running(conn) == len(rows)
+        assert nothing_comes(conn)
+        assert conn.execute("select * from rota.check_invariants()").fetchall() == []
+        for row in rows:
+            done.append(row["id"])
+            call(conn, "finish_job", **pair(row))
+        assert not done[3:]
+        rows = []
+
+
+@pytest.mark.parametrize("before", {"nothing": {}, **WINDOWS}.values(), ids=["nothing", *WINDOWS])
+def test_a_job_that_fails_when_strict_order_has_just_come_keeps_its_place(conn, before):
+    if before:
+        configure(conn, **before)
+        settle(conn)
+    enqueue(conn), enqueue(conn)
+    (row,) = claimed(conn, max_jobs=1)
+
+    configure(conn, key_in_order=True)
+    call(conn, "finish_job", **pair(row), error="boom", retry_in=HOUR)
+
+    assert nothing_comes(conn)
+
+
 @pytest.mark.parametrize("after", WINDOWS.values(), ids=WINDOWS)
 def test_what_ran_under_a_limit_that_gave_way_to_a_window_holds_nobody_back(conn, after):
     configure(conn, key_max_running=1, max_running=1)

@@ -360,7 +360,7 @@ MUTANTS = [
     mutant(
         "in strict order a failed job loses its place",
         END,
-        "case when d.verdict = 'SAME RUN' and d.key_in_order then d.counted end",
+        "case when d.verdict = 'SAME RUN' and d.key_in_order then true end",
         "null::boolean",
         NEXT_IN_ORDER,
     ),
@@ -380,15 +380,30 @@ MUTANTS = [
     ),
     mutant(
         "a new limit does not wait for claims that are open",
-        TAKE_TURNS,
-        "    if limited and not rota._settle_limits(queue) then",
-        "    if false then",
+        CLAIM,
+        "or v_limited & 2 > 0 and not rota._settle_limits(v_queue, v_limited);",
+        ";",
         LIMIT_IS_SET,
+    ),
+    mutant(
+        "a claim settles a limit of which it does not know",
+        SETTLE,
+        "q.limited = _settle_limits.limited",
+        "true",
+        f"{TURN_RACES}::test_a_limit_that_is_set_while_a_claim_is_at_another_queue_is_not_for_that"
+        "_claim",
+    ),
+    mutant(
+        "a job that has begun before its queue was in strict order loses its place when it fails",
+        "db/functions/finish/_end_attempts.sql",
+        "d.key_in_order then true end",
+        "d.key_in_order then d.counted end",
+        f"{TURN_RACES}::test_a_job_that_fails_when_strict_order_has_just_come_keeps_its_place",
     ),
     mutant(
         "a new limit of a queue is never in force",
         QUEUE_ROOM,
-        "if v_look = 10 or not rota._settle_limits(queue) then",
+        "if v_look = 10 or not rota._settle_limits(queue, limited) then",
         "if v_look = 10 then",
         LIMIT_IS_SET,
     ),

@@ -167,7 +167,7 @@ begin
             v_most := least(v_slice, v_room);
 
             if v_limited & 1 > 0 then
-                v_most := least(v_most, rota._queue_room(v_queue, v_now));
+                v_most := least(v_most, rota._queue_room(v_queue, v_now, v_limited));
                 continue lanes when v_most = 0;
             end if;
 
@@ -184,7 +184,8 @@ begin
 
                 if v_found is null then
                     v_looks := v_looks + 1;
-                    continue lanes when v_looks > 20;
+                    continue lanes when v_looks > 20
+                        or v_limited & 2 > 0 and not rota._settle_limits(v_queue, v_limited);
                     v_taken := rota._take_turns(
                         v_queue, v_priority, v_now, v_most,
                         case v_looks

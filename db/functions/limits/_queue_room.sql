@@ -1,11 +1,9 @@
-drop function if exists rota._queue_room(text, timestamptz, integer);
-
 -- Asked before a lane of a queue is looked at that has limits as a whole. Claims of it exclude each
 -- other until they have committed, and the count is a statement of its own, after the lock: it sees
 -- all that was started before. Where another claim has the lock, it is waited for, 10 ms at most:
 -- those who come back empty would have to come again, and again. That is the only wait of a claim.
 -- Nothing starts while a limit is new, which may be said of it in the meantime, too.
-create or replace function rota._queue_room(queue text, at timestamptz)
+create or replace function rota._queue_room(queue text, at timestamptz, limited integer)
     returns integer
     language plpgsql
     volatile
@@ -24,7 +22,7 @@ begin
 
         exit when found;
 
-        if v_look = 10 or not rota._settle_limits(queue) then
+        if v_look = 10 or not rota._settle_limits(queue, limited) then
             return 0;
         end if;
 

@@ -1,3 +1,5 @@
+drop function if exists rota._settle_limits(text);
+
 -- What runs in a queue is counted from the first claim on that knows of a limit. A claim that began
 -- before the limit was committed knows nothing of it, and what it started is not to be seen until
 -- it commits. Until all such have ended, nothing starts that is limited: in a queue that has only
@@ -10,9 +12,12 @@
 -- that is what is limited. A transaction that is open for long for another reason, as a producer's,
 -- is waited for, too.
 --
+-- The caller says which limits he knows of (queues.limited). He may have looked before the limit
+-- was committed, and come here after it: then he is one of those to wait for, and cannot settle it.
+--
 -- The row is locked, and passed by if another claim has it. What somebody holds of the jobs is left
 -- to the next call.
-create or replace function rota._settle_limits(queue text)
+create or replace function rota._settle_limits(queue text, limited integer)
     returns boolean
     language plpgsql
     volatile
@@ -39,6 +44,13 @@ begin
         return coalesce(v_settled, false);
     end if;
 
+    if not exists (
+        select from rota.queues as q
+        where q.name = _settle_limits.queue and q.limited = _settle_limits.limited
+    ) then
+        return false;
+    end if;
+
     if v_open is null or v_open <> '{}' then
         v_open := array(
             select distinct l.virtualtransaction
@@ -59,10 +71,7 @@ begin
         return false;
     end if;
 
-    if exists (
-        select from rota.queues as q
-        where q.name = _settle_limits.queue and q.limited between 1 and 15
-    ) then
+    if limited between 1 and 15 then
         update rota.live_jobs as j
         set counted = true
         where j.ctid = any(array(

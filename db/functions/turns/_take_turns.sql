@@ -31,10 +31,6 @@ declare
     v_locks integer[];
     v_taken rota.taken_turns := row(null, refused, null, null, null);
 begin
-    if limited and not rota._settle_limits(queue) then
-        return v_taken;
-    end if;
-
     if v_is_noted then
         v_from := rota._turns_from(queue, priority, at);
     end if;
