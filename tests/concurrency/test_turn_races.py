@@ -748,6 +748,59 @@ def test_a_limit_that_is_set_while_a_claim_is_at_another_queue_is_not_for_that_c
         rows = []
 
 
+@pytest.mark.parametrize("max_jobs", [1, 10])
+@pytest.mark.parametrize(("function", "arguments"), NEW_LIMITS.values(), ids=NEW_LIMITS)
+def test_a_limit_is_not_put_in_force_by_the_transaction_that_sets_it(
+    conn, session, function, arguments, max_jobs
+):
+    """Who begins before its commit knows nothing of the limit, and would not be waited for."""
+    for key in ("k", "l", "m", "k", "l", "m"):
+        enqueue(conn, key=key)
+    operator = session()
+    operator.begin()
+    operator.call(function, queue=Q, **arguments)
+    assert claim(operator.conn, max_jobs=max_jobs) == []
+    rows = claimed(conn)
+    assert rows
+    operator.commit()
+
+    claim(conn, max_jobs=1), claim(conn)
+
+    assert conn.execute("select * from rota.check_invariants()").fetchall() == []
+    if "max_running" in arguments and "key" not in arguments:
+        assert running(conn) == len(rows)
+
+
+def test_who_takes_back_a_limit_that_he_has_set_may_put_others_in_force(conn, session):
+    configure(conn, key_max_running=1)
+    job_id = enqueue(conn)
+    operator = session()
+    operator.begin()
+    operator.conn.execute("savepoint s")
+    operator.call("configure_queue", queue="another", max_running=1)
+    assert claim(operator.conn) == []
+    operator.conn.execute("rollback to s")
+
+    assert claim(operator.conn) == [job_id]
+    operator.commit()
+
+
+def test_a_limit_is_put_in_force_by_claims_that_find_nothing(conn, session):
+    """Else whoever is open when the first job comes would be waited for, since whenever."""
+    call(conn, "cancel_job", job_id=enqueue(conn))
+    wait_until(lambda: claim(conn) == turns(conn) == [])
+    configure(conn, key_max_running=1)
+    assert claim(conn, max_jobs=1) == [] == claim(conn, max_jobs=1)
+    other = session()
+    other.begin()
+    other.conn.execute("select from rota.lanes")
+
+    job_id = enqueue(conn)
+
+    assert claim(conn, max_jobs=1) == [job_id]
+    other.commit()
+
+
 @pytest.mark.parametrize("before", {"nothing": {}, **WINDOWS}.values(), ids=["nothing", *WINDOWS])
 def test_a_job_that_fails_when_strict_order_has_just_come_keeps_its_place(conn, before):
     if before:

@@ -394,6 +394,20 @@ MUTANTS = [
         "_claim",
     ),
     mutant(
+        "who sets a limit puts it in force before the commit",
+        LIMITS_CHANGED,
+        "        perform set_config('rota.sets_limits', 'on', true);\n",
+        "",
+        f"{TURN_RACES}::test_a_limit_is_not_put_in_force_by_the_transaction_that_sets_it",
+    ),
+    mutant(
+        "claims that find no key put no limit in force",
+        CLAIM,
+        "                        if v_limited & 2 > 0 then\n",
+        "                        if false then\n",
+        f"{TURN_RACES}::test_a_limit_is_put_in_force_by_claims_that_find_nothing",
+    ),
+    mutant(
         "a job that has begun before its queue was in strict order loses its place when it fails",
         "db/functions/finish/_end_attempts.sql",
         "d.key_in_order then true end",

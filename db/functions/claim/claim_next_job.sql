@@ -176,7 +176,14 @@ begin
 
                 if v_most = 1 and coalesce(v_limited & 8 = 0, true) then
                     v_turn := rota._take_turn(v_queue, v_priority, v_now, v_limited & 2 > 0);
-                    continue lanes when v_turn.passed = -1;
+
+                    if v_turn.passed = -1 then
+                        if v_limited & 2 > 0 then
+                            perform rota._settle_limits(v_queue, v_limited);
+                        end if;
+
+                        continue lanes;
+                    end if;
                 end if;
 
                 v_found := v_turn.places;

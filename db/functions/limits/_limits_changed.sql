@@ -66,6 +66,8 @@ begin
     for no key update;
 
     if is_new then
+        perform set_config('rota.sets_limits', 'on', true);
+
         update rota.flow_locks as l
         set settled = false,
             open_before = null

@@ -14,6 +14,8 @@ drop function if exists rota._settle_limits(text);
 --
 -- The caller says which limits he knows of (queues.limited). He may have looked before the limit
 -- was committed, and come here after it: then he is one of those to wait for, and cannot settle it.
+-- Nor can the transaction that sets it, which sees it before all others: it says so to itself
+-- (rota.sets_limits), until it ends or goes back behind that.
 --
 -- The row is locked, and passed by if another claim has it. What somebody holds of the jobs is left
 -- to the next call.
@@ -44,7 +46,7 @@ begin
         return coalesce(v_settled, false);
     end if;
 
-    if not exists (
+    if coalesce(current_setting('rota.sets_limits', true), '') <> '' or not exists (
         select from rota.queues as q
         where q.name = _settle_limits.queue and q.limited = _settle_limits.limited
     ) then
