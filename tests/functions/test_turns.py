@@ -6,7 +6,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
-from tests.functions.test_plans import scans
+from tests.functions.test_plans import updates
 from tests.waiting import wait_until
 
 Q = "q"
@@ -145,12 +145,8 @@ def heap_only_of(connect, conn, number, max_jobs=20):
         claimed += len(wait_until(lambda: claim(conn, max_jobs), 10))
         finish_all(conn)
 
-    scans(connect, conn)
-    updates, hot = conn.execute(
-        "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables"
-        " where schemaname = 'rota' and relname = 'live_jobs'"
-    ).fetchone()
-    assert updates == number
+    updated, hot = updates(connect, conn)
+    assert updated == number
     return hot
 
 

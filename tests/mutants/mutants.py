@@ -409,7 +409,7 @@ MUTANTS = [
     ),
     mutant(
         "a job that has begun before its queue was in strict order loses its place when it fails",
-        "db/functions/finish/_end_attempts.sql",
+        END,
         "d.key_in_order then true end",
         "d.key_in_order then d.counted end",
         f"{TURN_RACES}::test_a_job_that_fails_when_strict_order_has_just_come_keeps_its_place",
