@@ -815,6 +815,25 @@ def test_a_job_that_fails_when_strict_order_has_just_come_keeps_its_place(conn, 
     assert nothing_comes(conn)
 
 
+@pytest.mark.parametrize("fails_first", [0, 1])
+def test_jobs_that_ran_when_strict_order_came_go_on_in_that_order_when_they_fail(conn, fails_first):
+    jobs = [enqueue(conn) for _ in range(3)]
+    rows = claimed(conn, max_jobs=2)
+    configure(conn, key_in_order=True)
+
+    backoffs = [timedelta(seconds=1), timedelta()]
+    for number in (fails_first, 1 - fails_first):
+        assert nothing_comes(conn)
+        call(conn, "finish_job", **pair(rows[number]), error="boom", retry_in=backoffs[number])
+
+    whys = {row["code"]: row["reason"] for row in call(conn, "explain_job", job_id=jobs[1])}
+    assert f"It waits for job {jobs[0]} of its key" in whys["IN_ORDER"]
+    for expected in jobs:
+        (row,) = wait_until(lambda: claimed(conn), 5)
+        assert row["id"] == expected
+        call(conn, "finish_job", **pair(row))
+
+
 @pytest.mark.parametrize("after", WINDOWS.values(), ids=WINDOWS)
 def test_what_ran_under_a_limit_that_gave_way_to_a_window_holds_nobody_back(conn, after):
     configure(conn, key_max_running=1, max_running=1)

@@ -207,6 +207,15 @@ def test_a_job_in_strict_order_that_has_begun_keeps_its_payload_and_its_place(co
         call(conn, "finish_job", job_id=one["id"], token=one["token"])
 
 
+def test_a_job_without_a_key_has_no_place_to_keep_in_a_queue_in_strict_order(conn):
+    call(conn, "configure_queue", queue="default", key_in_order=True)
+    first, _ = debounce(conn, payload=Jsonb("old"))
+    call(conn, "release_job", **held(conn))
+
+    assert debounce(conn, payload=Jsonb("new")) == (first, False)
+    assert live(conn) == [(first, "new")]
+
+
 def test_jobs_with_replace_show_no_unique_key_and_one_may_wait_while_one_runs(conn):
     first, _ = debounce(conn)
     held(conn)

@@ -360,8 +360,8 @@ MUTANTS = [
     mutant(
         "in strict order a failed job loses its place",
         END,
-        "case when d.verdict = 'SAME RUN' and d.key_in_order then true end",
-        "null::boolean",
+        "when d.verdict = 'SAME RUN' and d.key_in_order and d.key is not null then true",
+        "when false then true",
         NEXT_IN_ORDER,
     ),
     mutant(
@@ -410,9 +410,24 @@ MUTANTS = [
     mutant(
         "a job that has begun before its queue was in strict order loses its place when it fails",
         END,
-        "d.key_in_order then true end",
-        "d.key_in_order then d.counted end",
+        "d.key_in_order and d.key is not null then true",
+        "d.key_in_order and d.key is not null then d.counted",
         f"{TURN_RACES}::test_a_job_that_fails_when_strict_order_has_just_come_keeps_its_place",
+    ),
+    mutant(
+        "of jobs that ran when strict order came the one with the shorter backoff is first",
+        HEAD_OF_KEY,
+        "    order by j.scheduled_for, j.id\n",
+        "    order by j.run_at, j.id\n",
+        f"{TURN_RACES}::test_jobs_that_ran_when_strict_order_came_go_on_in_that_order_when_they"
+        "_fail",
+    ),
+    mutant(
+        "a job without a key keeps a place in strict order",
+        END,
+        " and d.key is not null then true",
+        " then true",
+        f"{DEBOUNCES}::test_a_job_without_a_key_has_no_place_to_keep_in_a_queue_in_strict_order",
     ),
     mutant(
         "a new limit of a queue is never in force",

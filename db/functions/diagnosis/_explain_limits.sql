@@ -77,7 +77,7 @@ begin
         and o.key = job.key
         and o.counted
         and o.state in ('RUNNING', 'SCHEDULED')
-    order by o.state = 'RUNNING' desc, o.run_at, o.id
+    order by o.state = 'RUNNING' desc, o.scheduled_for, o.id
     limit 1;
 
     if v_head.id <> job.id then

@@ -153,7 +153,9 @@ begin
                     when d.verdict = 'SAME RUN' and (d.next).run_at = 'infinity' then 'infinity'
                     when d.verdict = 'SAME RUN' then d.retry_at
                 end as new_run_at,
-                case when d.verdict = 'SAME RUN' and d.key_in_order then true end as new_counted,
+                case
+                    when d.verdict = 'SAME RUN' and d.key_in_order and d.key is not null then true
+                end as new_counted,
                 d.verdict = 'COMPLETED' and d.schedule_type = 'ONE_TIME' as is_both
             from judged as d
         ), kept as (

@@ -1,9 +1,10 @@
 -- In strict order one job of a key has begun and not ended, its head, through retries and backoff;
--- while there is one nothing else may start. Else only the first that is seen may: if somebody has
--- it locked, as one who cancels it and may think better of it, it is not passed by. It may lie
--- behind a turn that a claim holds which was refused the key's lock: so the look for it begins at
--- the first place of all turns that are seen. What another claim has taken under the lock is not
--- seen.
+-- while there is one nothing else may start. There are several only if they ran already when the
+-- order was asked for; then the head is whose time was first, however long its backoff is. Else
+-- only the first that is seen may: if somebody has it locked, as one who cancels it and may think
+-- better of it, it is not passed by. It may lie behind a turn that a claim holds which was refused
+-- the key's lock: so the look for it begins at the first place of all turns that are seen. What
+-- another claim has taken under the lock is not seen.
 create or replace function rota._head_of_key(
     queue text,
     key text,
@@ -44,7 +45,7 @@ begin
         and j.key = _head_of_key.key
         and j.counted
         and j.state = 'SCHEDULED'
-    order by j.run_at, j.id
+    order by j.scheduled_for, j.id
     limit 1;
 
     if found then
