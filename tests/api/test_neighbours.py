@@ -20,7 +20,7 @@ from rota.app import create_app
 from rota.db.gateway import call
 from tests.api.conftest import Server
 from tests.api.documentation import OPERATIONS
-from tests.functions.test_walls import everything_of
+from tests.functions.test_walls import everything_of, put_limits_in_force
 from tests.waiting import wait_until
 
 LOGIN = "login_of_the_api"
@@ -394,6 +394,7 @@ def test_what_a_neighbour_has_answers_as_what_there_is_not(
     """While the neighbour holds its rows: who waits for one would be answered after 3 seconds."""
     has = furnish(ask, "globex")
     nobody = [Things("nobody"), Things("globex", "2")]
+    put_limits_in_force(conn)
     holder = connect(autocommit=False)
     holder.execute("select from rota.chores for update")  # or upkeep counts, as it may
     before = everything_of(conn, "globex")

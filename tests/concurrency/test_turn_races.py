@@ -4,6 +4,7 @@ A claim never waits, so these tests need no lock waits: what a session has open 
 one meets.
 """
 
+import time
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -11,8 +12,11 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from rota.db.deploy import deploy
+from rota.db.embedded import Cluster
 from rota.db.gateway import call
-from tests.concurrency.sessions import forget_cursors
+from tests.concurrency.sessions import forget_cursors, sqlstate
+from tests.conftest import SERVER_VERSION, TEST_SETTINGS
 from tests.waiting import wait_until
 
 Q = "q"
@@ -799,6 +803,268 @@ def test_a_limit_is_put_in_force_by_claims_that_find_nothing(conn, session):
 
     assert claim(conn, max_jobs=1) == [job_id]
     other.commit()
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_limit_is_put_in_force_by_chores_where_no_claim_comes(conn, session, paused):
+    """In a queue that is paused, or has no lane yet: its limits are set before its first job."""
+    if paused:
+        call(conn, "cancel_job", job_id=enqueue(conn))
+        call(conn, "pause_queue", queue=Q)
+    configure(conn, key_max_running=1)
+    assert claim(conn) == []
+    call(conn, "do_chores")
+    other = session()
+    other.begin()
+    other.conn.execute("select from rota.lanes")
+
+    if paused:
+        call(conn, "resume_queue", queue=Q)
+    job_id = enqueue(conn)
+
+    assert claim_soon(conn) == [job_id]
+    other.commit()
+
+
+def test_a_claim_that_sets_the_mark_of_who_sets_limits_is_one_like_others(conn, session):
+    configure(conn, key_max_running=1)
+    job_id = enqueue(conn)
+    claimer = session()
+    claimer.begin()
+    claimer.conn.execute("set local rota.sets_limits = 'on'")
+
+    assert claim(claimer.conn) == [job_id]
+    claimer.commit()
+
+
+def test_while_a_limit_is_new_claims_write_once_whom_they_wait_for(conn, session):
+    configure(conn, key_max_running=1)
+    enqueue(conn)
+    other = session()
+    other.begin()
+    other.conn.execute("select from rota.lanes")
+    versions = set()
+
+    for _ in range(4):
+        assert claim(conn) == []
+        versions |= set(
+            conn.execute("select ctid, xmin from rota.flow_locks where number = -1").fetchall()
+        )
+
+    assert len(versions) == 1
+    other.commit()
+
+
+@pytest.mark.parametrize("arguments", [{"max_running": 2}, {"key_max_running": 2}], ids=str)
+def test_a_prepared_claim_is_waited_for_when_the_server_was_started_again(server_folder, arguments):
+    """Then none knows it by the name by which it was noted."""
+    settings = {**TEST_SETTINGS, "max_prepared_transactions": "1", "autovacuum": "off"}
+    with Cluster(server_folder / "prepared", SERVER_VERSION, settings) as cluster:
+        deploy(cluster.url())
+        conn = psycopg.connect(cluster.url(), autocommit=True)
+        jobs = [enqueue(conn) for _ in range(5)]
+        with psycopg.connect(cluster.url()) as claimer:
+            assert claim(claimer, max_jobs=2) == jobs[:2]
+            configure(conn, **arguments)
+            assert claim(conn) == []
+            claimer.execute("prepare transaction 'claim'")
+        conn.close()
+
+        cluster.stop()
+        cluster.start()
+        with psycopg.connect(cluster.url(), autocommit=True) as conn:
+            assert claim(conn) == [] == claim(conn)
+            whys = call(conn, "explain_job", job_id=jobs[2])
+            assert whys[0]["code"] == "LIMIT_NOT_SETTLED"
+            assert "until 1 transactions" in whys[0]["reason"]
+            conn.execute("commit prepared 'claim'")
+            assert claim(conn) == [] == claim(conn)
+            assert running(conn) == 2
+            assert conn.execute("select * from rota.check_invariants()").fetchall() == []
+
+
+# -- who has an old snapshot of the limits
+
+REPEATABLE = psycopg.IsolationLevel.REPEATABLE_READ
+
+
+def with_a_snapshot(session):
+    session.begin(REPEATABLE)
+    session.conn.execute("select from rota.queues")
+    return session
+
+
+@pytest.mark.parametrize("level", [REPEATABLE, psycopg.IsolationLevel.SERIALIZABLE])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("configure_queue", {"max_running": 3}),
+        ("configure_queue", {"unset": ["key_max_starts"]}),
+        ("configure_key", {"key": "k", "max_starts": 5}),
+    ],
+    ids=str,
+)
+def test_limits_are_set_by_who_sees_what_has_started_and_waits(
+    conn, session, function, arguments, level
+):
+    configure(conn, key_max_starts=1, key_starts_period=timedelta(days=1))
+    operator = session()
+    operator.begin(level)
+
+    with sqlstate("RTC04"):
+        operator.call(function, queue=Q, **arguments)
+
+    operator.rollback()
+    operator.begin(level)
+    operator.call("configure_queue", queue=Q, max_retries=5)
+    operator.commit()
+
+
+def test_maintain_forgets_no_starts_whose_window_it_does_not_know(conn, session):
+    configure(conn, key_max_starts=2, key_starts_period=timedelta(milliseconds=200))
+    settle(conn)
+    for _ in range(6):
+        enqueue(conn)
+    while running(conn) < 2:
+        claim(conn)
+    keeper = with_a_snapshot(session())
+    configure(conn, key_starts_period=HOUR)
+    time.sleep(0.5)
+    assert running(conn) == 2
+
+    keeper.call("maintain")
+    keeper.commit()
+
+    assert nothing_comes(conn)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_schedule_that_runs_is_counted_also_when_it_is_saved_by_who_knows_of_no_limit(
+    conn, session, moves
+):
+    schedule = {"task": "t", "every": HOUR, "name": "s"}
+    queue = "another" if moves else Q
+    configure(conn, max_running=1)
+    settle(conn)
+    call(conn, "schedule_job", queue=queue, **schedule)
+    call(conn, "trigger_schedule", name="s")
+    assert len(claim(conn, queues=[queue])) == 1
+    configure(conn, unset=["max_running"])
+    saver = with_a_snapshot(session())
+    configure(conn, max_running=1)
+    assert claim(conn) == []
+
+    saver.call("schedule_job", queue=Q, **schedule)
+    saver.commit()
+
+    enqueue(conn)
+    assert nothing_comes(conn)
+    assert conn.execute("select * from rota.check_invariants()").fetchall() == []
+
+
+def test_chores_that_put_a_limit_in_force_do_nothing_after_it(conn, session):
+    """They have locked what runs, and whoever ends it would wait while they count."""
+    enqueue(conn), enqueue(conn)
+    (row,) = claimed(conn, max_jobs=1)
+    configure(conn, key_max_running=1)
+    chores = session()
+    chores.begin()
+    before = conn.execute("select count(*) from rota.census").fetchone()
+
+    done = chores.call("do_chores")
+
+    assert done == [{"recovered": 0, "again_in_seconds": 0}]
+    assert chores.conn.execute("select count(*) from rota.census").fetchone() == before
+    chores.commit()
+    assert nothing_comes(conn)
+    assert call(conn, "do_chores")[0]["again_in_seconds"] >= 5
+    call(conn, "finish_job", **pair(row))
+    assert len(claim_soon(conn)) == 1
+
+
+def test_chores_that_cannot_see_what_runs_put_no_limit_in_force(conn, session):
+    enqueue(conn), enqueue(conn)
+    claimer = session()
+    claimer.begin()
+    assert len(claim(claimer.conn, max_jobs=1)) == 1
+    configure(conn, key_max_running=1)
+    assert claim(conn) == []
+    chores = with_a_snapshot(session())
+    claimer.commit()
+
+    chores.call("do_chores")
+    chores.commit()
+
+    assert nothing_comes(conn)
+    assert conn.execute("select * from rota.check_invariants()").fetchall() == []
+
+
+@pytest.mark.parametrize("before", [{}, {"key_max_running": 1}], ids=str)
+@pytest.mark.parametrize("end", [fail, release])
+def test_a_job_that_who_knows_of_no_order_hands_back_keeps_its_place(conn, session, end, before):
+    if before:
+        configure(conn, **before)
+        settle(conn)
+    enqueue(conn), enqueue(conn)
+    (row,) = claimed(conn, max_jobs=1)
+    finisher = with_a_snapshot(session())
+    configure(conn, key_in_order=True)
+    if before:
+        assert nothing_comes(conn)
+
+    end(finisher, row)
+    finisher.commit()
+
+    assert nothing_comes(conn)
+
+
+# -- windows, and claims that take long
+
+WINDOWS_OF_THREE = {
+    "a queue's": {"max_starts": 3, "starts_period": timedelta(seconds=10)},
+    "each key's": {"key_max_starts": 3, "key_starts_period": timedelta(seconds=10)},
+}
+
+
+@pytest.mark.parametrize("max_jobs", [1, 3])
+@pytest.mark.parametrize("window", WINDOWS_OF_THREE.values(), ids=WINDOWS_OF_THREE)
+def test_a_claim_that_waited_for_long_before_it_looked_knows_of_all_starts(
+    conn, session, clock, window, max_jobs
+):
+    """As behind VACUUM FULL: what others started meanwhile does not lie ahead, but is behind."""
+    configure(conn, **window)
+    settle(conn)
+    clock.advance(timedelta(minutes=1))
+    for priority in (1, 1, 1, 0, 0, 0):  # each with a turn of its own
+        enqueue(conn, priority=priority)
+    other, claimer = session(), session()
+    other.begin()
+    other.conn.execute("lock table rota.queue_walls")
+    waiting = claimer.start("claim_next_job", queues=[Q], max_jobs=max_jobs)
+    assert waiting.waits()
+    clock.advance(timedelta(seconds=75))
+    assert sum(len(claim(other.conn, max_jobs=max_jobs)) for _ in range(3)) == 3
+    other.commit()
+
+    assert waiting.answer() == []
+
+
+@pytest.mark.parametrize("of", ["", "key_"])
+def test_a_window_that_becomes_shorter_knows_of_all_starts(conn, of):
+    def set_period(period):
+        configure(conn, **{f"{of}max_starts": 5, f"{of}starts_period": period})
+
+    set_period(timedelta(days=1))
+    settle(conn)
+    for _ in range(12):
+        enqueue(conn)
+    wait_until(lambda: claim(conn) == [] == claim(conn))
+    before = running(conn)
+
+    set_period(timedelta(seconds=30))
+
+    assert nothing_comes(conn)
+    assert running(conn) == before >= 4
 
 
 @pytest.mark.parametrize("before", {"nothing": {}, **WINDOWS}.values(), ids=["nothing", *WINDOWS])

@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 from rota.db.gateway import call
 from tests.concurrency.sessions import forget_cursors
 from tests.functions.views import job
+from tests.waiting import wait_until
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -214,6 +215,21 @@ def test_a_job_without_a_key_has_no_place_to_keep_in_a_queue_in_strict_order(con
 
     assert debounce(conn, payload=Jsonb("new")) == (first, False)
     assert live(conn) == [(first, "new")]
+
+
+def test_a_job_that_an_old_snapshot_has_handed_back_is_replaced_where_there_is_no_order(
+    conn, connect
+):
+    call(conn, "configure_queue", queue="default", key_max_running=1)
+    first, _ = debounce(conn, payload=Jsonb("old"), key="acme")
+    pair = wait_until(lambda: held(conn), 5)
+    other = connect(autocommit=False)
+    other.execute("set transaction isolation level repeatable read")
+    call(other, "release_job", **pair)
+    other.commit()
+
+    assert debounce(conn, payload=Jsonb("new"), key="acme") == (first, False)
+    assert conn.execute("select counted from rota.live_jobs").fetchall() == [(None,)]
 
 
 def test_jobs_with_replace_show_no_unique_key_and_one_may_wait_while_one_runs(conn):

@@ -351,6 +351,30 @@ def test_a_key_in_strict_order_goes_on_when_its_first_job_is_brought_forward(
     assert [row["id"] for row in wait_until(began, 5)] == [first]
 
 
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_run_of_a_schedule_that_is_given_up_holds_up_its_key_no_longer(conn, clock, paused):
+    """It had begun, and waited to be tried again when its time was over; the next has not begun."""
+    call(conn, "configure_queue", queue=Q, key_in_order=True)
+    options = {"task": "t", "queue": Q, "key": "a"}
+    minute = timedelta(minutes=1)
+    late = {"misfire": "skip", "max_lateness": minute}
+    call(conn, "schedule_job", name="s", every=HOUR, max_retries=3, **late, **options)
+    clock.advance(HOUR)
+    [run] = call(conn, "claim_next_job", queues=[Q])
+    held = {"job_id": run["id"], "token": run["token"]}
+    call(conn, "finish_job", **held, error="boom", retry_in=minute)
+    if paused:
+        call(conn, "pause_schedule", name="s")
+    [behind] = call(conn, "enqueue_job", **options)
+    clock.advance(3.5 * HOUR)
+    if paused:
+        call(conn, "resume_schedule", name="s")
+
+    claimed = wait_until(lambda: call(conn, "claim_next_job", queues=[Q]), 5)
+
+    assert [row["id"] for row in claimed] == [behind["job_id"]]
+
+
 @pytest.mark.parametrize("ends", ["resume_schedule", "delete_schedule"])
 def test_a_schedule_that_is_paused_in_its_backoff_holds_up_its_key_for_no_longer(conn, clock, ends):
     call(conn, "configure_queue", queue=Q, key_in_order=True)

@@ -360,8 +360,8 @@ MUTANTS = [
     mutant(
         "in strict order a failed job loses its place",
         END,
-        "when d.verdict = 'SAME RUN' and d.key_in_order and d.key is not null then true",
-        "when false then true",
+        "(d.key_in_order or v_is_old)",
+        "false",
         NEXT_IN_ORDER,
     ),
     mutant(
@@ -396,7 +396,7 @@ MUTANTS = [
     mutant(
         "who sets a limit puts it in force before the commit",
         LIMITS_CHANGED,
-        "        perform set_config('rota.sets_limits', 'on', true);\n",
+        "        perform set_config('rota.sets_limits', pg_current_xact_id()::text, true);\n",
         "",
         f"{TURN_RACES}::test_a_limit_is_not_put_in_force_by_the_transaction_that_sets_it",
     ),
@@ -410,8 +410,8 @@ MUTANTS = [
     mutant(
         "a job that has begun before its queue was in strict order loses its place when it fails",
         END,
-        "d.key_in_order and d.key is not null then true",
-        "d.key_in_order and d.key is not null then d.counted",
+        "(d.key_in_order or v_is_old)",
+        "d.key_in_order and d.counted",
         f"{TURN_RACES}::test_a_job_that_fails_when_strict_order_has_just_come_keeps_its_place",
     ),
     mutant(
@@ -425,9 +425,122 @@ MUTANTS = [
     mutant(
         "a job without a key keeps a place in strict order",
         END,
-        " and d.key is not null then true",
-        " then true",
+        "and d.key is not null\n",
+        "\n",
         f"{DEBOUNCES}::test_a_job_without_a_key_has_no_place_to_keep_in_a_queue_in_strict_order",
+    ),
+    *(
+        mutant(
+            f"{what} asks for a window by the time at which it began",
+            file,
+            ":= rota._now()",
+            ":= rota._now() - interval '75 seconds'",
+            f"{TURN_RACES}::test_a_claim_that_waited_for_long_before_it_looked_knows_of_all_starts",
+        )
+        for what, file in (
+            ("a claim of a job with a key", TAKE_TURN),
+            ("a claim of jobs with keys", ROOM_OF_KEYS),
+            ("a claim of a limited queue", QUEUE_ROOM),
+        )
+    ),
+    mutant(
+        "chores put no limit in force",
+        "db/functions/upkeep/do_chores.sql",
+        "        where q.limited > 0;",
+        "        where false;",
+        f"{TURN_RACES}::test_a_limit_is_put_in_force_by_chores_where_no_claim_comes",
+    ),
+    mutant(
+        "chores put a limit in force though they cannot see what runs",
+        SETTLE,
+        "current_setting('transaction_isolation') <> 'read committed'",
+        "false",
+        f"{TURN_RACES}::test_chores_that_cannot_see_what_runs_put_no_limit_in_force",
+    ),
+    *(
+        mutant(
+            f"a run that {whose} gives up holds up its key in strict order",
+            file,
+            f"counted = case when v_slot = {slot} then j.counted end",
+            "counted = j.counted",
+            f"{TURNS}::test_a_run_of_a_schedule_that_is_given_up_holds_up_its_key_no_longer",
+        )
+        for whose, file, slot in (
+            ("a claim", "db/functions/runs/_settle_missed.sql", "j.scheduled_for"),
+            ("a resume", "db/functions/schedules/resume_schedule.sql", "v_job.scheduled_for"),
+        )
+    ),
+    mutant(
+        "a prepared claim is forgotten when the server is started again",
+        SETTLE,
+        "or l.virtualtransaction like '-1/%'",
+        "or false",
+        f"{TURN_RACES}::test_a_prepared_claim_is_waited_for_when_the_server_was_started_again",
+    ),
+    mutant(
+        "who sets the mark of those who set limits puts none in force",
+        SETTLE,
+        "= pg_current_xact_id_if_assigned()::text",
+        "<> ''",
+        f"{TURN_RACES}::test_a_claim_that_sets_the_mark_of_who_sets_limits_is_one_like_others",
+    ),
+    mutant(
+        "a new limit is written anew by each claim",
+        SETTLE,
+        "            and l.open_before is distinct from v_open",
+        "",
+        f"{TURN_RACES}::test_while_a_limit_is_new_claims_write_once_whom_they_wait_for",
+    ),
+    mutant(
+        "a schedule that runs is not counted when it is saved",
+        "db/functions/schedules/schedule_job.sql",
+        "when j.state = 'RUNNING' then true\n",
+        "when j.state = 'RUNNING' then null\n",
+        f"{TURN_RACES}::test_a_schedule_that_runs_is_counted_also_when_it_is_saved_by_who_knows_of"
+        "_no_limit",
+    ),
+    mutant(
+        "who knows of no order takes the place of the job that he hands back",
+        END,
+        "(d.key_in_order or v_is_old)",
+        "d.key_in_order",
+        f"{TURN_RACES}::test_a_job_that_who_knows_of_no_order_hands_back_keeps_its_place",
+    ),
+    mutant(
+        "a shorter window forgets its last starts",
+        LIMITS_CHANGED,
+        "f.cells[cardinality(f.cells)] > v_now",
+        "false",
+        f"{TURN_RACES}::test_a_window_that_becomes_shorter_knows_of_all_starts",
+    ),
+    mutant(
+        "limits are set by who does not see what has started",
+        LIMITS_CHANGED,
+        "if current_setting('transaction_isolation') <> 'read committed' then",
+        "if false then",
+        f"{TURN_RACES}::test_limits_are_set_by_who_sees_what_has_started_and_waits",
+    ),
+    mutant(
+        "maintain forgets starts whose window it does not know",
+        "db/functions/limits/_forget_flows.sql",
+        "where current_setting('transaction_isolation') = 'read committed'",
+        "where true",
+        f"{TURN_RACES}::test_maintain_forgets_no_starts_whose_window_it_does_not_know",
+    ),
+    mutant(
+        "chores count while they have locked what runs",
+        "db/functions/upkeep/do_chores.sql",
+        "    if v_settled then",
+        "    if false then",
+        f"{TURN_RACES}::test_chores_that_put_a_limit_in_force_do_nothing_after_it",
+    ),
+    mutant(
+        "what an old snapshot has handed back is never replaced",
+        "db/functions/enqueue/_replace_job.sql",
+        "(h.counted is null or q.key_in_order is not true)",
+        "h.counted is null",
+        f"{DEBOUNCES}::test_a_job_that_an_old_snapshot_has_handed_back_is_replaced_where_there_is_no"
+        "_order",
     ),
     mutant(
         "a new limit of a queue is never in force",
@@ -1492,7 +1605,7 @@ MUTANTS = [
     mutant(
         "a debounce replaces the job that others of its key wait for in order",
         REPLACE,
-        "            and h.counted is null\n",
+        "            and (h.counted is null or q.key_in_order is not true)\n",
         "",
         f"{DEBOUNCES}::test_a_job_in_strict_order_that_has_begun_keeps_its_payload_and_its_place",
     ),

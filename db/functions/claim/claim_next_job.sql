@@ -167,7 +167,7 @@ begin
             v_most := least(v_slice, v_room);
 
             if v_limited & 1 > 0 then
-                v_most := least(v_most, rota._queue_room(v_queue, v_now, v_limited));
+                v_most := least(v_most, rota._queue_room(v_queue, v_limited));
                 continue lanes when v_most = 0;
             end if;
 

@@ -19,7 +19,11 @@ as $$
         where d.datname = current_database()
             and l.relation = 'rota.lanes'::regclass
             and l.pid is distinct from pg_backend_pid()
-            and (open_before is null or l.virtualtransaction = any(open_before))
+            and (
+                open_before is null
+                or l.virtualtransaction = any(open_before)
+                or l.virtualtransaction like '-1/%'
+            )
     ), counted as (
         select count(*) as number, array_agg(o.pid order by o.pid) as pids
         from open as o

@@ -59,6 +59,7 @@ begin
         timeout = t.timeout,
         headers = nullif(_replace_job.headers, '{}'),
         key = _replace_job.key,
+        counted = null,
         progress = null,
         last_error = null
     from (
@@ -81,7 +82,7 @@ begin
             and h.state = 'SCHEDULED'
             and h.attempt = 0
             and h.run = 1
-            and h.counted is null
+            and (h.counted is null or q.key_in_order is not true)
             and not exists (select from rota.job_steps as s where s.job_id = h.id)
             and not exists (select from rota.event_waits as w where w.job_id = h.id)
         order by h.id desc

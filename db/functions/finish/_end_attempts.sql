@@ -23,6 +23,9 @@
 -- that: who retries one deletes its finished row. Where nothing is kept of what completes, there is
 -- a receipt instead; those come last, for their table is opened last.
 --
+-- A job that goes on keeps its place where the jobs of a key run in strict order (counted), and
+-- also where an old snapshot cannot tell whether they do.
+--
 -- What depends on a job that ended is settled here and now (_settle).
 --
 -- ending is 'RELEASED', 'LOST', or null for an attempt that its worker finished. Rows come back
@@ -43,6 +46,8 @@ create or replace function rota._end_attempts(
 as $$
 declare
     v_now timestamptz := rota._now();
+    v_is_old constant boolean
+        := current_setting('transaction_isolation') <> 'read committed';
     v_held tid[];
     v_counted boolean;
     v_unkept boolean;
@@ -154,7 +159,9 @@ begin
                     when d.verdict = 'SAME RUN' then d.retry_at
                 end as new_run_at,
                 case
-                    when d.verdict = 'SAME RUN' and d.key_in_order and d.key is not null then true
+                    when d.verdict = 'SAME RUN' and d.key is not null
+                        and (d.key_in_order or v_is_old)
+                        then true
                 end as new_counted,
                 d.verdict = 'COMPLETED' and d.schedule_type = 'ONE_TIME' as is_both
             from judged as d

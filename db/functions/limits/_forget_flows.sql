@@ -1,5 +1,6 @@
 -- Rows without limits of their own whose window is over. Whoever starts jobs of the key holds its
--- lock, which we pass by if it is taken; what changed before we got it is looked at anew.
+-- lock, which we pass by if it is taken; what changed before we got it is looked at anew. Not at
+-- REPEATABLE READ, where a period may have become longer since.
 create or replace function rota._forget_flows(at timestamptz)
     returns void
     language plpgsql
@@ -19,7 +20,8 @@ begin
                 interval '0'
             ) as period
         ) as p
-        where num_nonnulls(f.max_running, f.max_starts, f.starts_period) = 0
+        where current_setting('transaction_isolation') = 'read committed'
+            and num_nonnulls(f.max_running, f.max_starts, f.starts_period) = 0
             and coalesce(f.cells[cardinality(f.cells)] + p.period < at, true)
         limit 10000
     ), held as materialized (

@@ -9,6 +9,10 @@
 -- else. Then nothing depends on what runs, so a job that starts is not marked as counted, and its
 -- claim changes no index. From 1 to 15 it is marked.
 --
+-- What has started has started by now: so the last cell of a window ends now. By a shorter period
+-- it may lie so far ahead that it would be taken for one of a clock that was put back
+-- (_starts_left).
+--
 -- Lock order: the queue's row, then those of flow_locks by number. Claims hold these for as long as
 -- their transactions are open, and wait for nothing.
 create or replace function rota._limits_changed(queue text, is_new boolean)
@@ -18,9 +22,16 @@ create or replace function rota._limits_changed(queue text, is_new boolean)
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_now timestamptz := rota._now();
     v_limited integer;
+    v_now timestamptz;
 begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'limits can be set at READ COMMITTED only, not at %',
+            upper(current_setting('transaction_isolation') collate "C")
+            using errcode = 'RTC04',
+                  hint = 'At higher levels what has started and waits by now is not seen.';
+    end if;
+
     update rota.queues as q
     set limited = case when num_nonnulls(q.max_running, q.max_starts) > 0 then 1 else 0 end
         + case
@@ -65,8 +76,18 @@ begin
     order by l.number
     for no key update;
 
+    v_now := rota._now();
+
+    update rota.flows as f
+    set cells = array(
+        select least(c.ends_at, v_now)
+        from unnest(f.cells) with ordinality as c(ends_at, place)
+        order by c.place
+    )
+    where f.queue = _limits_changed.queue and f.cells[cardinality(f.cells)] > v_now;
+
     if is_new then
-        perform set_config('rota.sets_limits', 'on', true);
+        perform set_config('rota.sets_limits', pg_current_xact_id()::text, true);
 
         update rota.flow_locks as l
         set settled = false,

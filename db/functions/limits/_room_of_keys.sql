@@ -9,6 +9,8 @@
 -- limits may have been taken away and set again, which waits for who has the key's lock. Then the
 -- key is looked at again soon.
 --
+-- What time it is for windows, is asked under the locks, as in _queue_room.
+--
 -- Who finds no room is told by a turn when there is (_offer_room); a minute is for limits that were
 -- changed meanwhile, and for a head that was put off and is brought forward: of a schedule that is
 -- paused the time to run is infinite.
@@ -24,6 +26,8 @@ create or replace function rota._room_of_keys(
     stable
     set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_now constant timestamptz := rota._now();
 begin
     return (
         select array_agg(row(
@@ -71,7 +75,7 @@ begin
         ) as h on true
         left join lateral (
             select s.*
-            from rota._starts_left(l.max_starts, l.starts_period, f.cells, f.starts, at) as s
+            from rota._starts_left(l.max_starts, l.starts_period, f.cells, f.starts, v_now) as s
             where l.max_starts is not null
             offset 0 -- so that nothing is called for keys without windows
         ) as s on true

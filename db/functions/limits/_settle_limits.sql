@@ -14,8 +14,15 @@ drop function if exists rota._settle_limits(text);
 --
 -- The caller says which limits he knows of (queues.limited). He may have looked before the limit
 -- was committed, and come here after it: then he is one of those to wait for, and cannot settle it.
--- Nor can the transaction that sets it, which sees it before all others: it says so to itself
+-- Nor can the transaction that sets it, which sees it before all others: it notes its id for itself
 -- (rota.sets_limits), until it ends or goes back behind that.
+--
+-- Who has prepared his transaction is known by the same name until the server is started again, and
+-- by none of before after that (-1/...). So such a one is waited for whenever it began.
+--
+-- Chores call this, too, for queues of which no claim comes here: paused ones, and those without
+-- jobs. Else the first job of a queue would wait for whoever is open then. Not at REPEATABLE READ,
+-- where what runs by now cannot be seen.
 --
 -- The row is locked, and passed by if another claim has it. What somebody holds of the jobs is left
 -- to the next call.
@@ -46,10 +53,13 @@ begin
         return coalesce(v_settled, false);
     end if;
 
-    if coalesce(current_setting('rota.sets_limits', true), '') <> '' or not exists (
-        select from rota.queues as q
-        where q.name = _settle_limits.queue and q.limited = _settle_limits.limited
-    ) then
+    if current_setting('transaction_isolation') <> 'read committed'
+        or current_setting('rota.sets_limits', true) = pg_current_xact_id_if_assigned()::text
+        or not exists (
+            select from rota.queues as q
+            where q.name = _settle_limits.queue and q.limited = _settle_limits.limited
+        )
+    then
         return false;
     end if;
 
@@ -61,12 +71,17 @@ begin
             where d.datname = current_database()
                 and l.relation = 'rota.lanes'::regclass
                 and l.pid is distinct from pg_backend_pid()
-                and (v_open is null or l.virtualtransaction = any(v_open))
+                and (
+                    v_open is null
+                    or l.virtualtransaction = any(v_open)
+                    or l.virtualtransaction like '-1/%'
+                )
         );
 
         update rota.flow_locks as l
         set open_before = v_open
-        where l.queue = _settle_limits.queue and l.number = -1;
+        where l.queue = _settle_limits.queue and l.number = -1
+            and l.open_before is distinct from v_open;
     end if;
 
     if v_open <> '{}' then

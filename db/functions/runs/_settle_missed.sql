@@ -4,6 +4,7 @@ drop function if exists rota._settle_missed(tid[], timestamptz);
 -- each schedule runs now (_missed_slots); whatever is given up leaves one SKIPPED row. A row whose
 -- schedule has nothing to run now is moved to its next slot, or ended, and is not claimed. Places
 -- change, because rows do.
+-- A run that is given up after it had begun no longer holds its place in strict order (counted).
 -- A fixed delay has no slots that could be missed, and what is due of a paused schedule was
 -- triggered: both are run, however late.
 --
@@ -94,6 +95,10 @@ begin
             continue;
         end if;
 
+        if v_job.counted and v_slot is distinct from v_job.scheduled_for then
+            perform rota._offer_room(array[v_job.queue], array[v_job.key], at);
+        end if;
+
         update rota.live_jobs as j
         set scheduled_for = coalesce(v_slot, j.scheduled_for),
             run_at = case
@@ -104,6 +109,7 @@ begin
             end,
             run = j.run + case when v_slot = j.scheduled_for or j.attempt = 0 then 0 else 1 end,
             attempt = case when v_slot = j.scheduled_for then j.attempt else 0 end,
+            counted = case when v_slot = j.scheduled_for then j.counted end,
             last_error = coalesce(v_error, j.last_error),
             unsettled_since = case when v_slot is null then coalesce(j.unsettled_since, at) end
         where j.ctid = v_place

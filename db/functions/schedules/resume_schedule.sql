@@ -55,11 +55,16 @@ begin
         return row(v_job.id, 'COMPLETED', null)::rota.job_outcome;
     end if;
 
+    if v_job.counted and v_slot <> v_job.scheduled_for then
+        perform rota._offer_room(array[v_job.queue], array[v_job.key], v_now);
+    end if;
+
     update rota.live_jobs as j
     set scheduled_for = v_slot,
         run_at = v_run_at,
         run = j.run + case when v_slot <> v_job.scheduled_for and j.attempt > 0 then 1 else 0 end,
         attempt = case when v_slot <> v_job.scheduled_for then 0 else j.attempt end,
+        counted = case when v_slot = v_job.scheduled_for then j.counted end,
         unsettled_since = null
     where j.id = v_job.id;
 

@@ -12,8 +12,10 @@ drop function if exists rota.schedule_job(
 -- slots that had their run are stepped over. The anchor of the grid stays unless starts_at is
 -- given. One whose next slot could not be computed goes on, by the new timing, with the first slot
 -- after the last it had. A retry that waits keeps its attempt, whatever max_retries says. A run
--- that was asked to end, because its schedule was deleted, is no longer asked. To make a schedule,
--- or to say again what it is, is a producer's daily work; a change of one is recorded as an action.
+-- that was asked to end, because its schedule was deleted, is no longer asked. One that runs is
+-- counted from now on, limit or not: of its queue's limits an old snapshot knows nothing. To make a
+-- schedule, or to say again what it is, is a producer's daily work; a change of one is recorded as
+-- an action.
 create or replace function rota.schedule_job(
     task text,
     payload jsonb default '{}',
@@ -172,11 +174,7 @@ begin
         headers = schedule_job.headers,
         key = schedule_job.key,
         counted = case
-            when j.state = 'RUNNING' then (
-                select nullif(q.limited between 1 and 15, false)
-                from rota.queues as q
-                where q.name = schedule_job.queue
-            )
+            when j.state = 'RUNNING' then true
             when (j.queue, j.key) is not distinct from (schedule_job.queue, schedule_job.key)
                 then j.counted
         end,

@@ -27,6 +27,7 @@ declare
     v_began timestamptz;
     v_took interval;
     v_ready_at timestamptz;
+    v_now timestamptz;
     v_shuts boolean;  -- the key's window, with this start or before
     v_offer tid;  -- a turn that only says that there is room
     v_recurring boolean;
@@ -88,6 +89,8 @@ begin
             end if;
         end if;
 
+        v_now := rota._now();
+
         select case
             when e.settled is not true then 0
             else coalesce(f.max_running, q.key_max_running) - (
@@ -103,7 +106,7 @@ begin
             select s.number < 2
             from rota._starts_left(
                 coalesce(f.max_starts, q.key_max_starts),
-                coalesce(f.starts_period, q.key_starts_period), f.cells, f.starts, at
+                coalesce(f.starts_period, q.key_starts_period), f.cells, f.starts, v_now
             ) as s
         ) end
         into v_turn.room, v_shuts

@@ -6,9 +6,12 @@
 -- in which nothing happens is to write next to nothing.
 -- Each look for lost jobs reads the whole table, too: the next comes after a hundred times what
 -- this one took, a minute at most. After a find there may be more than one call takes back.
+-- Limits that are new are put in force, also where no claim does (_settle_limits), and that is
+-- committed at once, too: what runs in their queues is locked.
 -- What has run out of history is taken out here, too, bit by bit and a tenth of the time at most.
--- Lock order: that of recover_jobs, or the chores of counting, each of which is passed by when
--- locked; then that of _thin_history, whose last act is the exchange of a partition.
+-- Lock order: that of recover_jobs; or that of new limits, and then what runs in their queues; or
+-- the chores of counting. All these are passed by when locked. Then that of _thin_history, whose
+-- last act is the exchange of a partition.
 create or replace function rota.do_chores(max_jobs integer default 1000)
     returns rota.chores_done
     language plpgsql
@@ -20,9 +23,24 @@ declare
     v_began constant timestamptz := clock_timestamp();
     v_recovered constant integer := rota.recover_jobs(max_jobs);
     v_took constant float8 := extract(epoch from clock_timestamp() - v_began);  -- seconds
+    v_settled boolean;
 begin
     if v_recovered > 0 then
         return row(v_recovered, v_took)::rota.chores_done;
+    end if;
+
+    begin
+        select bool_or(rota._settle_limits(q.name, q.limited)) into v_settled
+        from rota.queues as q
+        join rota.flow_locks as l on l.queue = q.name and l.number = -1 and not l.settled
+        where q.limited > 0;
+    exception
+        when others then
+            raise warning 'limits that are new could not be put in force: %', sqlerrm;
+    end;
+
+    if v_settled then
+        return row(0, 0)::rota.chores_done;
     end if;
 
     begin
