@@ -83,6 +83,14 @@ def settle(conn):
     call(conn, "finish_job", **pair(row))
 
 
+def reader(session):
+    """Open a transaction that reads the lanes, as a claim does, or a dump."""
+    other = session()
+    other.begin()
+    other.conn.execute("select from rota.lanes")
+    return other
+
+
 def running(conn):
     return conn.execute(
         "select count(*) from rota.live_jobs where queue = %s and state = 'RUNNING'", [Q]
@@ -795,9 +803,7 @@ def test_a_limit_is_put_in_force_by_claims_that_find_nothing(conn, session):
     wait_until(lambda: claim(conn) == turns(conn) == [])
     configure(conn, key_max_running=1)
     assert claim(conn, max_jobs=1) == [] == claim(conn, max_jobs=1)
-    other = session()
-    other.begin()
-    other.conn.execute("select from rota.lanes")
+    other = reader(session)
 
     job_id = enqueue(conn)
 
@@ -814,9 +820,7 @@ def test_a_limit_is_put_in_force_by_chores_where_no_claim_comes(conn, session, p
     configure(conn, key_max_running=1)
     assert claim(conn) == []
     call(conn, "do_chores")
-    other = session()
-    other.begin()
-    other.conn.execute("select from rota.lanes")
+    other = reader(session)
 
     if paused:
         call(conn, "resume_queue", queue=Q)
@@ -840,9 +844,7 @@ def test_a_claim_that_sets_the_mark_of_who_sets_limits_is_one_like_others(conn, 
 def test_while_a_limit_is_new_claims_write_once_whom_they_wait_for(conn, session):
     configure(conn, key_max_running=1)
     enqueue(conn)
-    other = session()
-    other.begin()
-    other.conn.execute("select from rota.lanes")
+    other = reader(session)
     versions = set()
 
     for _ in range(4):

@@ -472,7 +472,7 @@ MUTANTS = [
     ),
     mutant(
         "a prepared claim is forgotten when the server is started again",
-        SETTLE,
+        "db/functions/limits/_open_claims.sql",
         "or l.virtualtransaction like '-1/%'",
         "or false",
         f"{TURN_RACES}::test_a_prepared_claim_is_waited_for_when_the_server_was_started_again",

@@ -12,21 +12,9 @@ create or replace function rota._explain_unsettled(
     stable
     set search_path = pg_catalog, pg_temp
 as $$
-    with open as (
-        select distinct l.virtualtransaction, l.pid
-        from pg_catalog.pg_locks as l
-        join pg_catalog.pg_database as d on d.oid = l.database
-        where d.datname = current_database()
-            and l.relation = 'rota.lanes'::regclass
-            and l.pid is distinct from pg_backend_pid()
-            and (
-                open_before is null
-                or l.virtualtransaction = any(open_before)
-                or l.virtualtransaction like '-1/%'
-            )
-    ), counted as (
+    with counted as (
         select count(*) as number, array_agg(o.pid order by o.pid) as pids
-        from open as o
+        from rota._open_claims(open_before) as o
     )
     select
         true,

@@ -17,9 +17,6 @@ drop function if exists rota._settle_limits(text);
 -- Nor can the transaction that sets it, which sees it before all others: it notes its id for itself
 -- (rota.sets_limits), until it ends or goes back behind that.
 --
--- Who has prepared his transaction is known by the same name until the server is started again, and
--- by none of before after that (-1/...). So such a one is waited for whenever it began.
---
 -- Chores call this, too, for queues of which no claim comes here: paused ones, and those without
 -- jobs. Else the first job of a queue would wait for whoever is open then. Not at REPEATABLE READ,
 -- where what runs by now cannot be seen.
@@ -65,17 +62,8 @@ begin
 
     if v_open is null or v_open <> '{}' then
         v_open := array(
-            select distinct l.virtualtransaction
-            from pg_catalog.pg_locks as l
-            join pg_catalog.pg_database as d on d.oid = l.database
-            where d.datname = current_database()
-                and l.relation = 'rota.lanes'::regclass
-                and l.pid is distinct from pg_backend_pid()
-                and (
-                    v_open is null
-                    or l.virtualtransaction = any(v_open)
-                    or l.virtualtransaction like '-1/%'
-                )
+            select o.virtualtransaction
+            from rota._open_claims(v_open) as o
         );
 
         update rota.flow_locks as l
