@@ -153,6 +153,28 @@ def test_in_strict_order_a_turn_that_another_claim_holds_hides_no_earlier_job(co
     assert (got or claim_soon(conn, max_jobs=1)) == [first["job_id"]]
 
 
+def test_in_strict_order_room_leads_to_jobs_whose_turn_another_claim_holds(conn, session):
+    configure(conn, key_in_order=True)
+    settle(conn)
+    one, other = two_keys_with_one_lock(conn)
+    first = enqueue(conn, key=one)
+    (row,) = claimed(conn, max_jobs=1)
+    assert row["id"] == first
+    second = enqueue(conn, key=one)
+    enqueue(conn, key=other, priority=1)
+    claimer, holder = session(), session()
+    holder.begin()
+    assert len(claim(holder.conn, max_jobs=1)) == 1
+    claimer.begin()
+    assert claim(claimer.conn, max_jobs=1) == []
+    holder.commit()
+
+    call(conn, "finish_job", **pair(row))
+
+    assert claim(conn, max_jobs=1) == [second]
+    claimer.commit()
+
+
 def test_a_queue_is_deleted_while_a_producer_relies_on_a_turn_of_it(conn, session):
     call(conn, "cancel_job", job_id=enqueue(conn))
     assert len(turns(conn)) == 1

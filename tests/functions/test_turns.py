@@ -267,6 +267,24 @@ def test_a_full_key_waits_for_room_and_not_for_its_turn(conn):
     assert claim(conn) == ["a"]
 
 
+@pytest.mark.parametrize("max_jobs", [1, 20])
+def test_turns_that_only_say_that_there_is_room_keep_no_claim_from_a_job(conn, max_jobs):
+    """Whoever ends a job that was counted posts one, whether its key waits or not."""
+    call(conn, "configure_queue", queue=Q, key_max_running=1)
+    for number in range(60):
+        fill(conn, f"key {number}", 1)
+    while len(claim(conn, max_jobs=60)) > 0:
+        pass
+    finish_all(conn)
+    assert conn.execute("select count(*) from rota.turns").fetchone() == (60,)
+    fill(conn, "a", 1)
+
+    assert claim(conn, max_jobs) == ["a"]
+
+    assert claim(conn) == []
+    assert conn.execute("select count(*) from rota.turns").fetchone() == (0,)
+
+
 def test_claims_of_one_job_look_past_the_turns_that_an_old_snapshot_pins(connect):
     conn, old, number = connect(), connect(autocommit=False), 30_000
     fill(conn, "k", 1)

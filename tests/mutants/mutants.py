@@ -11,7 +11,6 @@ END = "db/functions/finish/_end_attempts.sql"
 COMPLETE = "db/functions/finish/_complete_jobs.sql"
 TAKE_TURNS = "db/functions/turns/_take_turns.sql"
 TAKE_TURN = "db/functions/turns/_take_turn.sql"
-PASS_TURN = "db/functions/turns/_pass_turn.sql"
 PASS_TURNS = "db/functions/turns/_pass_turns.sql"
 POST_TURNS = "db/functions/turns/_post_turns.sql"
 ROOM_OF_KEYS = "db/functions/limits/_room_of_keys.sql"
@@ -236,23 +235,23 @@ MUTANTS = [
     mutant(
         "a claim of one job does not take the lock of its key",
         TAKE_TURN,
-        "        if not found then\n            return v_turn;\n        end if;\n\n"
-        "        if v_turn.from_run_at",
-        "        if v_turn.from_run_at",
+        "            v_room := 0;\n            exit;\n",
+        "",
         f"{TURN_RACES}::test_two_claims_of_one_job_never_start_more_of_a_key_than_its_limit",
     ),
     mutant(
         "a claim of one job uses up an offer of room that led nowhere",
         TAKE_TURN,
-        "    elsif v_offer is not null and found then",
-        "    elsif v_offer is not null then",
+        "    if v_is_plain is not true then\n",
+        "    if v_is_plain is not true then\n"
+        "        if v_other is not null then\n            return null;\n        end if;\n\n",
         f"{TURN_RACES}::test_room_is_found_by_whichever_turn_of_the_key_leads_to_a_job",
     ),
     mutant(
         "a claim of one job starts what the window of its key is shut for",
         TAKE_TURN,
-        "        and v_shuts is not true\n",
-        "",
+        "if not v_stays_open then",
+        "if false then",
         f"{TURNS}::test_a_window_shuts_for_claims_of_one_job",
     ),
     mutant(
@@ -267,36 +266,37 @@ MUTANTS = [
     mutant(
         "a claim of one job passes by the schedules of a key",
         TAKE_TURN,
-        "        and v_turn.passed % 10 < 9\n",
-        "        and v_turn.passed % 10 < 9\n        and j.schedule_type = 'ONE_TIME'\n",
+        "            and j.state = 'SCHEDULED'\n        order by",
+        "            and j.state = 'SCHEDULED'\n            and j.schedule_type = 'ONE_TIME'\n"
+        "        order by",
         f"{TURN_RACES}::test_a_schedule_is_not_passed_by_in_its_key",
     ),
     mutant(
         "a key is full after a claim of one job, and nobody is told of room",
-        PASS_TURN,
-        "        is_full = coalesce(taken.room = 1, false),",
-        "        is_full = false,",
+        TAKE_TURN,
+        "            coalesce(v_room = 1, false),\n",
+        "            false,\n",
         "tests/functions/test_turns.py::test_a_full_key_waits_for_room_and_not_for_its_turn",
     ),
     mutant(
         "a claim of one job removes the last turn of a key, though a producer may rely on it",
-        PASS_TURN,
-        "elsif pg_try_advisory_xact_lock(",
-        "elsif true or pg_try_advisory_xact_lock(",
+        TAKE_TURN,
+        "v_is_sure := v_passed = 0\n            and pg_try_advisory_xact_lock(",
+        "v_is_sure := true\n            or pg_try_advisory_xact_lock(",
         f"{TURN_RACES}::test_a_job_is_found_though_a_claim_found_its_key_empty_before_the_commit",
     ),
     mutant(
         "a claim of one job removes the last turn of a key that has a job for later",
-        PASS_TURN,
-        "                    and j.run_at < 'infinity'\n",
-        "                    and j.run_at <= at\n",
+        TAKE_TURN,
+        "elsif not v_is_sure or v_next_run_at is not null then",
+        "elsif not v_is_sure then",
         f"{TURN_RACES}::test_a_later_job_keeps_a_turn_when_the_last_one_that_is_due_is_claimed",
     ),
     mutant(
         "a claim of one job steps over all turns that an old snapshot pins",
         TAKE_TURN,
-        "v_took > interval '250 us'",
-        "v_took > interval '1 hour'",
+        "v_began > interval '250 us'",
+        "v_began > interval '1 hour'",
         "tests/functions/test_turns.py::"
         "test_claims_of_one_job_look_past_the_turns_that_an_old_snapshot_pins",
     ),
@@ -318,9 +318,23 @@ MUTANTS = [
     mutant(
         "a claim does not take the locks of keys",
         TAKE_TURNS,
-        "            for no key update skip locked\n        );\n\n        select\n",
-        "        );\n\n        select\n",
+        "            for no key update skip locked\n        )\n        select\n",
+        "        )\n        select\n",
         TWO_CLAIMS,
+    ),
+    mutant(
+        "a claim of one job stops at turns that only say that there is room",
+        TAKE_TURN,
+        "if v_dropped = 50 then",
+        "if v_dropped = 1 then",
+        f"{TURNS}::test_turns_that_only_say_that_there_is_room_keep_no_claim_from_a_job",
+    ),
+    mutant(
+        "in strict order room that is offered leads not behind a turn that a claim holds",
+        TAKE_TURNS,
+        "    where k.from_run_at < 'infinity' or limited & 8 > 0;",
+        "    where k.from_run_at < 'infinity';",
+        f"{TURN_RACES}::test_in_strict_order_room_leads_to_jobs_whose_turn_another_claim_holds",
     ),
     mutant(
         "a claim that is refused a key gives up",
@@ -433,14 +447,14 @@ MUTANTS = [
         mutant(
             f"{what} asks for a window by the time at which it began",
             file,
-            ":= rota._now()",
-            ":= rota._now() - interval '75 seconds'",
+            now,
+            f"{now} - interval '75 seconds'",
             f"{TURN_RACES}::test_a_claim_that_waited_for_long_before_it_looked_knows_of_all_starts",
         )
-        for what, file in (
-            ("a claim of a job with a key", TAKE_TURN),
-            ("a claim of jobs with keys", ROOM_OF_KEYS),
-            ("a claim of a limited queue", QUEUE_ROOM),
+        for what, file, now in (
+            ("a claim of a job with a key", TAKE_TURN, "f.starts, rota._now()"),
+            ("a claim of jobs with keys", ROOM_OF_KEYS, ":= rota._now()"),
+            ("a claim of a limited queue", QUEUE_ROOM, ":= rota._now()"),
         )
     ),
     mutant(

@@ -89,8 +89,9 @@ declare
     v_most integer;
     v_counted boolean;
     v_taken rota.taken_turns;
-    v_turn rota.taken_turn;
+    v_is_passed boolean;  -- the turn that follows is posted
     v_looks integer;
+    v_width integer;  -- how many turns a look takes
     v_behind rota.looked_behind;
     v_began timestamptz;
     v_took interval;
@@ -156,7 +157,10 @@ begin
             l.priority desc,
             case
                 when l.keyed
-                    then case when random() < 0.5 then '-infinity' else 'infinity' end::timestamptz
+                    then case
+                        when random() < 0.5 then timestamptz '-infinity'
+                        else timestamptz 'infinity'
+                    end
                 when cardinality(claim_next_job.queues) > 1
                     then rota._oldest_due(l.queue, l.priority, v_now, l.cursor_since is not null)
                 else v_now
@@ -172,12 +176,12 @@ begin
             end if;
 
             if v_keyed then
-                v_turn := null;
+                v_found := null;
 
                 if v_most = 1 and coalesce(v_limited & 8 = 0, true) then
-                    v_turn := rota._take_turn(v_queue, v_priority, v_now, v_limited & 2 > 0);
+                    v_found := rota._take_turn(v_queue, v_priority, v_now, v_limited);
 
-                    if v_turn.passed = -1 then
+                    if cardinality(v_found) = 0 then
                         if v_limited & 2 > 0 then
                             perform rota._settle_limits(v_queue, v_limited);
                         end if;
@@ -186,20 +190,19 @@ begin
                     end if;
                 end if;
 
-                v_found := v_turn.places;
+                v_is_passed := v_found is not null;
                 v_recurring := false;
 
-                if v_found is null then
+                if not v_is_passed then
                     v_looks := v_looks + 1;
                     continue lanes when v_looks > 20
                         or v_limited & 2 > 0 and not rota._settle_limits(v_queue, v_limited);
+                    v_width := case v_looks
+                        when 1 then (v_most + 15) / 16
+                        else rota._width(v_taken, v_most, v_width)
+                    end;
                     v_taken := rota._take_turns(
-                        v_queue, v_priority, v_now, v_most,
-                        case v_looks
-                            when 1 then (v_most + 15) / 16
-                            else rota._width(v_taken, v_most)
-                        end,
-                        v_limited & 2 > 0,
+                        v_queue, v_priority, v_now, v_most, v_width, v_limited,
                         case v_looks when 1 then '{}' else v_taken.refused end
                     );
                     continue lanes when v_taken.turns is null;
@@ -315,13 +318,9 @@ begin
                     j.lease_until::timestamptz, j.timeout::interval, j.run::bigint, j.headers,
                     j.key::text;
 
-            if v_keyed then
-                if v_turn.places is not null then
-                    perform rota._pass_turn(v_queue, v_priority, v_turn, v_now);
-                else
-                    v_taken.places := v_found;
-                    perform rota._pass_turns(v_queue, v_priority, v_taken, v_now);
-                end if;
+            if v_keyed and not v_is_passed then
+                v_taken.places := v_found;
+                perform rota._pass_turns(v_queue, v_priority, v_taken, v_now);
             end if;
 
             v_room := v_room - cardinality(v_found);

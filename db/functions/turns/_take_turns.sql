@@ -1,3 +1,7 @@
+drop function if exists rota._take_turns(
+    text, integer, timestamptz, integer, integer, boolean, text[]
+);
+
 -- The keys whose turn it is, the longest first, and of each as many jobs as it may have now, locked
 -- as those of a claim's own scan are (claim_next_job). All of it is undone with the claim. What is
 -- to follow is posted when the jobs run (_pass_turns), in the same transaction.
@@ -5,7 +9,9 @@
 -- All turns of a key that can be had are taken, whose first place holds; a turn that somebody else
 -- holds stays his. Where keys are limited their locks come between: who has a key's lock sees all
 -- that was started under it before, since to let it go is to commit. A key whose lock another claim
--- has is left to it, and its turn stays.
+-- has is left to it, and its turn stays. Of a turn that only says that there is room nothing more
+-- is asked if no other of its key can be seen (_take_turn); in strict order it leads to the jobs
+-- behind those turns, too, that somebody else holds (_head_of_key).
 -- Lock order: turns, flow_locks, jobs, all skip locked: nothing is waited for.
 create or replace function rota._take_turns(
     queue text,
@@ -13,7 +19,7 @@ create or replace function rota._take_turns(
     at timestamptz,
     room integer,
     width integer,  -- how many turns to take
-    limited boolean,
+    limited integer,  -- queues.limited
     refused text[]
 )
     returns rota.taken_turns
@@ -28,7 +34,6 @@ declare
     v_took interval;
     v_first timestamptz;
     v_keys text[];
-    v_locks integer[];
     v_taken rota.taken_turns := row(null, refused, null, null, null);
 begin
     if v_is_noted then
@@ -60,8 +65,8 @@ begin
         return v_taken;
     end if;
 
-    if limited then
-        v_locks := array(
+    if limited & 2 > 0 then
+        with locked as materialized (
             select f.number
             from rota.flow_locks as f
             where f.queue = _take_turns.queue
@@ -69,19 +74,13 @@ begin
                     select rota._flow_number(u.key) from unnest(v_keys) as u(key)
                 ))
             for no key update skip locked
-        );
-
+        )
         select
-            array_agg(k.key) filter (where k.is_ours),
-            refused || array_agg(k.key) filter (where not k.is_ours)
+            array_agg(u.key) filter (where l.number is not null),
+            refused || array_agg(u.key) filter (where l.number is null)
         into v_keys, v_taken.refused
-        from (
-            select
-                u.key,
-                rota._flow_number(u.key) in (select l.number from unnest(v_locks) as l(number))
-                    as is_ours
-            from unnest(v_keys) as u(key)
-        ) as k;
+        from unnest(v_keys) as u(key)
+        left join locked as l on l.number = rota._flow_number(u.key);
 
         if v_keys is null then
             v_taken.turns := '{}';
@@ -107,20 +106,22 @@ begin
         returning t.key, t.from_run_at, t.from_id, t.passed
     )
     select array_agg(
-        row(k.key, k.run_ats[1], k.ids[1], k.passed, null, null, null, null)::rota.key_turn
+        row(k.key, k.from_run_at, k.from_id, k.passed, null, null, null, null)::rota.key_turn
     )
     into v_taken.turns
     from (
-        select
-            g.key,
-            array_agg(g.from_run_at order by g.from_run_at, g.from_id) as run_ats,
-            array_agg(g.from_id order by g.from_run_at, g.from_id) as ids,
-            max(g.passed) as passed
+        select distinct on (g.key) g.key, g.from_run_at, g.from_id, g.passed
         from gone as g
-        group by g.key
-    ) as k;
+        order by g.key, g.from_run_at, g.from_id
+    ) as k
+    where k.from_run_at < 'infinity' or limited & 8 > 0;
 
-    if limited then
+    if v_taken.turns is null then
+        v_taken.turns := '{}';
+        return v_taken;
+    end if;
+
+    if limited & 2 > 0 then
         v_taken.turns := rota._room_of_keys(queue, priority, v_taken.turns, at, v_from);
     end if;
 
