@@ -447,14 +447,14 @@ MUTANTS = [
         mutant(
             f"{what} asks for a window by the time at which it began",
             file,
-            now,
-            f"{now} - interval '75 seconds'",
+            ":= rota._now()",
+            ":= rota._now() - interval '75 seconds'",
             f"{TURN_RACES}::test_a_claim_that_waited_for_long_before_it_looked_knows_of_all_starts",
         )
-        for what, file, now in (
-            ("a claim of a job with a key", TAKE_TURN, "f.starts, rota._now()"),
-            ("a claim of jobs with keys", ROOM_OF_KEYS, ":= rota._now()"),
-            ("a claim of a limited queue", QUEUE_ROOM, ":= rota._now()"),
+        for what, file in (
+            ("a claim of a job with a key", TAKE_TURN),
+            ("a claim of jobs with keys", ROOM_OF_KEYS),
+            ("a claim of a limited queue", QUEUE_ROOM),
         )
     ),
     mutant(

@@ -45,6 +45,7 @@ declare
     v_other tid;  -- the turn that one leads to which only says that there is room
     v_dropped integer;  -- of those, because they lead to none
     v_room integer;
+    v_now timestamptz;
     v_stays_open boolean;  -- the key's window, also after this start
     v_lane bigint;
     v_is_sure boolean;
@@ -137,6 +138,7 @@ begin
         end if;
 
         if limited & 4 > 0 then
+            v_now := rota._now();
             select
                 e.settled is true
                 and (s.number > 1 or coalesce(f.max_starts, q.key_max_starts) is null)
@@ -146,7 +148,7 @@ begin
             left join rota.flows as f on f.queue = q.name and f.key = v_key
             cross join lateral rota._starts_left(
                 coalesce(f.max_starts, q.key_max_starts),
-                coalesce(f.starts_period, q.key_starts_period), f.cells, f.starts, rota._now()
+                coalesce(f.starts_period, q.key_starts_period), f.cells, f.starts, v_now
             ) as s
             where q.name = _take_turn.queue;
 
