@@ -153,6 +153,28 @@ def test_in_strict_order_a_turn_that_another_claim_holds_hides_no_earlier_job(co
     assert (got or claim_soon(conn, max_jobs=1)) == [first["job_id"]]
 
 
+@pytest.mark.parametrize(
+    "limits", [{}, {"key_max_starts": 1, "key_starts_period": "1 hour"}], ids=str
+)
+def test_claims_that_are_open_hide_no_key_but_those_that_they_took(conn, session, limits):
+    """Neither of these turns can be taken the short way, and all are ready since one moment."""
+    keys = [f"k{number}" for number in range(6)]
+    if limits:
+        configure(conn, **limits)
+        settle(conn)
+    call(conn, "enqueue_jobs", jobs=Jsonb([{"task": "t", "queue": Q, "key": key} for key in keys]))
+    if not limits:
+        conn.execute("update rota.turns set passed = 9")
+    claimers = [session() for _ in keys]
+
+    taken = []
+    for claimer in claimers:
+        claimer.begin()
+        taken += claimer.call("claim_next_job", queues=[Q])
+
+    assert sorted(row["key"] for row in taken) == keys
+
+
 def test_in_strict_order_room_leads_to_jobs_whose_turn_another_claim_holds(conn, session):
     configure(conn, key_in_order=True)
     settle(conn)

@@ -330,10 +330,24 @@ MUTANTS = [
         f"{TURNS}::test_turns_that_only_say_that_there_is_room_keep_no_claim_from_a_job",
     ),
     mutant(
+        "a turn that a claim of one job puts back is behind others that were as long ready",
+        TAKE_TURN,
+        "v_ready_at - interval '1 microsecond'",
+        "v_ready_at",
+        f"{TURN_RACES}::test_claims_that_are_open_hide_no_key_but_those_that_they_took",
+    ),
+    mutant(
+        "keys of which nothing waits for room leave their share to the first of the others",
+        TAKE_TURNS,
+        "greatest(1, room / v_number)",
+        "greatest(1, room / cardinality(v_taken.turns))",
+        f"{TURNS}::test_keys_share_a_claim_though_others_only_say_that_there_is_room",
+    ),
+    mutant(
         "in strict order room that is offered leads not behind a turn that a claim holds",
         TAKE_TURNS,
-        "    where k.from_run_at < 'infinity' or limited & 8 > 0;",
-        "    where k.from_run_at < 'infinity';",
+        "(where k.from_run_at < 'infinity' or limited & 8 > 0)",
+        "(where k.from_run_at < 'infinity')",
         f"{TURN_RACES}::test_in_strict_order_room_leads_to_jobs_whose_turn_another_claim_holds",
     ),
     mutant(
@@ -346,7 +360,7 @@ MUTANTS = [
     mutant(
         "the first key of a claim takes all of it",
         TAKE_TURNS,
-        "greatest(1, room / cardinality(v_taken.turns))",
+        "greatest(1, room / v_number)",
         "room",
         f"{TURNS}::test_keys_share_a_claim",
     ),

@@ -3,14 +3,15 @@ drop function if exists rota._take_turn(text, integer, timestamptz, boolean);
 -- The short way for a claim of one job, which most claims are: the first turn, and the first job of
 -- its key; as _take_turns, without its sets. Whatever is not plain is left to that function: a key
 -- that is refused or has no room, or whose window this start would shut, no job, or a schedule.
--- Then the turn is put back, and what was locked here is ours there, too. Of a key's turns only one
--- is taken, so each tenth time that function has its turn, which takes them all; and where another
--- one leads to earlier jobs: those of a key that were to run later have a turn of their own, if
--- they came first.
+-- Then the turn is put back, before those that were as long ready, so that it is the one that is
+-- taken there; what was locked here is ours there, too. Of a key's turns only one is taken, so each
+-- tenth time that function has its turn, which takes them all; and where another one leads to
+-- earlier jobs: those of a key that were to run later have a turn of their own, if they came first.
 --
 -- A turn that only says that there is room leads to the key's first other one; both stay if that
 -- leads nowhere, since the job may be behind another. If there is none to be seen it just goes:
--- nothing of the key waits for room, since who finds it full holds its lock until he commits.
+-- nothing of the key waits for room, since who finds it full holds its lock until he commits. Each
+-- leaves a lock that hides its key from others, so after fifty the claim has to come again.
 --
 -- What follows is posted at once, though the job does not run yet: the same turn, behind those of
 -- other keys, if another job is due; or one that waits for room, if this one takes the last. Many
@@ -76,6 +77,7 @@ begin
             perform rota._note_turns(
                 queue, priority, at, v_ready_at, clock_timestamp() - v_began, 1
             );
+            v_from := rota._turns_from(queue, priority, at);
         end if;
 
         if v_key is null then
@@ -113,7 +115,7 @@ begin
         v_dropped := coalesce(v_dropped, 0) + 1;
 
         if v_dropped = 50 then
-            return null;
+            return '{}';
         end if;
     end loop;
 
@@ -206,7 +208,7 @@ begin
     if v_is_plain is not true then
         insert into rota.turns (queue, priority, key, ready_at, from_run_at, from_id, passed)
         values (
-            queue, priority, v_key, v_ready_at,
+            queue, priority, v_key, v_ready_at - interval '1 microsecond',
             case when v_other is null then v_run_at else 'infinity' end,
             case when v_other is null then v_id else 0 end,
             case when v_other is null then v_passed else 0 end

@@ -34,6 +34,7 @@ declare
     v_took interval;
     v_first timestamptz;
     v_keys text[];
+    v_number integer;  -- of the keys, with those of which nothing waits for room
     v_taken rota.taken_turns := row(null, refused, null, null, null);
 begin
     if v_is_noted then
@@ -107,14 +108,13 @@ begin
     )
     select array_agg(
         row(k.key, k.from_run_at, k.from_id, k.passed, null, null, null, null)::rota.key_turn
-    )
-    into v_taken.turns
+    ) filter (where k.from_run_at < 'infinity' or limited & 8 > 0), count(*)
+    into v_taken.turns, v_number
     from (
         select distinct on (g.key) g.key, g.from_run_at, g.from_id, g.passed
         from gone as g
         order by g.key, g.from_run_at, g.from_id
-    ) as k
-    where k.from_run_at < 'infinity' or limited & 8 > 0;
+    ) as k;
 
     if v_taken.turns is null then
         v_taken.turns := '{}';
@@ -125,7 +125,7 @@ begin
         v_taken.turns := rota._room_of_keys(queue, priority, v_taken.turns, at, v_from);
     end if;
 
-    v_taken.share := greatest(1, room / cardinality(v_taken.turns));
+    v_taken.share := greatest(1, room / v_number);
 
     select array_agg(p.place), bool_or(p.recurring) into v_taken.places, v_taken.recurring
     from unnest(v_taken.turns) as k
