@@ -52,6 +52,7 @@ OLDEST_SERVER = 150000
 DEPLOY_LOCK = 0x726F7461  # "rota", the advisory lock of the first deploy of a database
 PATIENCE = 600.0  # seconds to wait for another deploy
 NOTICEABLE = 1.0  # seconds; a wait of that length is reported
+OUTLIVED_FUNCTIONS = ("_pass_turn",)  # whose files are gone: else they would be strays
 # It tells whether calls may be under way that need an old view (db/views.sql).
 FUNCTION_OF_BEFORE = """
     select min(p.prosrc)
@@ -425,6 +426,8 @@ def _replace_functions(conn: Connection, folder: Path) -> int:
         views, *functions, settings, _, grants = function_files(folder)
         names = {path.stem for path in functions} | {"version"}
         conn.execute("set local search_path = pg_catalog, pg_temp")
+        for name in OUTLIVED_FUNCTIONS:
+            conn.execute(f"drop function if exists rota.{name}")
         _refuse_strays(conn, names)
         _note_versions(conn, checkout_version(folder))
         conn.execute(f"select set_config('rota.before', ({FUNCTION_OF_BEFORE}), true)")
