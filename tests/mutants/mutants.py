@@ -643,7 +643,8 @@ MUTANTS = [
     mutant(
         "a key that was found full gets no turn",
         CLAIM,
-        "                        perform rota._pass_turns(v_queue, v_priority, v_taken, v_now);\n"
+        "                        perform rota._pass_turns(v_queue, v_priority, v_taken, v_now)\n"
+        "                        where cardinality(v_taken.turns) > 0;\n"
         "                        continue;",
         "                        continue;",
         ROOM_COMES,

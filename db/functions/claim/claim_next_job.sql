@@ -210,7 +210,8 @@ begin
                     v_recurring := v_taken.recurring;
 
                     if v_found is null then
-                        perform rota._pass_turns(v_queue, v_priority, v_taken, v_now);
+                        perform rota._pass_turns(v_queue, v_priority, v_taken, v_now)
+                        where cardinality(v_taken.turns) > 0;
                         continue;
                     end if;
                 end if;

@@ -1,10 +1,9 @@
-drop function if exists rota._pass_turns(text, integer, rota.taken_turns, timestamptz);
-
--- What follows the turns that a claim has taken, when the jobs that it takes are RUNNING, or one of
--- them is about to be: for each key that has a job left, one that is ready when it is, behind those
--- of other keys that are ready now; or if there is no room left, when there will be. The first
--- SCHEDULED job that is seen decides, also one that is locked just now: so what was found and left,
--- what settling a schedule put off and what somebody else holds are not forgotten.
+-- What follows the turns that a claim has taken, when the jobs that it takes are RUNNING; or when
+-- the only one of them is about to be (_take_turn): so the first of places is never one that is
+-- left. For each key that has a job left, one that is ready when it is, behind those of other keys
+-- that are ready now; or if there is no room left, when there will be. The first SCHEDULED job that
+-- is seen decides, also one that is locked just now: so what was found and left, what settling a
+-- schedule put off and what somebody else holds are not forgotten.
 --
 -- Where nothing is seen that is ready now, the turn goes, or is put off until something is, only
 -- under the arrival lock (_post_turns), after a look that begins when it is held; else the key is
@@ -17,8 +16,7 @@ create or replace function rota._pass_turns(
     queue text,
     priority integer,
     taken rota.taken_turns,
-    at timestamptz,
-    starting tid default null  -- a job that is taken and not RUNNING yet
+    at timestamptz
 )
     returns void
     language plpgsql
@@ -81,7 +79,7 @@ begin
                 and j.run_at < 'infinity'
                 and j.key = k.key
                 and j.state = 'SCHEDULED'
-                and j.ctid is distinct from starting
+                and j.ctid is distinct from taken.places[1]
             order by j.run_at, j.id
             limit 1
         ) as n on true

@@ -243,8 +243,7 @@ begin
                 )::rota.key_turn],
                 null, 1, v_places, false
             )::rota.taken_turns,
-            at,
-            v_places[1]
+            at
         );
     end if;
 
