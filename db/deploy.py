@@ -64,7 +64,7 @@ ATTEMPTS = 40  # in about forty seconds
 LONGEST_PAUSE = 1.0  # seconds between two of them
 SMALL = 32 * 2**20  # bytes of a table that is read in a moment
 LONGEST_CALL = 10.0  # seconds
-DROP_PATIENCE = 30.0  # seconds in which a drop waits for an old transaction
+DROP_PATIENCE = 30.0  # seconds in which drops wait for old transactions, all of them together
 BUILD_PATIENCE = 60.0  # seconds in which builds wait for old transactions, all of them together
 
 # The last id that a database gave while its ids did not tell which it is.
@@ -506,35 +506,48 @@ def _has_old_view(conn: Connection) -> bool:
 
 
 def _drop_outlived_indexes(conn: Connection, report: Callable[[str], None]) -> None:
-    """Drop the indexes that only the functions before this deploy looked at.
+    """Drop the indexes that only the functions before this deploy looked at, if others are there.
 
     One had unique keys unique in the whole database, and so refuses what the functions of now
     allow. Nor do they look at it: one of two calls of a key at the same instant may get 23505 by
-    it. Another was of lanes before there were keys; each write to a job pays for it. The last was
-    of turns, and plans that read a whole lane for one key could use it.
+    it. Two were of lanes, before there were keys and of all jobs; each write to a job pays for
+    them. The last was of turns, and plans that read a whole lane for one key could use it.
 
     Beside them, as an index is built: transactions that have written to its table are waited for,
-    which may be open for long, and nobody waits for the drop. What a drop that gave up leaves is no
-    longer valid, and goes with the next one.
+    which may be open for long, and nobody waits for the drop. One that stays open holds up every
+    drop, so once all have waited long enough the rest hardly do. What a drop that gave up leaves is
+    no longer valid, and goes with the next one.
     """
     costs = {
-        "live_jobs_unique_key": "no two queues can have a job of the same unique_key",
-        "live_jobs_by_lane": "each write to a job pays for it",
-        "turns_in_order": "each turn pays for it",
+        ("live_jobs_unique_key", "live_jobs_unique_key_of_queue"): (
+            "no two queues can have a job of the same unique_key"
+        ),
+        ("live_jobs_by_lane", "live_jobs_in_lane"): "each write to a job pays for it",
+        ("live_jobs_lane", "live_jobs_in_lane"): "each write to a job pays for it",
+        ("turns_in_order", "turns_in_time"): "each turn pays for it",
     }
-    for index, cost in costs.items():
-        if conn.execute(f"select to_regclass('rota.{index}')").fetchone() != (None,):
-            _outlast_calls(conn)
-            conn.execute("select set_config('lock_timeout', %s, false)", [f"{DROP_PATIENCE:.0f}s"])
-            try:
-                conn.execute(f"drop index concurrently rota.{index}")
-            except (errors.LockNotAvailable, errors.DeadlockDetected):
-                report(
-                    f"rota.{index} could not be dropped beside transactions that are open for long:"
-                    f" until the next deploy has done it, {cost}"
-                )
-            finally:
-                conn.execute("select set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
+    both = "select num_nonnulls(to_regclass(%s), to_regclass(%s)) = 2"
+    outlived = [
+        (index, cost)
+        for (index, successor), cost in costs.items()
+        if conn.execute(both, [f"rota.{index}", f"rota.{successor}"]).fetchone() == (True,)
+    ]
+    if not outlived:
+        return
+    _outlast_calls(conn)
+    gives_up = time.monotonic() + DROP_PATIENCE
+    for index, cost in outlived:
+        patience = max(gives_up - time.monotonic(), 0.1)
+        conn.execute("select set_config('lock_timeout', %s, false)", [f"{patience:.3f}s"])
+        try:
+            conn.execute(f"drop index concurrently rota.{index}")
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            report(
+                f"rota.{index} could not be dropped beside transactions that are open for long:"
+                f" until the next deploy has done it, {cost}"
+            )
+        finally:
+            conn.execute("select set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
 
 
 def _index_history(conn: Connection, report: Callable[[str], None]) -> None:

@@ -70,7 +70,7 @@ begin
 end;
 $$;
 
-create or replace view rota._all_jobs as
+create or replace view rota._all_stored_jobs as
 select
     j.id,
     j.task::text as task,
@@ -98,7 +98,8 @@ select
     j.cancel_requested_at,
     j.cancel_reason,
     j.headers,
-    j.key::text as key
+    j.key::text as key,
+    (j.counted and j.left_lane) is not true or j.counted as is_indexed
 from rota.live_jobs as j
 union all
 select
@@ -128,8 +129,47 @@ select
     f.cancel_requested_at,
     f.cancel_reason,
     f.headers,
-    f.key
+    f.key,
+    true
 from rota.finished_jobs as f;
+
+comment on view rota._all_stored_jobs is
+    'The jobs, live and finished, each true in is_indexed.';
+
+-- That condition is always true. To the planner it says of live jobs in which index they are, that
+-- of lanes or that of what is counted, so that those of a queue are found in both. Within the view
+-- above it would keep orders and joins from their indexes.
+create or replace view rota._all_jobs as
+select
+    j.id,
+    j.task,
+    j.state,
+    j.schedule_type,
+    j.queue,
+    j.priority,
+    j.run_at,
+    j.attempt,
+    j.max_retries,
+    j.payload,
+    j.result,
+    j.last_error,
+    j.unique_key,
+    j.name,
+    j.worker,
+    j.lease_until,
+    j.created_at,
+    j.started_at,
+    j.finished_at,
+    j.scheduled_for,
+    j.run,
+    j.timeout,
+    j.progress,
+    j.cancel_requested_at,
+    j.cancel_reason,
+    j.headers,
+    j.key
+from rota._all_stored_jobs as j
+where j.is_indexed;
 
 comment on view rota._all_jobs is
     'The jobs where there are no walls.';
@@ -431,6 +471,7 @@ comment on view rota.schedule_status is
 
 -- The jobs are counted in one pass over all of them, whose state no index may hold (see live_jobs);
 -- where one queue is asked for, only its own are read, and who asks for no count has none counted.
+-- These are found in two indexes (_all_jobs).
 -- Jobs may have come to a queue while it was deleted: these have its marked lane.
 create or replace view rota.queue_status with (security_barrier) as
 select
@@ -464,7 +505,7 @@ from (
     from rota.lanes as l
     cross join lateral (
         select from rota.live_jobs as j
-        where j.queue = l.queue
+        where j.queue = l.queue and ((j.counted and j.left_lane) is not true or j.counted)
         limit 1
     ) as one
     where l.retired_at is not null
@@ -482,6 +523,7 @@ left join (
         ) as oldest_due_at,
         count(*) filter (where j.state = 'WAITING') as waiting
     from rota.live_jobs as j
+    where (j.counted and j.left_lane) is not true or j.counted
     group by j.queue::text
 ) as c on c.queue = n.queue
 left join rota.queues as q on q.name = n.queue
@@ -537,6 +579,7 @@ cross join lateral (
             where l.keyed is null
                 and j.queue = l.queue
                 and rota._lane(j.key, j.priority) = l.priority
+                and (j.counted and j.left_lane) is not true
                 and j.state = 'SCHEDULED'
                 and j.run_at <= statement_timestamp()
             order by j.run_at, j.id
@@ -554,6 +597,7 @@ cross join lateral (
                     select from rota.live_jobs as j
                     where j.queue = t.queue
                         and rota._lane(j.key, j.priority) = rota._lane(t.key, t.priority)
+                        and (j.counted and j.left_lane) is not true
                         and j.key = t.key
                         and j.state = 'SCHEDULED'
                         and j.run_at <= statement_timestamp()

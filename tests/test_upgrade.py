@@ -4,6 +4,7 @@ In 0010 the table rota.job_executions became a view. Since 0075 the attempt that
 one-time job is its row in finished_jobs, and no row of its own.
 """
 
+import contextlib
 import io
 import shutil
 import subprocess
@@ -97,6 +98,10 @@ TWO_ROWS = {
         ("case when f.token is null then 1 else 0 end", "1"),
     ],
 }
+# The index of lanes before 0195.
+WHOLE_LANES = """
+    create index live_jobs_lane on rota.live_jobs (queue, rota._lane(key, priority), run_at, id)
+"""
 VIEWS_OF_TWO_ROWS = """
     drop view
         rota.job_executions, rota._walled_job_executions, rota._all_job_executions,
@@ -148,6 +153,7 @@ def write_two_rows(conn: Connection) -> None:
             conn.execute("set check_function_bodies = off")
             conn.execute(text.encode())
     conn.execute(VIEWS_OF_TWO_ROWS)
+    conn.execute(WHOLE_LANES)
     conn.execute((FOLDER / "settings.sql").read_text().encode())
     conn.execute("reset check_function_bodies")
 
@@ -221,6 +227,7 @@ def no_workflows(empty_db: str) -> Iterator[Connection]:
         conn.execute("set search_path = pg_catalog")
         for statement in BEFORE_WORKFLOWS.split(";"):
             conn.execute(statement.encode())
+        conn.execute(WHOLE_LANES)
         conn.execute(Path(__file__).with_name("before_workflows.sql").read_text())
         settings, place = (FOLDER / "settings.sql").read_text(), "unnest(s.functions) as f(name)"
         assert settings.count(place) == 1
@@ -255,19 +262,9 @@ def test_functions_of_before_go_on_where_the_tables_have_changed(
 ) -> None:
     """As it is from the last migration until the functions are replaced."""
     shutil.copytree(FOLDER / "migrations", tmp_path / "db" / "migrations", dirs_exist_ok=True)
-    callers = [Caller(empty_db, number) for number in range(3)]
-    for caller in callers:
-        caller.start()
+    with calls_under_way(empty_db):
+        deploy(empty_db, folder=tmp_path / "db", report=lambda line: None)
 
-    deploy(empty_db, folder=tmp_path / "db", report=lambda line: None)
-
-    reached = {caller: caller.turns for caller in callers}
-    wait_until(lambda: all(caller.turns > reached[caller] + 8 for caller in callers))
-    for caller in callers:
-        caller.going = False
-    for caller in callers:
-        caller.join()
-    assert [failure for caller in callers for failure in caller.failures] == []
     assert kept_alike.execute("select * from rota.check_invariants()").fetchall() == []
 
 
@@ -324,6 +321,25 @@ class Caller(threading.Thread):
                 conn.execute("select outcome from rota.executions where job_id = 1").fetchall()
 
 
+@contextlib.contextmanager
+def calls_under_way(url: str) -> Iterator[None]:
+    """Have callers at work, well before and well after what is done here; none may fail."""
+    callers = [Caller(url, number) for number in range(3)]
+    for caller in callers:
+        caller.start()
+    try:
+        wait_until(lambda: all(caller.turns > 8 for caller in callers))
+        yield
+        reached = {caller: caller.turns for caller in callers}
+        wait_until(lambda: all(caller.turns > reached[caller] + 8 for caller in callers))
+    finally:
+        for caller in callers:
+            caller.going = False
+        for caller in callers:
+            caller.join()
+    assert [failure for caller in callers for failure in caller.failures] == []
+
+
 def recorded(conn: Connection) -> list[tuple]:
     """Return (job, attempt, outcome) of all that is to be read; both views must say the same."""
     ended, every = (
@@ -340,20 +356,10 @@ def recorded(conn: Connection) -> list[tuple]:
 @pytest.mark.parametrize("before", ["old", "two_rows", "no_workflows", "kept_alike"])
 def test_no_call_fails_while_what_is_on_record_moves(request, before, empty_db):
     old = request.getfixturevalue(before)
-    callers = [Caller(empty_db, number) for number in range(3)]
-    for caller in callers:
-        caller.start()
-    wait_until(lambda: all(caller.turns > 8 for caller in callers))
 
-    deploy(empty_db, report=lambda line: None)
+    with calls_under_way(empty_db):
+        deploy(empty_db, report=lambda line: None)
 
-    reached = {caller: caller.turns for caller in callers}
-    wait_until(lambda: all(caller.turns > reached[caller] + 8 for caller in callers))
-    for caller in callers:
-        caller.going = False
-    for caller in callers:
-        caller.join()
-    assert [failure for caller in callers for failure in caller.failures] == []
     assert old.execute("select * from rota.check_invariants()").fetchall() == []
     charged = [row for row in recorded(old) if row[2] != "RELEASED"]
     assert len(charged) == len(set(charged))
@@ -478,9 +484,11 @@ def test_the_functions_of_before_go_on_between_the_migration_and_the_new_ones(tw
 @pytest.mark.parametrize("errors", [None, ["x", None]], ids=["all succeeded", "one failed"])
 @pytest.mark.parametrize("first", ["the waiting one", "another, by the new functions"])
 def test_a_finish_under_way_while_the_functions_are_replaced_records_each_attempt_once(
-    two_rows, empty_db, errors, first
+    two_rows, empty_db, errors, first, monkeypatch
 ):
     """It runs on as it was when it was called, and meets what the new functions have written."""
+    monkeypatch.setattr("rota.db.deploy.LONGEST_CALL", 0.5)
+    monkeypatch.setattr("rota.db.deploy.DROP_PATIENCE", 0.5)
     call(two_rows, "enqueue_jobs", jobs=Jsonb([{"task": "t", "max_retries": 0}] * 2))
     rows = call(two_rows, "claim_next_job", max_jobs=2)
     pairs = {"job_ids": [row["id"] for row in rows], "tokens": [row["token"] for row in rows]}
@@ -787,12 +795,11 @@ def test_an_old_transaction_does_not_hold_a_deploy_up_for_each_week_anew(empty_d
 BEFORE_KEYS = """
     alter function rota._watch_jobs() rename to _refuse_impossible_jobs;
     drop function rota.enqueue_job, rota.enqueue_many, rota._use_lane, rota._bad_job;
-    drop view rota._all_jobs, rota.schedule_status, rota.queue_heads, rota.queue_status,
+    drop view rota._all_stored_jobs, rota.schedule_status, rota.queue_heads, rota.queue_status,
         rota.queue_census, rota.key_limits cascade;
-    drop index rota.live_jobs_lane;
     alter table rota.census drop no_room, drop oldest_with_room_at, drop if exists waiting;
     alter type rota.job_filter drop attribute key;
-    alter table rota.live_jobs drop key, drop counted;
+    alter table rota.live_jobs drop key, drop counted, drop left_lane;
     alter table rota.finished_jobs drop key;
     create index live_jobs_by_lane on rota.live_jobs (queue, priority desc, run_at, id);
     alter table rota.lanes drop keyed;
@@ -1070,7 +1077,9 @@ def test_a_deploy_of_keys_may_be_killed_at_each_step_and_the_next_one_goes_on(
     indexes = [
         "create index concurrently if not exists live_jobs_lane",
         "create index concurrently if not exists live_jobs_counted",
+        "create index concurrently if not exists live_jobs_in_lane",
         "drop index concurrently rota.live_jobs_by_lane",
+        "drop index concurrently rota.live_jobs_lane",
     ]
     notes = [f"note {path.stem}" for path in sorted((FOLDER / "migrations").glob("01[23]*.sql"))]
     functions = "create or replace function rota.claim_next_job("
@@ -1080,8 +1089,9 @@ def test_a_deploy_of_keys_may_be_killed_at_each_step_and_the_next_one_goes_on(
         *notes[:2],
         *indexes[:2],
         *notes[2:],
-        functions,
         indexes[2],
+        functions,
+        *indexes[3:],
         triggers,
     ]
     keyless.execute(HALTS)
@@ -1113,6 +1123,24 @@ def test_a_deploy_of_keys_may_be_killed_at_each_step_and_the_next_one_goes_on(
     call(keyless, "enqueue_many", task="t", queue="keyed", key="a", payloads=Jsonb([1, 2]))
     assert len(call(keyless, "claim_next_job", queues=["keyed"], max_jobs=5)) == 1
     assert keyless.execute("select * from rota.check_invariants()").fetchall() == []
+
+
+def test_a_job_in_strict_order_that_waits_since_before_keeps_its_place_and_is_found(
+    kept_alike: Connection, empty_db: str
+) -> None:
+    """It is counted, and the index of lanes of now has nothing that is counted and runs."""
+    call(kept_alike, "configure_queue", queue="q", key_in_order=True)
+    call(kept_alike, "enqueue_many", task="t", queue="q", key="k", payloads=Jsonb([1, 2]))
+    claim = {"queues": ["q"], "max_jobs": 2}
+    [head] = wait_until(lambda: call(kept_alike, "claim_next_job", **claim))
+    held = {"job_id": head["id"], "token": head["token"]}
+    call(kept_alike, "finish_job", **held, error="boom", retry_in=timedelta(0))
+
+    deploy(empty_db, report=lambda line: None)
+
+    again = wait_until(lambda: call(kept_alike, "claim_next_job", **claim))
+    assert [row["id"] for row in again] == [head["id"]]
+    assert kept_alike.execute("select * from rota.check_invariants()").fetchall() == []
 
 
 def test_a_census_is_taken_with_the_functions_of_before_once_it_counts_what_waits(
@@ -1282,9 +1310,11 @@ def test_that_jobs_can_wait_rewrites_and_reads_no_table_and_locks_one(no_workflo
 
 
 def test_a_finish_of_before_that_leaves_a_child_behind_is_made_good_by_upkeep(
-    no_workflows, empty_db
+    no_workflows, empty_db, monkeypatch
 ):
     """It began under functions that knew of no children, and waited while a job got one."""
+    monkeypatch.setattr("rota.db.deploy.LONGEST_CALL", 0.5)
+    monkeypatch.setattr("rota.db.deploy.DROP_PATIENCE", 0.5)
     for path in sorted((FOLDER / "migrations").glob("014*.sql")):
         no_workflows.execute(path.read_text().encode())
     call(no_workflows, "enqueue_job", task="t")

@@ -184,6 +184,45 @@ def test_no_index_of_the_hot_table_holds_a_column_that_a_claim_changes(conn):
         assert changed.isdisjoint(re.findall(r"\w+", definition.split("USING")[1]))
 
 
+def test_a_claim_under_a_limit_writes_nothing_to_the_index_of_lanes(connect):
+    conn = connect()
+    call(conn, "configure_queue", queue="q", key_max_running=1000)
+    jobs = [{"task": "t", "queue": "q", "key": f"k{number % 100}"} for number in range(3000)]
+    call(conn, "enqueue_jobs", jobs=Jsonb(jobs))
+    size = "select pg_relation_size('rota.live_jobs_' || %s)"
+    before = [conn.execute(size, [name]).fetchone() for name in ("in_lane", "counted")]
+
+    while call(conn, "claim_next_job", queues=["q"], max_jobs=1000):
+        pass
+
+    after = [conn.execute(size, [name]).fetchone() for name in ("in_lane", "counted")]
+    assert after[0] == before[0]
+    assert after[1] > before[1]
+
+
+@pytest.mark.parametrize("limit", [None, 1000])
+def test_the_live_jobs_of_one_queue_are_found_by_index(connect, limit):
+    """Though what runs under a limit stands in another one."""
+    conn = connect()
+    if limit:
+        call(conn, "configure_queue", queue="few", key_max_running=limit)
+    fill(conn, 20_000)
+    call(conn, "enqueue_many", task="t", queue="few", key="k", payloads=Jsonb([1, 2, 3]))
+    wait_until(lambda: call(conn, "claim_next_job", queues=["few"]))
+    conn.execute("analyze")
+    before = scans(connect, conn)[0]
+
+    state = conn.execute(
+        "select scheduled, running from rota.queue_status where queue = 'few'"
+    ).fetchone()
+    with pytest.raises(psycopg.Error, match="has live jobs"):
+        call(conn, "delete_queue", queue="few")
+    assert call(conn, "explain_job", job_id=20_003)
+
+    assert state == (2, 1)
+    assert scans(connect, conn)[0] == before
+
+
 def test_a_claim_uses_all_columns_of_its_lane_as_index_conditions(connect):
     conn = connect()
     fill(conn, 1000)
@@ -193,7 +232,7 @@ def test_a_claim_uses_all_columns_of_its_lane_as_index_conditions(connect):
 
     (lane_scan,) = [plan for plan in plans if "LockRows" in plan]
     condition = index_condition(lane_scan)
-    assert "live_jobs_lane" in lane_scan
+    assert "live_jobs_in_lane" in lane_scan
     assert all(part in condition for part in ("queue =", "END =", "ROW(run_at, id)", "run_at <="))
     (update,) = [plan for plan in plans if "Update on live_jobs" in plan]
     assert "TID Cond" in update
@@ -209,7 +248,7 @@ def test_a_look_behind_a_cursor_reads_no_more_than_its_slice(connect):
     assert slices
     for plan in slices:
         condition = index_condition(plan)
-        assert "live_jobs_lane" in plan
+        assert "live_jobs_in_lane" in plan
         assert all(
             part in condition for part in ("queue =", "END =", "run_at >=", "ROW(run_at, id) <")
         )
@@ -308,10 +347,10 @@ def test_nothing_that_has_to_do_with_keys_reads_a_whole_table(connect, statistic
     }
     assert read == set()
     assert_turns_are_found_by_key(plans)
-    looks = [p for p in plans if "LockRows" in p and "unnest" in p and "live_jobs_lane" in p]
+    looks = [p for p in plans if "LockRows" in p and "unnest" in p and "live_jobs_in_lane" in p]
     assert looks
     for look in looks:
-        condition = re.search(r"using live_jobs_lane.*\n\s+Index Cond: (.*)", look)[1]
+        condition = re.search(r"using live_jobs_in_lane.*\n\s+Index Cond: (.*)", look)[1]
         parts = ("queue)", "hashtextextended(k.key", ">= ROW(", " <= $")
         assert all(part in condition for part in parts), look
 

@@ -8,6 +8,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -349,6 +350,42 @@ def test_a_part_of_upkeep_that_fails_stops_no_other(conn, clock):
     assert len([warning for warning in seen if "not this one" in warning]) == 3
     assert len(partitions(conn, "finished_jobs")) == 11
     assert len(partitions(conn, "attempts")) == 11
+
+
+def test_what_functions_of_before_left_to_wait_is_put_into_its_lane(conn, connect):
+    """It keeps the place of its key. One whose row somebody holds is not waited for."""
+    call(conn, "configure_queue", queue="q", key_in_order=True)
+    for key in "aabb":
+        call(conn, "enqueue_job", task="t", queue="q", key=key)
+
+    def claim():
+        return call(conn, "claim_next_job", queues=["q"], max_jobs=4)
+
+    heads = wait_until(claim)
+    for row in heads:
+        held = {"job_id": row["id"], "token": row["token"]}
+        call(conn, "finish_job", **held, error="boom", retry_in=timedelta(0))
+    conn.execute("update rota.live_jobs set left_lane = true where counted")
+    first, second = sorted(row["id"] for row in heads)
+
+    def lost():
+        broken = conn.execute("select invariant, job_id from rota.check_invariants()").fetchall()
+        assert all(rule == "C9: what waits stands in its lane" for rule, _ in broken)
+        return sorted(job_id for _, job_id in broken)
+
+    assert claim() == []
+    assert lost() == [first, second]
+
+    holder = connect(autocommit=False)
+    holder.execute("select from rota.live_jobs where id = %s for no key update", [second])
+    call(conn, "maintain")
+    assert [row["id"] for row in claim()] == [first]
+    assert lost() == [second]
+
+    holder.rollback()
+    call(conn, "maintain")
+    assert [row["id"] for row in claim()] == [second]
+    assert lost() == []
 
 
 def test_weeks_of_the_past_that_nobody_prepared_get_their_partition(conn, clock):

@@ -393,6 +393,28 @@ MUTANTS = [
         NEXT_IN_ORDER,
     ),
     mutant(
+        "a failed job that keeps its place stands in no lane",
+        END,
+        "                left_lane = null,\n",
+        "",
+        f"{TURNS}::test_a_schedule_that_is_paused_in_its_backoff_holds_up_its_key_for_no_longer",
+    ),
+    mutant(
+        "what functions of before left in no lane stays there",
+        "db/functions/upkeep/maintain.sql",
+        "        set left_lane = null\n",
+        "        set left_lane = true\n",
+        "tests/functions/test_upkeep.py"
+        "::test_what_functions_of_before_left_to_wait_is_put_into_its_lane",
+    ),
+    mutant(
+        "who counts the jobs of one queue reads all",
+        "db/views.sql",
+        "    where (j.counted and j.left_lane) is not true or j.counted\n    group by",
+        "    group by",
+        "tests/functions/test_plans.py::test_the_live_jobs_of_one_queue_are_found_by_index",
+    ),
+    mutant(
         "what a claim starts under a limit is not counted",
         CLAIM,
         "counted = v_counted,\n",
@@ -1745,8 +1767,8 @@ MUTANTS = [
     mutant(
         "a queue with live jobs is deleted",
         "db/functions/queues/delete_queue.sql",
-        "select from rota.live_jobs as j where j.queue = delete_queue.queue",
-        "select from rota.live_jobs as j where j.queue = delete_queue.queue and false",
+        "        where j.queue = delete_queue.queue\n",
+        "        where false\n",
         f"{QUEUES}::test_a_queue_with_live_jobs_is_not_deleted",
     ),
     mutant(

@@ -232,6 +232,7 @@ begin
                     from rota.live_jobs as j
                     where j.queue = v_queue
                         and rota._lane(j.key, j.priority) = v_priority
+                        and (j.counted and j.left_lane) is not true
                         and (j.run_at, j.id) >= (
                             coalesce((v_behind.cursor).run_at, '-infinity'),
                             coalesce((v_behind.cursor).id, 0)
@@ -310,6 +311,7 @@ begin
                     attempt = j.attempt + 1,
                     started_at = v_claimed_at,
                     counted = v_counted,
+                    left_lane = v_counted,
                     unkept = v_unkept
                 from unnest(v_found) as f(place)
                 where j.ctid = f.place

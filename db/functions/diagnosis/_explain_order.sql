@@ -26,6 +26,7 @@ begin
             from rota.live_jobs as o
             where o.queue = job.queue
                 and rota._lane(o.key, o.priority) = l.priority
+                and (o.counted and o.left_lane) is not true
                 and o.run_at <= at
                 and o.state = 'SCHEDULED'
             limit 10001
@@ -39,6 +40,7 @@ begin
         from rota.live_jobs as o
         where o.queue = job.queue
             and rota._lane(o.key, o.priority) = rota._lane(job.key, job.priority)
+            and (o.counted and o.left_lane) is not true
             and o.key is not distinct from job.key
             and (o.run_at, o.id) < (job.run_at, job.id)
             and o.state = 'SCHEDULED'

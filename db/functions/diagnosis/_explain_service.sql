@@ -43,7 +43,7 @@ begin
             from (
                 select o.state, o.lease_until
                 from rota.live_jobs as o
-                where o.queue = job.queue
+                where o.queue = job.queue and ((o.counted and o.left_lane) is not true or o.counted)
                 order by o.queue, o.priority desc, o.run_at, o.id
                 limit 10000
             ) as o

@@ -188,6 +188,7 @@ begin
                 lease_until = null,
                 started_at = null,
                 counted = d.new_counted,
+                left_lane = null,
                 unsettled_since = case
                     when d.verdict = 'NEXT RUN' and (d.next).error is not null then v_now
                 end

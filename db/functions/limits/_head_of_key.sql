@@ -56,6 +56,7 @@ begin
     from rota.live_jobs as j
     where j.queue = _head_of_key.queue
         and rota._lane(j.key, j.priority) = rota._lane(_head_of_key.key, turn_priority)
+        and (j.counted and j.left_lane) is not true
         and (j.run_at, j.id) >= (_head_of_key.from_run_at, _head_of_key.from_id)
         and j.run_at <= at
         and j.key = _head_of_key.key

@@ -82,13 +82,19 @@ begin
         where j.ctid = any(array(
             select u.ctid
             from rota.live_jobs as u
-            where u.queue = _settle_limits.queue and u.state = 'RUNNING' and u.counted is null
+            where u.queue = _settle_limits.queue
+                and (u.counted and u.left_lane) is not true
+                and u.state = 'RUNNING'
+                and u.counted is null
             for no key update skip locked
         ));
 
         if exists (
             select from rota.live_jobs as j
-            where j.queue = _settle_limits.queue and j.state = 'RUNNING' and j.counted is null
+            where j.queue = _settle_limits.queue
+                and (j.counted and j.left_lane) is not true
+                and j.state = 'RUNNING'
+                and j.counted is null
         ) then
             return false;
         end if;

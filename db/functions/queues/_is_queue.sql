@@ -11,7 +11,11 @@ as $$
             select from rota.lanes as l
             where l.queue = _is_queue.queue and l.retired_at is null
         )
-        or exists (select from rota.live_jobs as j where j.queue = _is_queue.queue)
+        or exists (
+            select from rota.live_jobs as j
+            where j.queue = _is_queue.queue
+                and ((j.counted and j.left_lane) is not true or j.counted)
+        )
 $$;
 
 comment on function rota._is_queue is

@@ -24,7 +24,11 @@ begin
     delete from rota.queues as q
     where q.name = delete_queue.queue;
 
-    if exists (select from rota.live_jobs as j where j.queue = delete_queue.queue) then
+    if exists (
+        select from rota.live_jobs as j
+        where j.queue = delete_queue.queue
+            and ((j.counted and j.left_lane) is not true or j.counted)
+    ) then
         raise exception 'queue % has live jobs', queue
             using errcode = 'RTC01',
                   hint = 'Let them end, or cancel them, and then delete the queue.';
@@ -53,7 +57,10 @@ begin
         from rota.turns as u
         where u.queue = delete_queue.queue
             and rota._arrival(u.queue, u.key) = any(v_got)
-            and not exists (select from rota.live_jobs as j where j.queue = u.queue)
+            and not exists (
+                select from rota.live_jobs as j
+                where j.queue = u.queue and ((j.counted and j.left_lane) is not true or j.counted)
+            )
         for update skip locked
     ));
 

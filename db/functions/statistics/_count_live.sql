@@ -74,6 +74,7 @@ as $$
                 select u.queue from full_keys as u
             ))
             and (exists (select from full_queues) or exists (select from full_keys))
+            and (j.counted and j.left_lane) is not true
             and j.state = 'SCHEDULED'
             and j.run_at <= at
         group by j.queue, j.task, j.priority

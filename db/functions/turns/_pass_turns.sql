@@ -75,6 +75,7 @@ begin
             from rota.live_jobs as j
             where j.queue = _pass_turns.queue
                 and rota._lane(j.key, j.priority) = rota._lane(k.key, _pass_turns.priority)
+                and (j.counted and j.left_lane) is not true
                 and (j.run_at, j.id) >= (k.from_run_at, k.from_id)
                 and j.run_at < 'infinity'
                 and j.key = k.key

@@ -184,6 +184,7 @@ begin
                 from rota.live_jobs as o
                 where o.queue = _take_turn.queue
                     and rota._lane(o.key, o.priority) = v_lane
+                    and (o.counted and o.left_lane) is not true
                     and (o.run_at, o.id) >= (v_run_at, v_id)
                     and o.run_at < 'infinity'
                     and o.key = v_key
@@ -196,6 +197,7 @@ begin
         from rota.live_jobs as j
         where j.queue = _take_turn.queue
             and rota._lane(j.key, j.priority) = v_lane
+            and (j.counted and j.left_lane) is not true
             and (j.run_at, j.id) >= (v_run_at, v_id)
             and j.run_at <= at
             and j.key = v_key

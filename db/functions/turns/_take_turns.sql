@@ -134,6 +134,7 @@ begin
         from rota.live_jobs as j
         where j.queue = _take_turns.queue
             and rota._lane(j.key, j.priority) = rota._lane(k.key, _take_turns.priority)
+            and (j.counted and j.left_lane) is not true
             and (j.run_at, j.id) >= (
                 coalesce(k.head_run_at, k.from_run_at), coalesce(k.head_id, k.from_id)
             )

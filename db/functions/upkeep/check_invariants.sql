@@ -261,6 +261,11 @@ as $$
     where j.state = 'RUNNING' and j.counted is null
 
     union all
+    select 'C9: what waits stands in its lane', j.id, format('queue %s, key %s', j.queue, j.key)
+    from rota.live_jobs as j
+    where j.state = 'SCHEDULED' and j.counted and j.left_lane
+
+    union all
     select 'W1: a job is WAITING if and only if there is something to wait for',
         coalesce(j.id, w.job_id), format('%s, waits for %s', j.state, w.open)
     from rota.live_jobs as j

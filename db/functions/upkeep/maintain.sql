@@ -84,6 +84,21 @@ begin
     end;
 
     begin
+        -- In strict order, where functions of before ended an attempt that those of now had begun.
+        update rota.live_jobs as j
+        set left_lane = null
+        where j.ctid = any(array(
+            select o.ctid
+            from rota.live_jobs as o
+            where o.counted and o.left_lane and o.state = 'SCHEDULED'
+            for no key update skip locked
+        ));
+    exception
+        when others then
+            raise warning 'jobs that wait could not be put into their lanes: %', sqlerrm;
+    end;
+
+    begin
         perform rota._forget_flows(v_now);
     exception
         when others then

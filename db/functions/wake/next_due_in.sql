@@ -54,6 +54,7 @@ begin
             from rota.live_jobs as j
             where j.queue = l.queue
                 and rota._lane(j.key, j.priority) = l.priority
+                and (j.counted and j.left_lane) is not true
                 and j.run_at > v_began
                 and j.run_at <= v_until
                 and j.state = 'SCHEDULED'

@@ -75,6 +75,7 @@ begin
             from rota.live_jobs as j
             where j.queue = _look_behind.queue
                 and rota._lane(j.key, j.priority) = _look_behind.priority
+                and (j.counted and j.left_lane) is not true
                 and j.run_at >= v_down_to
                 and (j.run_at, j.id) < (v_cursor.swept_run_at, v_cursor.swept_id)
                 and j.state = 'SCHEDULED'

@@ -22,6 +22,7 @@ begin
         from rota.live_jobs as j
         where j.queue = _oldest_due.queue
             and rota._lane(j.key, j.priority) = _oldest_due.priority
+            and (j.counted and j.left_lane) is not true
             and (j.run_at, j.id) >= (v_cursor.run_at, v_cursor.id)
             and j.run_at <= at
             and j.state = 'SCHEDULED'

@@ -22,6 +22,7 @@ begin
         from rota.live_jobs as j
         where j.queue = _scan_time.queue
             and rota._lane(j.key, j.priority) = _scan_time.priority
+            and (j.counted and j.left_lane) is not true
             and j.run_at <= v_until
             and j.state = 'SCHEDULED'
         order by j.run_at, j.id
