@@ -504,9 +504,17 @@ from (
     select l.queue
     from rota.lanes as l
     cross join lateral (
-        select from rota.live_jobs as j
-        where j.queue = l.queue and ((j.counted and j.left_lane) is not true or j.counted)
-        limit 1
+        (
+            select from rota.live_jobs as j
+            where j.queue = l.queue and (j.counted and j.left_lane) is not true
+            limit 1
+        )
+        union all
+        (
+            select from rota.live_jobs as j
+            where j.queue = l.queue and j.counted
+            limit 1
+        )
     ) as one
     where l.retired_at is not null
 ) as n

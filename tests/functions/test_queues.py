@@ -8,6 +8,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from rota.db.gateway import call
+from tests.waiting import wait_until
 
 UNSPELLABLE = ["a,b", "mail:2", "mail.*", " lead", "trail ", ","]
 
@@ -402,13 +403,14 @@ def test_a_deleted_queue_is_shown_no_more_and_begins_anew(conn):
         assert status(conn, "mail") is not None
 
 
-@pytest.mark.parametrize("when", ["now", "later", "running"])
+@pytest.mark.parametrize("when", ["now", "later", "running", "running under a limit"])
 def test_a_queue_with_live_jobs_is_not_deleted(conn, when):
-    call(conn, "configure_queue", queue="mail", max_retries=9)
+    limit = 1 if when == "running under a limit" else None
+    call(conn, "configure_queue", queue="mail", max_retries=9, max_running=limit)
     run_at = datetime.now(UTC) + timedelta(days=1) if when == "later" else None
     call(conn, "enqueue_job", task="t", queue="mail", run_at=run_at)
-    if when == "running":
-        call(conn, "claim_next_job", queues=["mail"])
+    if "running" in when:
+        wait_until(lambda: call(conn, "claim_next_job", queues=["mail"]))
 
     assert refused(conn, "delete_queue", queue="mail") == "RTC01"
 

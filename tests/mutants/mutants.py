@@ -1765,10 +1765,17 @@ MUTANTS = [
         f"{QUEUES}::test_a_deleted_queue_is_shown_no_more_and_begins_anew",
     ),
     mutant(
+        "a queue is deleted while jobs run there under a limit",
+        "db/functions/queues/delete_queue.sql",
+        "        where j.queue = delete_queue.queue and j.counted\n",
+        "        where false\n",
+        f"{QUEUES}::test_a_queue_with_live_jobs_is_not_deleted",
+    ),
+    mutant(
         "a queue with live jobs is deleted",
         "db/functions/queues/delete_queue.sql",
-        "        where j.queue = delete_queue.queue\n",
-        "        where false\n",
+        "        where j.queue = delete_queue.queue and (",
+        "        where false and (",
         f"{QUEUES}::test_a_queue_with_live_jobs_is_not_deleted",
     ),
     mutant(

@@ -13,9 +13,9 @@ as $$
         )
         or exists (
             select from rota.live_jobs as j
-            where j.queue = _is_queue.queue
-                and ((j.counted and j.left_lane) is not true or j.counted)
+            where j.queue = _is_queue.queue and (j.counted and j.left_lane) is not true
         )
+        or exists (select from rota.live_jobs as j where j.queue = _is_queue.queue and j.counted)
 $$;
 
 comment on function rota._is_queue is

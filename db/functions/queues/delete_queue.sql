@@ -26,8 +26,10 @@ begin
 
     if exists (
         select from rota.live_jobs as j
-        where j.queue = delete_queue.queue
-            and ((j.counted and j.left_lane) is not true or j.counted)
+        where j.queue = delete_queue.queue and (j.counted and j.left_lane) is not true
+    ) or exists (
+        select from rota.live_jobs as j
+        where j.queue = delete_queue.queue and j.counted
     ) then
         raise exception 'queue % has live jobs', queue
             using errcode = 'RTC01',
@@ -59,7 +61,10 @@ begin
             and rota._arrival(u.queue, u.key) = any(v_got)
             and not exists (
                 select from rota.live_jobs as j
-                where j.queue = u.queue and ((j.counted and j.left_lane) is not true or j.counted)
+                where j.queue = u.queue and (j.counted and j.left_lane) is not true
+            )
+            and not exists (
+                select from rota.live_jobs as j where j.queue = u.queue and j.counted
             )
         for update skip locked
     ));
