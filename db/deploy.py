@@ -25,7 +25,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, nullcontext
 from itertools import count
 from pathlib import Path
@@ -518,18 +518,20 @@ def _drop_outlived_indexes(conn: Connection, report: Callable[[str], None]) -> N
     drop, so once all have waited long enough the rest hardly do. What a drop that gave up leaves is
     no longer valid, and goes with the next one.
     """
-    costs = {
-        ("live_jobs_unique_key", "live_jobs_unique_key_of_queue"): (
-            "no two queues can have a job of the same unique_key"
+    costs = [  # of an index whose successor is there
+        (
+            "live_jobs_unique_key",
+            "live_jobs_unique_key_of_queue",
+            "no two queues can have a job of the same unique_key",
         ),
-        ("live_jobs_by_lane", "live_jobs_in_lane"): "each write to a job pays for it",
-        ("live_jobs_lane", "live_jobs_in_lane"): "each write to a job pays for it",
-        ("turns_in_order", "turns_in_time"): "each turn pays for it",
-    }
+        ("live_jobs_by_lane", "live_jobs_in_lane", "each write to a job pays for it"),
+        ("live_jobs_lane", "live_jobs_in_lane", "each write to a job pays for it"),
+        ("turns_in_order", "turns_in_time", "each turn pays for it"),
+    ]
     both = "select num_nonnulls(to_regclass(%s), to_regclass(%s)) = 2"
     outlived = [
         (index, cost)
-        for (index, successor), cost in costs.items()
+        for index, successor, cost in costs
         if conn.execute(both, [f"rota.{index}", f"rota.{successor}"]).fetchone() == (True,)
     ]
     if not outlived:
@@ -537,17 +539,14 @@ def _drop_outlived_indexes(conn: Connection, report: Callable[[str], None]) -> N
     _outlast_calls(conn)
     gives_up = time.monotonic() + DROP_PATIENCE
     for index, cost in outlived:
-        patience = max(gives_up - time.monotonic(), 0.1)
-        conn.execute("select set_config('lock_timeout', %s, false)", [f"{patience:.3f}s"])
         try:
-            conn.execute(f"drop index concurrently rota.{index}")
+            with _waiting(conn, max(gives_up - time.monotonic(), 0.1)):
+                conn.execute(f"drop index concurrently rota.{index}")
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             report(
                 f"rota.{index} could not be dropped beside transactions that are open for long:"
                 f" until the next deploy has done it, {cost}"
             )
-        finally:
-            conn.execute("select set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
 
 
 def _index_history(conn: Connection, report: Callable[[str], None]) -> None:
@@ -607,10 +606,16 @@ def _build_index(conn: Connection, index: str, *, patience: float | None) -> Non
     if patience is None:
         _patiently(lambda: conn.execute(f"create index {index}"))
         return
-    if patience > 0:
-        conn.execute("select set_config('lock_timeout', %s, false)", [f"{patience + 1:.0f}s"])
-    try:
+    with _waiting(conn, patience + 1) if patience > 0 else nullcontext():
         conn.execute(f"create index concurrently {index}")
+
+
+@contextlib.contextmanager
+def _waiting(conn: Connection, seconds: float) -> Iterator[None]:
+    """Have statements wait so long for locks: for those behind which nobody waits."""
+    conn.execute("select set_config('lock_timeout', %s, false)", [f"{seconds:.3f}s"])
+    try:
+        yield
     finally:
         conn.execute("select set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
 

@@ -196,6 +196,13 @@ def old(two_rows: Connection) -> Connection:
     return conn
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deploy that waits for a call that the test holds up is soon tired of it."""
+    monkeypatch.setattr("rota.db.deploy.LONGEST_CALL", 0.5)
+    monkeypatch.setattr("rota.db.deploy.DROP_PATIENCE", 0.5)
+
+
 # What there was not before 0140; the functions of then are in before_workflows.sql.
 BEFORE_WORKFLOWS = """
     drop function rota.finish_job;
@@ -481,14 +488,13 @@ def test_the_functions_of_before_go_on_between_the_migration_and_the_new_ones(tw
     assert two_rows.execute("select * from rota.check_invariants()").fetchall() == []
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("errors", [None, ["x", None]], ids=["all succeeded", "one failed"])
 @pytest.mark.parametrize("first", ["the waiting one", "another, by the new functions"])
 def test_a_finish_under_way_while_the_functions_are_replaced_records_each_attempt_once(
-    two_rows, empty_db, errors, first, monkeypatch
+    two_rows, empty_db, errors, first
 ):
     """It runs on as it was when it was called, and meets what the new functions have written."""
-    monkeypatch.setattr("rota.db.deploy.LONGEST_CALL", 0.5)
-    monkeypatch.setattr("rota.db.deploy.DROP_PATIENCE", 0.5)
     call(two_rows, "enqueue_jobs", jobs=Jsonb([{"task": "t", "max_retries": 0}] * 2))
     rows = call(two_rows, "claim_next_job", max_jobs=2)
     pairs = {"job_ids": [row["id"] for row in rows], "tokens": [row["token"] for row in rows]}
@@ -1309,12 +1315,11 @@ def test_that_jobs_can_wait_rewrites_and_reads_no_table_and_locks_one(no_workflo
     assert [row for row in no_workflows.execute(files).fetchall() if row[0] in known] == before
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_finish_of_before_that_leaves_a_child_behind_is_made_good_by_upkeep(
-    no_workflows, empty_db, monkeypatch
+    no_workflows, empty_db
 ):
     """It began under functions that knew of no children, and waited while a job got one."""
-    monkeypatch.setattr("rota.db.deploy.LONGEST_CALL", 0.5)
-    monkeypatch.setattr("rota.db.deploy.DROP_PATIENCE", 0.5)
     for path in sorted((FOLDER / "migrations").glob("014*.sql")):
         no_workflows.execute(path.read_text().encode())
     call(no_workflows, "enqueue_job", task="t")

@@ -2,7 +2,7 @@
 -- transactional: false
 
 -- What runs under a limit stands in no lane: to start it writes an entry less, which makes claims
--- of many limited jobs a sixth cheaper. live_jobs_lane goes when the functions that need it are
+-- of many limited jobs an eighth cheaper. live_jobs_lane goes when the functions that need it are
 -- replaced (the deploy drops it).
 --
 -- What a build that was cut off left goes first.

@@ -1,3 +1,5 @@
+drop function if exists rota._pass_turns(text, integer, rota.taken_turns, timestamptz, tid);
+
 -- What follows the turns that a claim has taken, when the jobs that it takes are RUNNING; or when
 -- the only one of them is about to be (_take_turn): so the first of places is never one that is
 -- left. For each key that has a job left, one that is ready when it is, behind those of other keys
