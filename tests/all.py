@@ -15,7 +15,7 @@ way to others (``nice``).
 
 Many tests kill, freeze and time real processes, and a machine that is busy can fail one of them.
 What failed is therefore run once more, by itself: what fails twice fails the run, and the first
-failure stays in the output for whoever reads it.
+failure stays in the output for whoever reads it. Both are named below the closing lines.
 """
 
 import os
@@ -34,6 +34,7 @@ RUNNING: set[subprocess.Popen[str]] = set()
 STOPPING = threading.Event()
 FAILED = 1  # pytest's exit code when tests failed
 CLOSING_LINE = re.compile(r"=* ?(no tests ran|\d+ [a-z]+\b.*) in [\d.]+s")
+FAILURE = re.compile(r"(?:FAILED|ERROR) tests/.+?(?= - |$)")
 
 AT_ONCE = 4
 
@@ -98,8 +99,8 @@ def main(arguments: list[str]) -> int:
     with ThreadPoolExecutor(AT_ONCE) as at_once:
         results = list(at_once.map(_run, runs))
 
-    for run, (_, closing_line) in zip(runs, results, strict=True):
-        print(f"{run.name}: {closing_line}")
+    for run, (_, closing) in zip(runs, results, strict=True):
+        print(f"{run.name}: {closing}")
     return int(any(code for code, _ in results))
 
 
@@ -137,26 +138,26 @@ def _interrupt(*_: object) -> None:
 
 
 def _run(run: Run) -> tuple[int, str]:
-    """Run pytest, and what failed once more; return the last exit code and closing line.
+    """Run pytest, and what failed once more; return the last exit code and the closing lines.
 
     Each run has a folder of its own for temporary files: pytest shuts the one that is shared by
     all, when it starts, and so shuts out the servers of a run that is under way.
     """
     with tempfile.TemporaryDirectory(prefix="rota-pytest-") as folder:
         places = [f"--basetemp={folder}/files", "-o", f"cache_dir={folder}/cache"]
-        code, closing_line = _pytest(run, places)
+        code, closing = _pytest(run, places)
         if code == FAILED and not STOPPING.is_set():
             print(f"{run.label}==== what failed, once more", flush=True)
             code, again = _pytest(run, [*places, "--last-failed"])
-            closing_line = f"{closing_line}; what failed, once more: {again}"
-    return code, closing_line
+            closing = f"{closing}\n  what failed, once more: {again}"
+    return code, closing
 
 
 def _pytest(run: Run, options: list[str]) -> tuple[int, str]:
     """Run pytest and print its output as it comes, each line after the label.
 
     Returns:
-        Its exit code and its closing line.
+        Its exit code, and its closing line with the tests that failed, a line each.
     """
     if STOPPING.is_set():
         return 1, "not run"
@@ -172,11 +173,14 @@ def _pytest(run: Run, options: list[str]) -> tuple[int, str]:
         if STOPPING.is_set():
             process.send_signal(signal.SIGINT)
         closing_line = "no closing line"
+        failures: list[str] = []
         for line in process.stdout or ():
             print(run.label + line, end="", flush=True)
             if CLOSING_LINE.match(line):  # a thread that a test has left may say something after it
                 closing_line = line.strip()
-    return process.returncode, closing_line
+            if failure := FAILURE.match(line):
+                failures.append(failure.group())
+    return process.returncode, "\n    ".join([closing_line, *failures])
 
 
 if __name__ == "__main__":

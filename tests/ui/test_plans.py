@@ -36,11 +36,13 @@ FILTERS = [
     *("/ui/jobs?payload=%7B%22a%22:1%7D", "/ui/jobs?error=none", "/ui/queues/acme.1?range=8w"),
 ]
 READ = """
-    select sum(seq_scan) filter (where relname = 'live_jobs'),
-        sum(seq_scan) filter (where relname ~ '^(finished_jobs|attempts)_[0-9]' and
-            to_timestamp(right(relname, 8), 'YYYYMMDD') < now() - interval '16 days')
+    select relname, seq_scan
     from pg_stat_user_tables
-    where schemaname = 'rota'
+    where schemaname = 'rota' and (
+        relname = 'live_jobs'
+        or relname ~ '^(finished_jobs|attempts)_[0-9]'
+            and to_timestamp(right(relname, 8), 'YYYYMMDD') < now() - interval '16 days'
+    )
 """
 
 
@@ -50,6 +52,7 @@ def large(conn: Connection) -> Iterator[Connection]:
     conn.execute(LIVE)
     conn.execute("analyze")
     call(conn, "take_census", older_than="0 seconds", force=True)
+    conn.execute("select pg_stat_force_next_flush()")  # it would tell of these reads later
     yield conn
     conn.execute("truncate rota.live_jobs, rota.finished_jobs, rota.attempts, rota.lanes")
 
@@ -70,16 +73,16 @@ def test_no_page_reads_a_table_of_jobs_as_a_whole(
         before = read(client)
         client.get(path)
         if (after := read(client)) != before:
-            wrong[path] = before, after
+            wrong[path] = {name: n - before[name] for name, n in after.items() if n > before[name]}
 
     assert wrong == {}
     assert "RUNNING" in look(client, "/ui/jobs?state=RUNNING").text
 
 
-def read(client: FlaskClient) -> tuple[int, int]:
-    """Return how often the live jobs, and weeks that are over, were read as a whole."""
+def read(client: FlaskClient) -> dict[str, int]:
+    """Return how often the live jobs, and each week that is over, were read as a whole."""
     database = client.application.extensions["database"]
     with database.own_transaction() as conn:  # the one that pages are read by
         conn.execute("select pg_stat_force_next_flush()")
     with database.own_transaction() as conn:
-        return conn.execute(READ).fetchone()
+        return dict(conn.execute(READ).fetchall())
