@@ -60,7 +60,8 @@ def start(conn, task="work", **arguments) -> dict[str, Any]:
 
 def finish_one(conn, error=None, retry=True, **arguments) -> int:
     pair = start(conn, **arguments)
-    call(conn, "finish_job", **pair, error=error, retry=retry)
+    later = HOUR if error and retry else None  # a backoff may be over by the next claim
+    call(conn, "finish_job", **pair, error=error, retry=retry, retry_in=later)
     return pair["job_id"]
 
 
