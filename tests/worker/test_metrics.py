@@ -93,7 +93,8 @@ def test_a_worker_tells_of_claims_handlers_leases_and_connections(
     )
     wait_until(lambda: count(scrape(number), "reconnects_total") >= 3)
     trace.open_gate()
-    wait_until(lambda: count(scrape(number), "handler_seconds_count", task="hold") == 1)
+    # Once more if its lease was over before the gate was open: then somebody took it back.
+    wait_until(lambda: count(scrape(number), "handler_seconds_count", task="hold") >= 1)
     wait_until(lambda: [line for line in worker.lines if line.get("outcome") == "LEASE_LOST"])
     assert count(scrape(number), "lease_lost_total") == 1  # and not again with its result
 
