@@ -383,6 +383,7 @@ def test_limits_turns_and_order_hold_whatever_eight_sessions_do(conn, connect):
         (SET, "a", 60),
         (CHANGED, "a", 60),
         (FREE, "a", 60),
+        (RUNNING, KEYS, 12),
         (WINDOWS, KEYS, 20),
         (WINDOWS, "a", 30),
         (WINDOWS, [None], 120),
